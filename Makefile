@@ -1,0 +1,65 @@
+# Two commands set everything up: `make demo` and `make test`. Each makes its own environment in .venv.
+
+PYTHON ?= python3
+VENV ?= .venv
+WORKERS ?= 2
+
+bin := $(VENV)/bin
+# Stamps: an environment is filled once, and again only when the dependencies change.
+dev_stamp := $(VENV)/.installed-dev
+demo_stamp := $(VENV)/.installed-demo
+bench_stamp := $(VENV)/.installed-bench
+
+.PHONY: help test lint test-slow demo bench format clean
+
+help:
+	@echo "make demo       compile a trained model, run it on four rotations of a page, compare with ONNX Runtime"
+	@echo "make test       style, types, folder order and the fast tests"
+	@echo "make test-slow  long sweeps and whole-model checks"
+	@echo "make bench      the model zoo against ONNX Runtime and OpenVINO"
+	@echo "make format     rewrite the code in the project's style"
+	@echo "make clean      remove the environment and the caches"
+	@echo "PYTHON=python3.12 picks the interpreter (3.11 to 3.13)."
+
+test: lint
+	$(bin)/python -m pytest -n $(WORKERS) -m "not slow and not gpu"
+
+lint: $(dev_stamp)
+	$(bin)/ruff check .
+	$(bin)/ruff format --check .
+	$(bin)/mypy --strict
+	$(bin)/lint-imports
+
+test-slow: $(dev_stamp)
+	$(bin)/python -m pytest -n $(WORKERS) -m "slow and not gpu"
+
+demo: $(demo_stamp)
+	$(bin)/python examples/demo.py
+
+bench: $(bench_stamp)
+	$(bin)/python -m bench --against onnxruntime,openvino
+
+format: $(dev_stamp)
+	$(bin)/ruff check --fix .
+	$(bin)/ruff format .
+
+clean:
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache dist build
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(bin)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
+	  || { echo "graphc needs Python 3.11 to 3.13; '$(PYTHON)' is not one. Try: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(dev_stamp): pyproject.toml | $(bin)/python
+	$(bin)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+$(demo_stamp): pyproject.toml | $(bin)/python
+	$(bin)/python -m pip install --quiet --disable-pip-version-check -e '.[demo]'
+	@touch $@
+
+$(bench_stamp): pyproject.toml | $(bin)/python
+	$(bin)/python -m pip install --quiet --disable-pip-version-check -e '.[cpu,bench]'
+	@touch $@
