@@ -1,0 +1,235 @@
+"""A complete search for a plan within a capacity, over canonical solutions.
+
+After Moffitt, "MiniMalloc: A Lightweight Memory Allocator for Hardware-Accelerated Machine Learning" (ASPLOS 2023).
+Any plan can be pushed down until each buffer rests on the ground or on another, and read from the lowest offset up.
+So it is enough to place buffers in order of offset, each on the skyline of those placed before. Branches are cut where
+
+- a clique cannot hold what is still to be placed above its floor,
+- a buffer could have been put below the one just placed without touching it (the plan is dominated),
+- buffers are interchangeable, or an equal skyline over the same buffers has failed before.
+
+Where the unplaced buffers fall apart in time, the parts are solved one by one: no failure of one is blamed on another.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from graphc.memory.interval import Problem
+
+
+class BudgetExhausted(Exception):  # noqa: N818  # control flow between this file and its caller, not an error
+    """The search ended before it could say whether a plan exists."""
+
+
+class Budget:
+    """What a search may spend: placements tried, and seconds.
+
+    Args:
+        nodes: Most placements to try, or None for no limit.
+        deadline: `time.monotonic()` at which to stop, or None.
+    """
+
+    def __init__(self, nodes: int | None, deadline: float | None = None) -> None:
+        self.nodes = nodes
+        self.deadline = deadline
+        self.spent = 0
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether nothing is left to spend."""
+        if self.nodes is not None and self.spent >= self.nodes:
+            return True
+        return self.deadline is not None and time.monotonic() >= self.deadline
+
+    def slice(self, nodes: int) -> Budget:
+        """A part of this budget, of at most so many placements."""
+        left = nodes if self.nodes is None else min(nodes, self.nodes - self.spent)
+        return Budget(left, self.deadline)
+
+
+@dataclass
+class _Node:
+    """A partial plan of the buffers of one part.
+
+    Attributes:
+        floor: Lowest offset each unplaced buffer can have, in units; `_PLACED` for all others.
+        load: Sum of unplaced sizes per clique.
+        crossing: Number of unplaced buffers live on both sides of each clique's beginning.
+        offset: Offset of the buffer placed last: none may go below it.
+        latest: That buffer; -1 if none.
+    """
+
+    floor: NDArray[Any]
+    load: NDArray[Any]
+    crossing: NDArray[np.int64]
+    offset: int
+    latest: int
+
+
+PREORDERS: dict[str, tuple[str, ...]] = {
+    "contention-duration": ("contention", "duration", "area"),
+    "contention-area": ("contention", "area", "duration"),
+    "duration-area": ("duration", "area", "contention"),
+    "size": ("size", "duration", "contention"),
+}
+"""Which buffer is tried first among those at the same offset: by these measures, largest first."""
+
+
+class CanonicalSearch:
+    """One depth-first search for a plan within a capacity.
+
+    Args:
+        problem: The problem; best a single component.
+        capacity: Units that must be enough.
+        preorder: A name of `PREORDERS`.
+        budget: What may be spent.
+    """
+
+    def __init__(self, problem: Problem, capacity: int, preorder: str, budget: Budget) -> None:
+        self.capacity = capacity
+        self.budget = budget
+        duration = problem.last - problem.first
+        measures = {
+            "contention": problem.contention,
+            "duration": duration,
+            "area": duration * problem.size,
+            "size": problem.size,
+        }
+        rows = list(zip(*((-measures[name]).tolist() for name in PREORDERS[preorder]), strict=True))
+        self.order = np.array(sorted(range(len(problem)), key=rows.__getitem__), dtype=np.int64)
+        self.first = problem.first[self.order]
+        self.last = problem.last[self.order]
+        self.size = problem.size[self.order]
+        self.offsets = np.zeros_like(self.size)
+        self.cliques = problem.cliques
+        self.placed = capacity + int(problem.size.sum()) + 1  # larger than any offset
+        self.twin_before = self._twins()
+        # Buffers by clique, flattened, for one `reduceat` over all cliques.
+        members = [
+            np.flatnonzero((self.first <= clique) & (clique < self.last)) for clique in range(problem.cliques)
+        ]
+        self.members = np.concatenate(members)
+        self.clique_begin = np.cumsum([0, *(len(m) for m in members[:-1])])
+        self.root_load = problem.load
+        self.failed: dict[bytes | tuple[int, ...], tuple[int, int]] = {}
+
+    def _twins(self) -> NDArray[np.int64]:
+        """For each buffer the one before it with equal times and size, or itself."""
+        seen: dict[tuple[int, int, int], int] = {}
+        twins = np.arange(len(self.order))
+        for i, key in enumerate(zip(self.first.tolist(), self.last.tolist(), self.size.tolist(), strict=True)):
+            twins[i] = seen.get(key, i)
+            seen[key] = i
+        return twins
+
+    def run(self) -> NDArray[Any] | None:
+        """Searches.
+
+        Returns:
+            Offsets in units by position in the problem, or None where no plan fits the capacity.
+
+        Raises:
+            BudgetExhausted: The budget ended first.
+        """
+        crossing = np.zeros(self.cliques + 1, dtype=np.int64)
+        np.add.at(crossing, self.first + 1, 1)
+        np.subtract.at(crossing, self.last, 1)
+        root = _Node(np.zeros_like(self.size), self.root_load, np.add.accumulate(crossing), 0, -1)
+        # Recursion by generators on a stack of our own: depth is the number of buffers, beyond Python's limit.
+        stack = [self._solve(root)]
+        answer: bool | None = None
+        while stack:
+            try:
+                child = stack[-1].send(answer)
+            except StopIteration as done:
+                stack.pop()
+                answer = done.value
+            else:
+                stack.append(self._solve(child))
+                answer = None
+        if not answer:
+            return None
+        offsets = np.empty_like(self.offsets)
+        offsets[self.order] = self.offsets
+        return offsets
+
+    def _solve(self, node: _Node) -> Generator[_Node, bool | None, bool]:
+        floor = node.floor
+        unplaced = floor < self.placed
+        if not unplaced.any():
+            return True
+        raised = np.maximum(floor, node.offset)
+        busy = node.load > 0
+        clique_floor = np.minimum.reduceat(raised[self.members], self.clique_begin)
+        if ((clique_floor + node.load)[busy] > self.capacity).any():
+            return False
+        key = floor.tobytes() if floor.dtype != object else tuple(floor.tolist())
+        state = (node.offset, node.latest)
+        if key in self.failed and self.failed[key] <= state:
+            return False
+        parts = self._parts(node, unplaced)
+        if len(parts) > 1:
+            for part in parts:
+                if not (yield part):
+                    return False
+            return True
+        # A buffer at or above the top that another could have here leaves room for that other one: dominated.
+        ceiling = min(int((raised + self.size).min()), self.capacity - int(node.load.max()) + 1)
+        open_ = (floor >= node.offset) & (floor < ceiling)
+        candidates = np.flatnonzero(open_)
+        candidates = candidates[np.argsort(floor[candidates], kind="stable")]
+        for candidate in candidates.tolist():
+            offset = int(floor[candidate])
+            if offset == node.offset and candidate < node.latest:
+                continue
+            twin = self.twin_before[candidate]
+            if twin != candidate and unplaced[twin]:
+                continue
+            if (yield self._placed(node, candidate, offset)):
+                return True
+        self.failed[key] = min(state, self.failed.get(key, state))
+        return False
+
+    def _placed(self, node: _Node, buffer: int, offset: int) -> _Node:
+        """The node after one more placement."""
+        if self.budget.exhausted:
+            raise BudgetExhausted
+        self.budget.spent += 1
+        self.offsets[buffer] = offset
+        first, last, size = self.first[buffer], self.last[buffer], self.size[buffer]
+        floor = node.floor.copy()
+        touched = (self.first < last) & (self.last > first)
+        np.maximum(floor, offset + size, out=floor, where=touched)
+        floor[buffer] = self.placed
+        load = node.load.copy()
+        load[first:last] -= size
+        crossing = node.crossing.copy()
+        crossing[first + 1 : last] -= 1
+        return _Node(floor, load, crossing, offset, buffer)
+
+    def _parts(self, node: _Node, unplaced: NDArray[np.bool_]) -> list[_Node]:
+        """Splits a node where no unplaced buffer crosses; the part with the fewest buffers comes first."""
+        positions = np.flatnonzero(unplaced)
+        low = int(self.first[positions].min())
+        high = int(self.last[positions].max())
+        cuts = np.flatnonzero(node.crossing[low + 1 : high] == 0) + low + 1
+        if not cuts.size:
+            return [node]
+        part_of = np.searchsorted(cuts, self.first[positions], side="right")
+        bounds = [low, *cuts.tolist(), high]
+        parts = []
+        for part in np.unique(part_of).tolist():
+            members = positions[part_of == part]
+            floor = np.full_like(node.floor, self.placed)
+            floor[members] = node.floor[members]
+            load = np.zeros_like(node.load)
+            load[bounds[part] : bounds[part + 1]] = node.load[bounds[part] : bounds[part + 1]]
+            parts.append((len(members), _Node(floor, load, node.crossing, node.offset, node.latest)))
+        return [part for _, part in sorted(parts, key=lambda pair: pair[0])]
