@@ -1,0 +1,1 @@
+"""Comparisons with other engines and the models they run on. Not part of the installed package."""
