@@ -95,7 +95,7 @@ _VISION = [
         {"pixel_values": Feed(("batch", 3, 224, 224))},
         {"batch": 1},
     ),
-    Entry("mobilenetv2", "vision", Skeleton("mobilenetv2"), _PIXELS),
+    Entry("mobilenetv2", "vision", Skeleton("mobilenetv2", even=True), _PIXELS),
     Entry("vit_b16", "vision", Skeleton("vit_b16"), _PIXELS),
 ]
 

