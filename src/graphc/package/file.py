@@ -1,0 +1,225 @@
+"""A `.graphc` file: writing it in one atomic step, and reading it."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from graphc.errors import PackageError
+from graphc.package.archive import ArchiveWriter, Chunks, Member, read_directory, read_member
+from graphc.package.manifest import Manifest
+from graphc.package.safetensors import Blob, WeightsBuilder, read_header
+
+MANIFEST = "manifest.json"
+WEIGHTS = "weights.safetensors"
+MODEL = "model.onnx"
+_CHUNK = 1 << 24
+
+
+@contextlib.contextmanager
+def atomic_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """A file that appears at `path` whole when the block ends, and not at all when it raises or is interrupted.
+
+    Raises:
+        PackageError: The folder cannot be written to.
+    """
+    target = Path(path)
+    try:
+        descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
+    except OSError as error:
+        raise PackageError(f"cannot write {str(target)!r}: {error.strerror}") from error
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            # mkstemp makes files private; a package is an ordinary file.
+            os.fchmod(file.fileno(), 0o666 & ~_umask())
+            yield file
+        os.replace(temporary, target)
+    except BaseException as error:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        if isinstance(error, OSError):
+            raise PackageError(f"cannot write {str(target)!r}: {error.strerror}") from error
+        raise
+
+
+def _umask() -> int:
+    # Python can only read the mask by setting it.
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask
+
+
+def write_package(
+    path: str | os.PathLike[str],
+    manifest: Manifest,
+    *,
+    code: Mapping[str, bytes],
+    weights: WeightsBuilder,
+    model: bytes | None = None,
+) -> Manifest:
+    """Writes a package; equal arguments give equal bytes.
+
+    Args:
+        path: Where it goes; replaced only when the package is whole.
+        manifest: Its hashes and weights size are filled in here.
+        code: Bytes of the shared library of each instruction set of `manifest.code`.
+        weights: The weights region that the manifest's locations point into.
+        model: The source model to embed, for compiling further variants where it is loaded.
+
+    Returns:
+        The manifest as written.
+
+    Raises:
+        PackageError: The file cannot be written, or code and manifest do not name the same instruction sets.
+    """
+    if set(code) != set(manifest.code):
+        raise PackageError(f"code for {sorted(code)}, the manifest names {sorted(manifest.code)}")
+    members: dict[str, Chunks] = {WEIGHTS: weights.chunks()}
+    members |= {manifest.code[isa].member: [code[isa]] for isa in sorted(code)}
+    if model is not None:
+        members[MODEL] = [model]
+    with atomic_file(path) as file:
+        archive = ArchiveWriter(file)
+        hashes = {}
+        for name, chunks in members.items():
+            hasher = hashlib.sha256()
+            archive.add(name, _hashed(chunks, hasher))
+            hashes[name] = hasher.hexdigest()
+        complete = dataclasses.replace(manifest, hashes=hashes, weights_size=weights.size)
+        archive.add(MANIFEST, [complete.to_json().encode("ascii")])
+        archive.close()
+    return complete
+
+
+def _hashed(chunks: Chunks, hasher: hashlib._Hash) -> Iterator[bytes | memoryview]:
+    for chunk in chunks:
+        hasher.update(chunk)
+        yield chunk
+
+
+class Package:
+    """A package opened for reading. The file may be replaced meanwhile; the one opened stays.
+
+    Args:
+        path: The file.
+
+    Attributes:
+        path: The file.
+        manifest: What it says about itself.
+        size: Bytes of the file.
+
+    Raises:
+        PackageError: No such file, not a package, damaged, or of another format version.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        try:
+            self._file = self.path.open("rb")
+            self._members = read_directory(self._file)
+            self.size = os.fstat(self._file.fileno()).st_size
+            self.manifest = Manifest.from_json(self.read(MANIFEST))
+            self._weights, self._blobs = self._map_weights()
+        except PackageError as error:
+            self.close()
+            raise PackageError(f"{str(self.path)!r}: {error.message}", hint=error.hint) from error
+        except OSError as error:
+            self.close()
+            raise PackageError(f"cannot read {str(self.path)!r}: {error.strerror}") from error
+
+    def close(self) -> None:
+        """Closes the file; mapped weights stay valid as long as someone holds them."""
+        if (file := getattr(self, "_file", None)) is not None:
+            file.close()
+
+    def __enter__(self) -> Package:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    @property
+    def members(self) -> Mapping[str, Member]:
+        """Every member by name."""
+        return self._members
+
+    def member(self, name: str) -> Member:
+        """The member `name`.
+
+        Raises:
+            PackageError: There is none.
+        """
+        if name not in self._members:
+            raise PackageError(f"the package has no {name!r}")
+        return self._members[name]
+
+    def read(self, name: str) -> bytes:
+        """The bytes of a member, checked against its CRC-32.
+
+        Raises:
+            PackageError: There is none, or it is damaged.
+        """
+        return read_member(self._file, self.member(name))
+
+    def code(self, isa: str) -> bytes:
+        """The shared library of an instruction set, checked against its hash.
+
+        Raises:
+            PackageError: There is none, or it is damaged.
+        """
+        name = self.manifest.code[isa].member
+        data = self.read(name)
+        self._check_hash(name, hashlib.sha256(data).hexdigest())
+        return data
+
+    @property
+    def weights(self) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        """The weights region that locations point into: uint8, read-only, memory-mapped, aligned to 64 bytes."""
+        return self._weights
+
+    @property
+    def blobs(self) -> Mapping[str, Blob]:
+        """The tensors in the weights region by name."""
+        return self._blobs
+
+    def _map_weights(self) -> tuple[np.ndarray[Any, np.dtype[np.uint8]], dict[str, Blob]]:
+        member = self.member(WEIGHTS)
+        data = np.memmap(self._file, np.uint8, mode="r", offset=member.offset, shape=(member.size,))
+        blobs, start = read_header(data)
+        region = data[start:].view(np.ndarray)
+        if len(region) != self.manifest.weights_size:
+            raise PackageError(f"{len(region)} bytes of weights; the manifest says {self.manifest.weights_size}")
+        return region, blobs
+
+    def verify(self) -> None:
+        """Checks every member against its hash: reads the whole file.
+
+        Raises:
+            PackageError: A member is damaged; names it.
+        """
+        for name in self._members.keys() - {MANIFEST}:
+            member, hasher = self._members[name], hashlib.sha256()
+            self._file.seek(member.offset)
+            left = member.size
+            while left:
+                chunk = self._file.read(min(left, _CHUNK))
+                if not chunk:
+                    raise PackageError(f"{str(self.path)!r}: {name} is cut short")
+                hasher.update(chunk)
+                left -= len(chunk)
+            self._check_hash(name, hasher.hexdigest())
+
+    def _check_hash(self, name: str, found: str) -> None:
+        if self.manifest.hashes.get(name) != found:
+            raise PackageError(
+                f"{str(self.path)!r}: the contents of {name} do not match their hash",
+                hint="the package is damaged; copy or compile it again",
+            )

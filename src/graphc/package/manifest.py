@@ -1,0 +1,421 @@
+"""What a package says about itself: inputs, outputs, symbols, variants with their step tables and memory plans.
+
+Every class here is a frozen dataclass that checks itself when made, so that a manifest read from a damaged file can
+name nothing outside its arena, its weights or its slots. `to_json` and `from_json` are inverse to each other.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any, ClassVar
+
+import ml_dtypes
+import numpy as np
+
+from graphc.errors import PackageError
+from graphc.package import codec
+from graphc.package.expression import symbols_of
+
+FORMAT_VERSION = 1
+MAX_ARGUMENTS = 40
+_MAX_RANK = 64
+_MAX_BYTES = 1 << 62
+_INTEGERS = {f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}
+_NUMPY_DTYPES = _INTEGERS | {"bool", "float16", "float32", "float64", "complex64", "complex128"}
+
+
+@cache
+def numpy_dtype(name: str) -> np.dtype[Any]:
+    """The NumPy dtype of a dtype name of a manifest; `string` is an object array of `str`.
+
+    Raises:
+        PackageError: No such dtype.
+    """
+    if name == "string":
+        return np.dtype(object)
+    if name in _NUMPY_DTYPES:
+        return np.dtype(name)
+    scalar = getattr(ml_dtypes, name, None)
+    if not (isinstance(scalar, type) and issubclass(scalar, np.generic)):
+        raise PackageError(f"unknown dtype {name!r}")
+    return np.dtype(scalar)
+
+
+def _check_extents(shape: tuple[int | str, ...], what: str) -> None:
+    if len(shape) > _MAX_RANK:
+        raise PackageError(f"{what}: rank {len(shape)} is beyond NumPy's limit of {_MAX_RANK}")
+    size = 1
+    for extent in shape:
+        if isinstance(extent, str):
+            symbols_of(extent)
+        elif extent < 0:
+            raise PackageError(f"{what}: negative extent {extent}")
+        else:
+            size *= max(extent, 1)
+    if size > _MAX_BYTES:
+        raise PackageError(f"{what}: {size} elements cannot be addressed")
+
+
+def _check_not_negative(what: str, value: int) -> None:
+    if not 0 <= value <= _MAX_BYTES:
+        raise PackageError(f"{what} is {value}; expected 0 to 2^62")
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One input or output of the model.
+
+    Attributes:
+        name: Its name in the model.
+        dtype: A NumPy or ml_dtypes name, or `string`.
+        shape: Extents; text is an expression over symbols (`graphc.package.expression`).
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+    def __post_init__(self) -> None:
+        numpy_dtype(self.dtype)
+        _check_extents(self.shape, f"tensor {self.name!r}")
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.dtype}[{', '.join(str(extent) for extent in self.shape)}]"
+
+
+@dataclass(frozen=True)
+class SymbolRange:
+    """Least and greatest value of a symbolic dimension, both inclusive; `maximum=None` is unbounded."""
+
+    minimum: int = 1
+    maximum: int | None = None
+
+    def __post_init__(self) -> None:
+        _check_not_negative("minimum of a symbol", self.minimum)
+        if self.maximum is not None and self.maximum < self.minimum:
+            raise PackageError(f"symbol range {self.minimum}..{self.maximum} is empty")
+
+
+KINDS = ("arena", "weight", "input", "output", "object")
+
+
+@dataclass(frozen=True)
+class Location:
+    """A place that a step reads or writes.
+
+    Attributes:
+        kind: `arena` and `weight` are one region each (index 0); `input` and `output` are the call's arrays; `object`
+            is a slot of the call holding what a host step made, where its size is known only at run time.
+        index: Which input, output or slot.
+        offset: Bytes from the start of that region or array.
+    """
+
+    kind: str
+    index: int = 0
+    offset: int = 0
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise PackageError(f"unknown location kind {self.kind!r}; expected one of {', '.join(KINDS)}")
+        _check_not_negative("location index", self.index)
+        _check_not_negative("location offset", self.offset)
+
+
+@dataclass(frozen=True)
+class KernelStep:
+    """One call of a compiled kernel.
+
+    Attributes:
+        symbol: The kernel's C symbol: `int32_t kernel(const int64_t* dims, void* a0, ..., void* aN-1)`.
+        arguments: Where its pointers point, at most 40.
+        dims: What `dims` holds.
+        label: The kernel's kind for profiles, e.g. `conv3x3+relu`.
+        origins: The ONNX nodes it came from.
+        flops: Floating-point (or integer) operations of one call, 0 if unknown.
+        bytes: Least traffic of one call, 0 if unknown.
+    """
+
+    TAG: ClassVar[str] = "kernel"
+    symbol: str
+    arguments: tuple[Location, ...]
+    dims: tuple[int, ...] = ()
+    label: str = ""
+    origins: tuple[str, ...] = ()
+    flops: int = 0
+    bytes: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.symbol.isidentifier() or not self.symbol.isascii():
+            raise PackageError(f"kernel symbol {self.symbol!r} is not a C identifier")
+        if len(self.arguments) > MAX_ARGUMENTS:
+            raise PackageError(f"kernel {self.symbol}: {len(self.arguments)} arguments; at most {MAX_ARGUMENTS}")
+        if any(abs(dim) > _MAX_BYTES for dim in self.dims):
+            raise PackageError(f"kernel {self.symbol}: a dimension does not fit 63 bits")
+
+
+@dataclass(frozen=True)
+class HostTensor:
+    """A host step's operand: where it lies and how to see it as an array; `shape=None` is whatever the slot holds."""
+
+    location: Location
+    dtype: str
+    shape: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        numpy_dtype(self.dtype)
+        if self.shape is not None:
+            _check_extents(self.shape, "operand of a host step")
+        elif self.location.kind in ("arena", "weight"):
+            raise PackageError(f"an operand of a host step in the {self.location.kind} needs a shape")
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes it takes where its shape is known, else 0."""
+        return math.prod(self.shape) * numpy_dtype(self.dtype).itemsize if self.shape is not None else 0
+
+
+@dataclass(frozen=True)
+class HostStep:
+    """One operator evaluated in NumPy by `graphc.ops.host.evaluate(payload, arrays)`.
+
+    Attributes:
+        op_type: ONNX operator name; with `domain` and `version` for reports.
+        payload: A serialized ONNX NodeProto, opaque here.
+        inputs: Operands; None is an optional input left out.
+        outputs: Results.
+        label: For profiles.
+        origins: The ONNX nodes it came from.
+    """
+
+    TAG: ClassVar[str] = "host"
+    op_type: str
+    domain: str
+    version: int
+    payload: bytes
+    inputs: tuple[HostTensor | None, ...]
+    outputs: tuple[HostTensor | None, ...]
+    label: str = ""
+    origins: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Copy:
+    """An output that no step writes (an input, a constant, a duplicate, a slot): copied when all steps have run."""
+
+    output: int
+    source: HostTensor
+
+
+@dataclass(frozen=True)
+class BufferPlan:
+    """One planned buffer, for reports: live in steps [start, end), at `offset` in the arena, of `size` bytes."""
+
+    name: str
+    start: int
+    end: int
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True)
+class Variant:
+    """The program for one binding of the symbols on one instruction set.
+
+    Attributes:
+        isa: Which code member holds its kernels.
+        bindings: Value of each symbol.
+        inputs: Concrete input shapes, in the model's order.
+        outputs: Concrete output shapes; None where known only at run time.
+        arena_size: Bytes of the arena.
+        lower_bound: The largest sum of live bytes: what no plan can beat.
+        buffers: The memory plan, for reports.
+        steps: In order of execution.
+        copies: Outputs that no step writes.
+        objects: Number of object slots.
+    """
+
+    isa: str
+    bindings: Mapping[str, int]
+    inputs: tuple[tuple[int, ...], ...]
+    outputs: tuple[tuple[int, ...] | None, ...]
+    arena_size: int
+    steps: tuple[KernelStep | HostStep, ...]
+    lower_bound: int = 0
+    buffers: tuple[BufferPlan, ...] = ()
+    copies: tuple[Copy, ...] = ()
+    objects: int = 0
+
+    def __post_init__(self) -> None:
+        _check_not_negative("arena size", self.arena_size)
+        _check_not_negative("number of object slots", self.objects)
+        for shape in (*self.inputs, *(shape for shape in self.outputs if shape is not None)):
+            _check_extents(shape, "shape of a variant")
+
+    @property
+    def host_steps(self) -> tuple[HostStep, ...]:
+        """The steps that run in NumPy."""
+        return tuple(step for step in self.steps if isinstance(step, HostStep))
+
+
+@dataclass(frozen=True)
+class Code:
+    """A shared library of the package and what it needs.
+
+    Attributes:
+        member: Its name in the archive.
+        machine: `x86_64` or `aarch64`.
+        requires: Instruction-set extensions it uses, in LLVM's names (`avx512f`, `avx512vnni`, `dotprod`).
+    """
+
+    member: str
+    machine: str
+    requires: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The whole of `manifest.json`.
+
+    Attributes:
+        model: Name of the model it was compiled from.
+        inputs: In the model's order.
+        outputs: In the model's order.
+        variants: Programs, one per binding and instruction set.
+        code: Instruction set to shared library.
+        symbols: Range of each symbolic dimension.
+        weights_size: Bytes of the weights region that locations of kind `weight` point into.
+        host_steps: Whether any variant has a host step, so that running needs `graphc.ops`.
+        options: What the compile was told, for reports.
+        versions: Versions of what made it, for reports.
+        hashes: sha256 of every other member.
+        producer: What wrote the package.
+        format_version: Of this format.
+    """
+
+    model: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    variants: tuple[Variant, ...]
+    code: Mapping[str, Code]
+    symbols: Mapping[str, SymbolRange] = field(default_factory=dict)
+    weights_size: int = 0
+    host_steps: bool = False
+    options: Mapping[str, str] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    hashes: Mapping[str, str] = field(default_factory=dict)
+    producer: str = "graphc"
+    format_version: int = FORMAT_VERSION
+
+    def __post_init__(self) -> None:
+        _check_not_negative("size of the weights", self.weights_size)
+        _check_names(self)
+        for index, variant in enumerate(self.variants):
+            try:
+                _check_variant(self, variant)
+            except PackageError as error:
+                raise PackageError(f"variants[{index}]: {error.message}", hint=error.hint) from error
+        if self.host_steps != any(variant.host_steps for variant in self.variants):
+            raise PackageError(f"host_steps is {self.host_steps}, which the variants contradict")
+
+    def to_json(self) -> str:
+        """Its text: keys sorted, so that equal manifests give equal bytes."""
+        return json.dumps(codec.encode(self), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Manifest:
+        """The manifest of such a text.
+
+        Raises:
+            PackageError: Not JSON, of another format version, or not a manifest; names the place.
+        """
+        try:
+            value = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise PackageError(f"manifest.json is not JSON: {error}", hint="the package is damaged") from error
+        version = value.get("format_version") if isinstance(value, dict) else None
+        if version != FORMAT_VERSION:
+            raise PackageError(
+                f"the package has format version {version!r}; this graphc reads version {FORMAT_VERSION}",
+                hint="compile the model again with this version of graphc",
+            )
+        manifest = codec.decode(cls, value, "manifest")
+        assert isinstance(manifest, cls)
+        return manifest
+
+
+def _check_names(manifest: Manifest) -> None:
+    for what, specs in (("input", manifest.inputs), ("output", manifest.outputs)):
+        names = [spec.name for spec in specs]
+        if len(set(names)) != len(names):
+            raise PackageError(f"two {what}s have one name")
+        for spec in specs if what == "input" else ():
+            for extent in spec.shape:
+                for symbol in symbols_of(extent):
+                    if symbol not in manifest.symbols:
+                        raise PackageError(f"input {spec.name!r} uses the undeclared symbol {symbol!r}")
+
+
+def _check_variant(manifest: Manifest, variant: Variant) -> None:
+    if variant.isa not in manifest.code:
+        raise PackageError(f"no code for instruction set {variant.isa!r}")
+    if set(variant.bindings) != set(manifest.symbols):
+        raise PackageError(f"it binds {sorted(variant.bindings)}, the symbols are {sorted(manifest.symbols)}")
+    for what, specs, shapes in (
+        ("input", manifest.inputs, variant.inputs),
+        ("output", manifest.outputs, variant.outputs),
+    ):
+        if len(specs) != len(shapes):
+            raise PackageError(f"{len(shapes)} {what} shapes for {len(specs)} {what}s")
+        for spec, shape in zip(specs, shapes, strict=True):
+            if shape is not None and len(shape) != len(spec.shape):
+                raise PackageError(f"{what} {spec.name!r}: shape {list(shape)} has not the rank of {spec}")
+    for copy in variant.copies:
+        if not 0 <= copy.output < len(manifest.outputs):
+            raise PackageError(f"a copy to output {copy.output}, which does not exist")
+    limits = _Limits(manifest, variant)
+    for index, step in enumerate(variant.steps):
+        try:
+            if isinstance(step, KernelStep):
+                for location in step.arguments:
+                    limits.check(location, 0)
+            else:
+                for operand in (*step.inputs, *step.outputs):
+                    if operand is not None:
+                        limits.check(operand.location, operand.nbytes)
+        except PackageError as error:
+            raise PackageError(f"steps[{index}]: {error.message}") from error
+    for copy in variant.copies:
+        limits.check(copy.source.location, copy.source.nbytes)
+
+
+class _Limits:
+    """How far each region of a variant reaches, in bytes."""
+
+    def __init__(self, manifest: Manifest, variant: Variant) -> None:
+        def sizes(specs: tuple[TensorSpec, ...], shapes: tuple[tuple[int, ...] | None, ...]) -> list[int]:
+            return [
+                _MAX_BYTES if shape is None else math.prod(shape) * numpy_dtype(spec.dtype).itemsize
+                for spec, shape in zip(specs, shapes, strict=True)
+            ]
+
+        self.sizes = {
+            "arena": [variant.arena_size],
+            "weight": [manifest.weights_size],
+            "input": sizes(manifest.inputs, variant.inputs),
+            "output": sizes(manifest.outputs, variant.outputs),
+            "object": [_MAX_BYTES] * min(variant.objects, 1 << 20),
+        }
+
+    def check(self, location: Location, nbytes: int) -> None:
+        sizes = self.sizes[location.kind]
+        if location.index >= len(sizes):
+            raise PackageError(f"{location.kind} {location.index} does not exist; there are {len(sizes)}")
+        if location.offset + nbytes > sizes[location.index]:
+            raise PackageError(
+                f"{nbytes} bytes at offset {location.offset} are outside {location.kind} {location.index}"
+                f" of {sizes[location.index]} bytes"
+            )
