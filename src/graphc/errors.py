@@ -1,0 +1,98 @@
+"""Typed errors: everything graphc raises on purpose derives from `GraphcError`.
+
+An error names the user's own node, input or file, says what was expected and what came, and says what to do next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class GraphcError(Exception):
+    """Base of every error that graphc raises on purpose.
+
+    Args:
+        message: What went wrong, in the user's terms.
+        nodes: Names of the ONNX nodes that the error is about, if any.
+        hint: What to do next, if something can be done.
+    """
+
+    def __init__(self, message: str, *, nodes: Sequence[str] = (), hint: str | None = None) -> None:
+        self.message = message
+        self.nodes = tuple(nodes)
+        self.hint = hint
+        super().__init__(message)
+
+    def __str__(self) -> str:
+        text = self.message
+        if self.nodes:
+            text += f" [node {', '.join(repr(name) for name in self.nodes)}]"
+        if self.hint:
+            text += f"\n  hint: {self.hint}"
+        return text
+
+
+class ModelError(GraphcError):
+    """The model file is not a valid ONNX model: truncated, cyclic, dangling, ill-typed, or unsafe to read."""
+
+
+class TypeInferenceError(ModelError):
+    """A node's inputs or attributes do not fit its operator: shapes, dtypes or attribute values disagree."""
+
+
+class UnsupportedError(GraphcError):
+    """The model is valid, but graphc has no way to run (part of) it with the options given."""
+
+
+class OptionError(GraphcError):
+    """A compile option, target, pass name or binding is unknown or out of range."""
+
+
+class VerifyError(GraphcError):
+    """The graph breaks an invariant of the IR: a defect in a pass, not in the user's model."""
+
+
+class ParseError(GraphcError):
+    """Text form could not be parsed; carries the place.
+
+    Args:
+        message: What was expected and what was found.
+        line: One-based line number.
+        column: One-based column number.
+        source_line: The offending line, shown with a caret under the column.
+    """
+
+    def __init__(self, message: str, *, line: int, column: int, source_line: str) -> None:
+        self.line = line
+        self.column = column
+        self.source_line = source_line
+        caret = " " * (column - 1) + "^"
+        super().__init__(f"line {line}, column {column}: {message}\n  {source_line}\n  {caret}")
+
+
+class PassError(GraphcError):
+    """A pass failed or broke an invariant; names the pass and those already run."""
+
+
+class BackendError(GraphcError):
+    """A backend could not lower, compile or link a kernel."""
+
+
+class ToolchainError(BackendError):
+    """A tool that the compile needs (a linker, TVM, onnx) is not installed; the hint says what to install."""
+
+
+class PackageError(GraphcError):
+    """A `.graphc` file is damaged, of another format version, or needs what this machine lacks."""
+
+
+class InputError(GraphcError):
+    """A call's inputs do not fit the model: missing, unknown, wrong dtype, rank or extent."""
+
+
+class ShapeNotCompiledError(InputError):
+    """The inputs are valid, but no variant of the package covers their shapes and none can be compiled here."""
+
+
+class ExecutionError(GraphcError):
+    """A step of a running model reported a failure, e.g. an index out of range; names the step."""

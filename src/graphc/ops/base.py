@@ -1,0 +1,262 @@
+"""The operator registry: one definition per operator and version, found by `find(domain, op_type, version)`.
+
+An operator's definition holds its type inference, its NumPy meaning, its traits and, where it has one, its tensor
+expression. Files beside this one hold the definitions, a family each, as data.
+"""
+
+from __future__ import annotations
+
+import bisect
+import enum
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NoReturn, TypeAlias
+
+import numpy as np
+
+from graphc.errors import OptionError, TypeInferenceError
+from graphc.ir import Dim, Node, Tensor, TensorType, Type, Value, symbol
+from graphc.ops.expr import Scalar, TensorExpr
+
+Array: TypeAlias = np.ndarray[Any, Any]
+Datum: TypeAlias = Any
+"""A value at evaluation time: an array, a list (sequence), a dict (map), or None (absent optional)."""
+
+
+class Trait(enum.Enum):
+    """What kind of computation an operator is; passes ask for traits, not for names."""
+
+    POINTWISE = "pointwise"
+    REDUCTION = "reduction"
+    CONTRACTION = "contraction"
+    MOVEMENT = "movement"
+    WINDOW = "window"
+    NORMALIZATION = "normalization"
+    SCAN = "scan"
+    DATA_DEPENDENT = "data-dependent"
+    RANDOM = "random"
+    CONTROL = "control"
+    VIEW = "view"
+    """Row-major output is the input's bytes unchanged (Reshape, Squeeze, Identity)."""
+    COMMUTATIVE = "commutative"
+
+
+@dataclass
+class InferenceContext:
+    """What type inference of one node may look at.
+
+    Args:
+        node: The node; its attributes are given, its outputs not yet typed.
+        inputs: Types of the inputs; None for an absent one.
+        contents: For small integer tensors, their elements where known: ints or symbolic dims, in row-major order.
+        fresh: Makes a new symbol for an extent that only the data tells, from a base name.
+    """
+
+    node: Node
+    inputs: tuple[Type | None, ...]
+    contents: Callable[[Value], tuple[Dim, ...] | None]
+    fresh: Callable[[str], Dim]
+    infer_subgraph: Callable[[Any], None] = lambda graph: None
+    """Infers the types inside a subgraph whose inputs have types now."""
+
+    def fail(self, message: str, hint: str | None = None) -> NoReturn:
+        """Raises TypeInferenceError that names the node."""
+        node = self.node
+        names = node.origins or ((node.name,) if node.name else (node.describe(),))
+        raise TypeInferenceError(f"{node.op}: {message}", nodes=names, hint=hint)
+
+    def tensor(self, index: int) -> TensorType:
+        """Type of input `index`, which must be a tensor that is there."""
+        found = self.inputs[index] if index < len(self.inputs) else None
+        if found is None:
+            self.fail(f"input {index} is missing")
+        if not isinstance(found, TensorType):
+            self.fail(f"input {index} must be a tensor, not {found}")
+        return found
+
+    def has(self, index: int) -> bool:
+        """Whether optional input `index` is given."""
+        return self.node.input(index) is not None
+
+    def shape(self, index: int) -> tuple[Dim, ...]:
+        """Shape of input `index`; fails where the rank is unknown."""
+        found = self.tensor(index).shape
+        if found is None:
+            self.fail(f"the rank of input {index} is unknown")
+        return found
+
+    def constant(self, index: int) -> Array | None:
+        """Elements of input `index` if it is a constant (or its contents are known integers), else None."""
+        value = self.node.input(index)
+        if value is None:
+            return None
+        if value.constant is not None:
+            return value.constant.array()
+        dims = self.contents(value)
+        kind = self.inputs[index]
+        if dims is not None and all(isinstance(d, int) for d in dims) and isinstance(kind, TensorType):
+            return np.array(dims, dtype=kind.dtype.numpy).reshape(kind.static_shape)
+        return None
+
+    def dims(self, index: int) -> tuple[Dim, ...] | None:
+        """Elements of integer input `index` as dims (symbolic ones too), or None where unknown."""
+        value = self.node.input(index)
+        return None if value is None else self.contents(value)
+
+
+@dataclass(frozen=True)
+class ExpressionContext:
+    """What a tensor expression of one node may look at: types are final, constants can be read.
+
+    Args:
+        node: The node, attributes and all.
+        inputs: Types of the inputs; None for an absent one. Loads number the inputs as the node does.
+        outputs: Types of the outputs.
+    """
+
+    node: Node
+    inputs: tuple[TensorType | None, ...]
+    outputs: tuple[TensorType, ...]
+
+    def tensor(self, index: int) -> TensorType:
+        """Type of an input that is there."""
+        found = self.inputs[index]
+        assert found is not None, f"input {index} of {self.node} is absent"
+        return found
+
+    def constant(self, index: int) -> Array | None:
+        """Elements of input `index` if it is a constant, else None."""
+        value = self.node.input(index)
+        return None if value is None or value.constant is None else value.constant.array()
+
+
+Infer: TypeAlias = Callable[[InferenceContext], Sequence[Type]]
+Evaluate: TypeAlias = Callable[[Node, Sequence[Datum]], Sequence[Datum]]
+Express: TypeAlias = Callable[[ExpressionContext], Sequence[TensorExpr] | None]
+Propagate: TypeAlias = Callable[[InferenceContext], tuple[Dim, ...] | None]
+
+
+@dataclass(frozen=True)
+class Operator:
+    """One operator at the versions from `since` on.
+
+    Args:
+        name: Operator name.
+        infer: Output types from input types, attributes and known contents.
+        evaluate: Output arrays from input arrays: the operator's NumPy meaning. None where onnx.reference gives it.
+        domain: Operator set domain; `""` is ai.onnx.
+        since: First operator-set version with this meaning.
+        traits: Kinds of computation.
+        expression: Tensor expression of each output, or None if these inputs or attributes have none.
+        propagate: Symbolic elements of a small integer output, where the inputs' are known.
+    """
+
+    name: str
+    infer: Infer
+    evaluate: Evaluate | None = None
+    domain: str = ""
+    since: int = 1
+    traits: frozenset[Trait] = frozenset()
+    expression: Express | None = None
+    propagate: Propagate | None = None
+    scalar: Callable[..., Scalar] | None = None
+    """For pointwise operators: the element of the output from the elements of the inputs and the attributes."""
+
+    @property
+    def qualified_name(self) -> str:
+        """`domain::name`, or the bare name in ai.onnx."""
+        return f"{self.domain}::{self.name}" if self.domain else self.name
+
+    def has(self, trait: Trait) -> bool:
+        """Whether the operator has `trait`."""
+        return trait in self.traits
+
+
+@dataclass
+class Registry:
+    """Operators by domain and name, each with its versions in ascending order."""
+
+    _versions: dict[tuple[str, str], list[Operator]] = field(default_factory=dict)
+
+    def register(self, operator: Operator) -> Operator:
+        """Adds a definition.
+
+        Raises:
+            OptionError: One for the same version exists.
+        """
+        versions = self._versions.setdefault((operator.domain, operator.name), [])
+        if any(known.since == operator.since for known in versions):
+            raise OptionError(f"operator {operator.qualified_name} since {operator.since} is registered already")
+        bisect.insort(versions, operator, key=lambda known: known.since)
+        return operator
+
+    def find(self, domain: str, name: str, version: int) -> Operator | None:
+        """The newest definition that is not newer than `version`, or None."""
+        versions = self._versions.get((domain, name), [])
+        position = bisect.bisect_right(versions, version, key=lambda known: known.since)
+        return versions[position - 1] if position else None
+
+    def names(self) -> Mapping[tuple[str, str], Sequence[Operator]]:
+        """Everything registered, by `(domain, name)`."""
+        return self._versions
+
+
+REGISTRY = Registry()
+
+
+def register(operator: Operator) -> Operator:
+    """Adds a definition to the global registry."""
+    return REGISTRY.register(operator)
+
+
+def find(node: Node) -> Operator | None:
+    """The definition of a node's operator, or None."""
+    return REGISTRY.find(node.domain, node.op_type, node.version)
+
+
+def broadcast_dims(shapes: Sequence[tuple[Dim, ...]]) -> tuple[Dim, ...] | None:
+    """The shape that `shapes` broadcast to (NumPy's rules), or None where they do not fit.
+
+    A symbol against a symbol of another name is taken to be equal to it (the run time checks); against an extent other
+    than 1 it takes that extent.
+    """
+    rank = max((len(s) for s in shapes), default=0)
+    result: list[Dim] = []
+    for axis in range(rank):
+        found: Dim = 1
+        for shape in shapes:
+            position = axis - (rank - len(shape))
+            extent = shape[position] if position >= 0 else 1
+            if extent == 1 or extent == found:
+                continue
+            if found == 1 or (isinstance(extent, int) and not isinstance(found, int)):
+                found = extent
+            elif isinstance(extent, int) and isinstance(found, int):
+                return None
+        result.append(found)
+    return tuple(result)
+
+
+def fresh_symbol(name: str) -> Dim:
+    """A symbol for an extent that only the data tells."""
+    return symbol(name)
+
+
+__all__ = [
+    "REGISTRY",
+    "Array",
+    "Datum",
+    "Dim",
+    "Evaluate",
+    "Express",
+    "ExpressionContext",
+    "Infer",
+    "InferenceContext",
+    "Operator",
+    "Registry",
+    "Tensor",
+    "Trait",
+    "broadcast_dims",
+    "find",
+    "register",
+]

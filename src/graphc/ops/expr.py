@@ -1,0 +1,489 @@
+"""Tensor expressions: what each element of an output is, as a scalar expression over loads of the inputs.
+
+    y = TensorExpr(shape, dtype, axes, body)      means      y[axes] = body        for every index in shape
+
+`axes` are named index symbols, one per output axis. `body` is a `Scalar`: constants, index values, loads of inputs at
+index expressions (quasi-affine `Dim`s over the axes, or scalars computed from other loads, a gather), arithmetic,
+selection and reductions over further axes. Every backend renders this one form; `graphc.ops.evaluate` renders it in
+NumPy.
+
+Semantics, defined here once:
+
+- Integers wrap around at their width. `div` of integers truncates toward zero, `floordiv` rounds toward minus infinity,
+  `mod` takes the sign of the divisor (Python's `%`), `fmod` that of the dividend (C's). An integer division by zero
+  gives 0; it never traps.
+- `min` and `max` propagate NaN. Comparisons with NaN are false, except `ne`.
+- `select` is lazy: a load in the branch that is not taken may lie outside its tensor and has no effect. That is how
+  padding and concatenation are written.
+- A cast from float to integer truncates toward zero; out of range and NaN it gives what `numpy.astype` gives on the
+  host for in-range values only, else an unspecified value. A cast to a narrower float rounds to nearest, ties to even.
+- Arithmetic in float16 and bfloat16 is carried out in float32 and rounded after each operation only where the operator
+  says so; a renderer may keep the wider value inside one fused region.
+- A reduction over an empty range gives its identity.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from graphc.ir import dtypes
+from graphc.ir.dtypes import DType
+from graphc.ir.symbolic import Dim, substitute, symbol, symbols
+
+Index: TypeAlias = "Dim | Scalar"
+"""Where a load reads along one axis: a quasi-affine index expression, or a computed integer scalar (a gather)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Scalar:
+    """Base of scalar expressions; an immutable DAG whose shared nodes mean one evaluation."""
+
+    dtype: DType
+
+
+@dataclass(frozen=True, eq=False)
+class Const(Scalar):
+    """A number of type `dtype`."""
+
+    value: int | float | bool | complex
+
+
+@dataclass(frozen=True, eq=False)
+class IndexValue(Scalar):
+    """The value of an index expression, as an int64 scalar."""
+
+    index: Dim
+
+
+@dataclass(frozen=True, eq=False)
+class Load(Scalar):
+    """Element of input number `input` at `indices`, one per logical axis.
+
+    A computed index (`Scalar`) must lie in range: the operator wraps negative ones first; backends check or clamp
+    according to `checked`.
+    """
+
+    input: int
+    indices: tuple[Index, ...]
+    checked: bool = False
+    """Whether a computed index out of range must be reported as an error of the step (Gather), never read."""
+
+
+@dataclass(frozen=True, eq=False)
+class Call(Scalar):
+    """`op` of SCALAR_OPS applied to arguments."""
+
+    op: str
+    arguments: tuple[Scalar, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Select(Scalar):
+    """`then` where `condition` (bool) holds, else `otherwise`; only the chosen branch is evaluated."""
+
+    condition: Scalar
+    then: Scalar
+    otherwise: Scalar
+
+
+@dataclass(frozen=True, eq=False)
+class Cast(Scalar):
+    """`value` converted to `dtype`."""
+
+    value: Scalar
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A named index symbol that runs over `0 <= symbol < extent`."""
+
+    name: str
+    extent: Dim
+
+    @property
+    def index(self) -> Dim:
+        """The axis as an index expression."""
+        return symbol(self.name)
+
+
+@dataclass(frozen=True, eq=False)
+class Reduce(Scalar):
+    """`op` (`sum`, `prod`, `min`, `max`, `any`, `all`) of `body` over `axes`."""
+
+    op: str
+    axes: tuple[Axis, ...]
+    body: Scalar
+
+
+@dataclass(frozen=True, eq=False)
+class ArgReduce(Scalar):
+    """Position (int64) along the one axis of the largest (`argmax`) or smallest (`argmin`) `body`.
+
+    Ties go to the first, or to the last with `last`; a NaN wins over every number, as in NumPy.
+    """
+
+    op: str
+    axis: Axis
+    body: Scalar
+    last: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class TensorExpr:
+    """One output as a function of its index.
+
+    Args:
+        axes: One per logical output axis; their extents are the shape.
+        body: The element at the axes' index; its dtype is the output's.
+    """
+
+    axes: tuple[Axis, ...]
+    body: Scalar
+
+    @property
+    def dtype(self) -> DType:
+        """Element type of the output."""
+        return self.body.dtype
+
+    @property
+    def shape(self) -> tuple[Dim, ...]:
+        """Logical extents of the output."""
+        return tuple(axis.extent for axis in self.axes)
+
+
+@dataclass(frozen=True)
+class ScalarOp:
+    """Facts of a scalar operation that all renderers share.
+
+    Args:
+        arity: Number of arguments.
+        result: `same` as the first argument's dtype, or `bool`.
+        cost: Rough flops of one application, for cost models.
+    """
+
+    arity: int
+    result: str = "same"
+    cost: int = 1
+
+
+SCALAR_OPS: dict[str, ScalarOp] = {
+    **{name: ScalarOp(2) for name in ("add", "sub", "mul", "min", "max", "and", "or", "xor", "shl", "shr")},
+    **{name: ScalarOp(2, cost=8) for name in ("div", "floordiv", "mod", "fmod")},
+    **{name: ScalarOp(2, cost=40) for name in ("pow", "atan2")},
+    **{name: ScalarOp(2, result="bool") for name in ("eq", "ne", "lt", "le", "gt", "ge")},
+    **{name: ScalarOp(1) for name in ("neg", "abs", "not", "sign", "floor", "ceil", "round", "trunc")},
+    **{name: ScalarOp(1, cost=8) for name in ("sqrt", "rsqrt", "reciprocal")},
+    **{
+        name: ScalarOp(1, cost=20)
+        for name in (
+            *("exp", "expm1", "log", "log1p", "sin", "cos", "tan", "asin", "acos", "atan"),
+            *("sinh", "cosh", "tanh", "asinh", "acosh", "atanh", "sigmoid", "erf"),
+        )
+    },
+    **{name: ScalarOp(1, result="bool") for name in ("isnan", "isinf", "isfinite")},
+}
+"""Every scalar operation. `and`, `or`, `xor`, `not` are bitwise on integers and logical on bool; `shr` is logical on
+unsigned and arithmetic on signed integers; a shift by the width or more gives 0 (or the sign). `round` is half to even.
+`sign` of NaN is NaN. `reciprocal` and `rsqrt` are exact divisions, never approximations."""
+
+REDUCE_IDENTITY: dict[str, Callable[[DType], int | float | bool]] = {
+    "sum": lambda dtype: 0,
+    "prod": lambda dtype: 1,
+    "max": lambda dtype: lowest(dtype),
+    "min": lambda dtype: highest(dtype),
+    "any": lambda dtype: False,
+    "all": lambda dtype: True,
+}
+
+
+def lowest(dtype: DType) -> int | float | bool:
+    """The identity of `max`: minus infinity, the least integer, or False."""
+    if dtype.is_float:
+        return float("-inf")
+    if dtype.kind == "bool":
+        return False
+    return -(1 << (dtype.bits - 1)) if dtype.kind == "int" else 0
+
+
+def highest(dtype: DType) -> int | float | bool:
+    """The identity of `min`: infinity, the greatest integer, or True."""
+    if dtype.is_float:
+        return float("inf")
+    if dtype.kind == "bool":
+        return True
+    return (1 << (dtype.bits - (dtype.kind == "int"))) - 1
+
+
+def const(value: int | float | bool, dtype: DType) -> Const:
+    """A constant of type `dtype`."""
+    if dtype.kind == "bool":
+        return Const(dtype, bool(value))
+    return Const(dtype, float(value) if dtype.is_float else int(value))
+
+
+def call(op: str, *arguments: Scalar) -> Call:
+    """Applies a scalar operation; the first argument's dtype decides the result's unless it is a predicate."""
+    facts = SCALAR_OPS[op]
+    assert len(arguments) == facts.arity, f"{op} takes {facts.arity} arguments, not {len(arguments)}"
+    kinds = {argument.dtype for argument in arguments}
+    assert len(kinds) == 1, f"{op} of mixed dtypes {kinds}"
+    return Call(dtypes.BOOL if facts.result == "bool" else arguments[0].dtype, op, arguments)
+
+
+def select(condition: Scalar, then: Scalar, otherwise: Scalar) -> Scalar:
+    """Lazy choice between two scalars of one dtype."""
+    assert condition.dtype == dtypes.BOOL and then.dtype == otherwise.dtype, (condition, then, otherwise)
+    return Select(then.dtype, condition, then, otherwise)
+
+
+def cast(value: Scalar, dtype: DType) -> Scalar:
+    """Conversion; nothing where the dtype is right already."""
+    return value if value.dtype == dtype else Cast(dtype, value)
+
+
+def index_value(index: Index) -> Scalar:
+    """An index as an int64 scalar."""
+    return cast(index, dtypes.INT64) if isinstance(index, Scalar) else IndexValue(dtypes.INT64, index)
+
+
+def load(input: int, dtype: DType, indices: Sequence[Index], *, checked: bool = False) -> Load:
+    """Element of an input."""
+    return Load(dtype, input, tuple(indices), checked)
+
+
+def reduce(op: str, axes: Sequence[Axis], body: Scalar) -> Scalar:
+    """Reduction over `axes`; the body itself where there are none."""
+    return Reduce(body.dtype, op, tuple(axes), body) if axes else body
+
+
+def compare(op: str, left: Index, right: Index) -> Scalar:
+    """Predicate over index values, e.g. `compare("lt", i, n)`."""
+    return call(op, index_value(left), index_value(right))
+
+
+def all_of(*conditions: Scalar) -> Scalar:
+    """Conjunction of one or more predicates."""
+    result = conditions[0]
+    for condition in conditions[1:]:
+        result = call("and", result, condition)
+    return result
+
+
+_counter = itertools.count()
+
+
+def axes_of(shape: Sequence[Dim], prefix: str = "i") -> tuple[Axis, ...]:
+    """Axes with fresh names over `shape`."""
+    return tuple(Axis(f"{prefix}${next(_counter)}", extent) for extent in shape)
+
+
+def children(scalar: Scalar) -> tuple[Scalar, ...]:
+    """Direct subexpressions, computed indices of a load among them."""
+    match scalar:
+        case Call(arguments=arguments):
+            return arguments
+        case Select(condition=condition, then=then, otherwise=otherwise):
+            return (condition, then, otherwise)
+        case Cast(value=value):
+            return (value,)
+        case Load(indices=indices):
+            return tuple(index for index in indices if isinstance(index, Scalar))
+        case Reduce(body=body) | ArgReduce(body=body):
+            return (body,)
+    return ()
+
+
+def transform(scalar: Scalar, leaf: Callable[[Scalar], Scalar | None], axes: Mapping[str, Dim]) -> Scalar:
+    """A copy with index symbols replaced by `axes`, and with every node for which `leaf` answers a scalar replaced.
+
+    Shared subexpressions stay shared. `leaf` sees nodes after their indices were replaced; answering None keeps them.
+    """
+    done: dict[int, Scalar] = {}
+
+    def index(value: Index) -> Index:
+        return visit(value) if isinstance(value, Scalar) else substitute(value, axes)
+
+    def visit(node: Scalar) -> Scalar:
+        found = done.get(id(node))
+        if found is None:
+            rebuilt = rebuild(node)
+            found = leaf(rebuilt) or rebuilt
+            done[id(node)] = found
+        return found
+
+    def rebuild(node: Scalar) -> Scalar:
+        match node:
+            case Const():
+                return node
+            case IndexValue(dtype=dtype, index=value):
+                return IndexValue(dtype, substitute(value, axes))
+            case Load(dtype=dtype, input=number, indices=indices, checked=checked):
+                return Load(dtype, number, tuple(index(i) for i in indices), checked)
+            case Call(dtype=dtype, op=op, arguments=arguments):
+                return Call(dtype, op, tuple(visit(a) for a in arguments))
+            case Select(dtype=dtype, condition=condition, then=then, otherwise=otherwise):
+                return Select(dtype, visit(condition), visit(then), visit(otherwise))
+            case Cast(dtype=dtype, value=value):
+                return Cast(dtype, visit(value))
+            case Reduce(dtype=dtype, op=op, axes=inner, body=body):
+                return Reduce(dtype, op, _bind(inner), visit(body))
+            case ArgReduce(dtype=dtype, op=op, axis=axis, body=body, last=last):
+                return ArgReduce(dtype, op, _bind((axis,))[0], visit(body), last)
+        raise AssertionError(f"unknown scalar {node!r}")
+
+    def _bind(inner: tuple[Axis, ...]) -> tuple[Axis, ...]:
+        return tuple(Axis(axis.name, substitute(axis.extent, axes)) for axis in inner)
+
+    return visit(scalar)
+
+
+def rename_reductions(scalar: Scalar) -> Scalar:
+    """A copy whose reduction axes have fresh names, so that one expression can be inlined twice."""
+    names: dict[str, Dim] = {}
+    fresh: dict[str, Axis] = {}
+    for axis in reduction_axes(scalar):
+        (new,) = axes_of([axis.extent], "r")
+        names[axis.name], fresh[axis.name] = new.index, new
+
+    def rebind(node: Scalar) -> Scalar | None:
+        match node:
+            case Reduce(dtype=dtype, op=op, axes=axes, body=body):
+                return Reduce(dtype, op, tuple(Axis(fresh[a.name].name, a.extent) for a in axes), body)
+            case ArgReduce(dtype=dtype, op=op, axis=axis, body=body, last=last):
+                return ArgReduce(dtype, op, Axis(fresh[axis.name].name, axis.extent), body, last)
+        return None
+
+    return transform(scalar, rebind, names) if names else scalar
+
+
+def reduction_axes(scalar: Scalar) -> tuple[Axis, ...]:
+    """Axes bound by reductions anywhere inside."""
+    found: dict[str, Axis] = {}
+    for node in walk(scalar):
+        if isinstance(node, Reduce):
+            found.update((axis.name, axis) for axis in node.axes)
+        elif isinstance(node, ArgReduce):
+            found[node.axis.name] = node.axis
+    return tuple(found.values())
+
+
+def walk(scalar: Scalar) -> list[Scalar]:
+    """Every node of the DAG once, operands before users."""
+    seen: set[int] = set()
+    order: list[Scalar] = []
+    stack: list[tuple[Scalar, bool]] = [(scalar, False)]
+    while stack:
+        node, ready = stack.pop()
+        if ready:
+            order.append(node)
+        elif id(node) not in seen:
+            seen.add(id(node))
+            stack.append((node, True))
+            stack.extend((child, False) for child in reversed(children(node)) if id(child) not in seen)
+    return order
+
+
+def loads(scalar: Scalar) -> list[Load]:
+    """Every load of the DAG once."""
+    return [node for node in walk(scalar) if isinstance(node, Load)]
+
+
+def inline(consumer: TensorExpr, producers: Mapping[int, TensorExpr], renumber: Mapping[int, int]) -> TensorExpr:
+    """`consumer` with loads of some inputs replaced by what those inputs are.
+
+    Args:
+        consumer: Expression over inputs numbered 0...
+        producers: For an input number, the expression of that input, over the *new* numbering.
+        renumber: New number of every input that stays a load.
+    """
+
+    def leaf(node: Scalar) -> Scalar | None:
+        if not isinstance(node, Load):
+            return None
+        producer = producers.get(node.input)
+        if producer is None:
+            return Load(node.dtype, renumber[node.input], node.indices, node.checked)
+        return at(producer, node.indices)
+
+    return TensorExpr(consumer.axes, transform(consumer.body, leaf, {}))
+
+
+def at(expression: TensorExpr, indices: Sequence[Index]) -> Scalar:
+    """The element of `expression` at `indices`.
+
+    A computed (gathered) index can stand only where the expression uses that axis as a whole load index; elsewhere the
+    expression must not be inlined at all (`can_inline` tells).
+    """
+    body = rename_reductions(expression.body)
+    affine = {a.name: i for a, i in zip(expression.axes, indices, strict=True) if not isinstance(i, Scalar)}
+    computed = {a.name: i for a, i in zip(expression.axes, indices, strict=True) if isinstance(i, Scalar)}
+    if not computed:
+        return transform(body, lambda node: None, affine)
+
+    def leaf(node: Scalar) -> Scalar | None:
+        if isinstance(node, IndexValue) and str(node.index) in computed:
+            return computed[str(node.index)]
+        if isinstance(node, Load):
+            replaced = tuple(i if isinstance(i, Scalar) else computed.get(str(i), i) for i in node.indices)
+            return Load(node.dtype, node.input, replaced, node.checked)
+        return None
+
+    return transform(body, leaf, affine)
+
+
+def can_inline(expression: TensorExpr, indices: Sequence[Index]) -> bool:
+    """Whether `at(expression, indices)` is defined: computed indices meet only whole load indices."""
+    computed = {a.name for a, i in zip(expression.axes, indices, strict=True) if isinstance(i, Scalar)}
+    if not computed:
+        return True
+    for node in walk(expression.body):
+        if isinstance(node, IndexValue):
+            positions: Sequence[Index] = (node.index,)
+        elif isinstance(node, Load):
+            positions = node.indices
+        else:
+            continue
+        for position in positions:
+            if not isinstance(position, Scalar) and symbols(position) & computed and str(position) not in computed:
+                return False
+    return True
+
+
+def canonical(expression: TensorExpr) -> str:
+    """Text that is equal for expressions equal up to names of axes; the key under which kernels are shared."""
+    names: dict[str, Dim] = {}
+    for position, axis in enumerate((*expression.axes, *reduction_axes(expression.body))):
+        names[axis.name] = symbol(f"i{position}")
+    numbers: dict[int, int] = {}
+    lines = ["axes " + ", ".join(f"{names[axis.name]}<{axis.extent}" for axis in expression.axes)]
+
+    def index(value: Index) -> str:
+        return f"%{numbers[id(value)]}" if isinstance(value, Scalar) else str(substitute(value, names))
+
+    for node in walk(expression.body):
+        numbers[id(node)] = len(numbers)
+        match node:
+            case Const(value=value):
+                text = f"const {value!r}"
+            case IndexValue(index=value):
+                text = f"index {index(value)}"
+            case Load(input=number, indices=indices, checked=checked):
+                text = f"load{'!' if checked else ''} {number}[{', '.join(map(index, indices))}]"
+            case Call(op=op, arguments=arguments):
+                text = f"{op} {', '.join(map(index, arguments))}"
+            case Select(condition=condition, then=then, otherwise=otherwise):
+                text = f"select {index(condition)}, {index(then)}, {index(otherwise)}"
+            case Cast(value=value):
+                text = f"cast {index(value)}"
+            case Reduce(op=op, axes=axes, body=body):
+                bound = ", ".join(f"{names[axis.name]}<{substitute(axis.extent, names)}" for axis in axes)
+                text = f"{op}({bound}) {index(body)}"
+            case ArgReduce(op=op, axis=axis, body=body, last=last):
+                text = f"{op}{'_last' if last else ''}({names[axis.name]}<{axis.extent}) {index(body)}"
+            case _:
+                raise AssertionError(f"unknown scalar {node!r}")
+        lines.append(f"%{numbers[id(node)]}: {node.dtype} = {text}")
+    return "\n".join(lines)
