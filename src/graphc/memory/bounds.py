@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 from graphc.memory.interval import align_up, parse_alignment, parse_intervals
@@ -39,7 +40,7 @@ def timeline(buffers: Iterable[Sequence[int]], *, alignment: int = 1) -> tuple[S
     segments: list[Segment] = []
     live = 0
     times = sorted(change)
-    for start, end in zip(times, times[1:], strict=False):
+    for start, end in pairwise(times):
         live += change[start]
         if segments and segments[-1].live_bytes == live:
             segments[-1] = Segment(segments[-1].start, end, live)

@@ -72,7 +72,7 @@ FITS: dict[str, Fit] = {"first-fit": _first_fit, "best-fit": _best_fit}
 """Which of the gaps that are large enough (given from the lowest up) a buffer takes, by name."""
 
 
-def place(problem: Problem, order: Sequence[int], fit: Fit) -> NDArray[Any]:
+def place(problem: Problem, order: Sequence[int], fit: Fit, limit: int | None = None) -> NDArray[Any] | None:
     """Places every buffer, in order, into a gap or on top.
 
     One step costs a scan over the buffers placed before, vectorized, so the whole is quadratic with a small constant:
@@ -82,45 +82,55 @@ def place(problem: Problem, order: Sequence[int], fit: Fit) -> NDArray[Any]:
         problem: The problem.
         order: All positions of the problem, each once.
         fit: Chooses among the gaps that are large enough.
+        limit: Units that a plan must stay below to be of interest.
 
     Returns:
-        Offsets in units, by position.
+        Offsets in units, by position, or None as soon as a buffer reaches the limit.
     """
-    ranked = np.asarray(order, dtype=np.int64)
-    firsts, lasts, sizes = problem.first[ranked], problem.last[ranked], problem.size[ranked]
-    offsets = np.zeros_like(sizes)
-    tops = np.zeros_like(sizes)
-    for rank, (first, last, size) in enumerate(zip(firsts.tolist(), lasts.tolist(), sizes.tolist(), strict=True)):
-        live = np.flatnonzero((firsts[:rank] < last) & (lasts[:rank] > first))
+    placed = np.zeros_like(problem.size)
+    # What is placed so far, sorted by offset, with a column each for first and last clique, offset and top.
+    table = np.zeros((4, len(problem)), dtype=problem.size.dtype)
+    firsts, lasts, offsets, tops = table
+    buffers = zip(order, problem.first[order].tolist(), problem.last[order].tolist(), strict=True)
+    for count, (position, first, last) in enumerate(buffers):
+        size = problem.size[position]
+        live = np.flatnonzero((firsts[:count] < last) & (lasts[:count] > first))
         offset = 0
         if live.size:
-            live = live[offsets[live].argsort()]
             floors = np.maximum.accumulate(tops[live])
             gaps = offsets[live]
             gaps[1:] -= floors[:-1]
             roomy = np.flatnonzero(gaps >= size)
             if roomy.size:
                 chosen = int(roomy[fit(gaps[roomy])])
-                offset = int(floors[chosen - 1]) if chosen else 0
+                offset = floors[chosen - 1] if chosen else 0
             else:
-                offset = int(floors[-1])
-        offsets[rank] = offset
-        tops[rank] = offset + size
-    placed = np.empty_like(offsets)
-    placed[ranked] = offsets
+                offset = floors[-1]
+        if limit is not None and offset + size >= limit:
+            return None
+        placed[position] = offset
+        rank = int(offsets[:count].searchsorted(offset))
+        table[:, rank + 1 : count + 1] = table[:, rank:count]
+        table[:, rank] = first, last, offset, offset + size
     return placed
 
 
-def greedy_plans(problem: Problem) -> Iterator[tuple[str, NDArray[Any]]]:
-    """Yields a plan per order and fit, lazily: the caller stops when one is good enough.
+def greedy_plans(problem: Problem) -> Iterator[tuple[str, NDArray[Any] | None]]:
+    """Yields a plan per order and fit, each with a smaller peak than all before, or None where it has not.
+
+    Lazily: a caller stops when one is good enough.
 
     Args:
         problem: The problem.
 
     Yields:
-        Name of the strategy, such as `"size/best-fit"`, and offsets in units by position.
+        Name of the strategy, such as `"size/best-fit"`, and offsets in units by position or None; the first is a plan.
     """
+    peak: int | None = None
     for order_name, order in ORDERS.items():
         positions = order(problem)
         for fit_name, fit in FITS.items():
-            yield f"{order_name}/{fit_name}", place(problem, positions, fit)
+            offsets = place(problem, positions, fit, peak)
+            if offsets is not None:
+                peak = int((offsets + problem.size).max())
+            yield f"{order_name}/{fit_name}", offsets

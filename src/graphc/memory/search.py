@@ -16,6 +16,7 @@ from __future__ import annotations
 import time
 from collections.abc import Generator
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Any
 
 import numpy as np
@@ -82,19 +83,25 @@ PREORDERS: dict[str, tuple[str, ...]] = {
 """Which buffer is tried first among those at the same offset: by these measures, largest first."""
 
 
+# Failures remembered, at some 200 bytes each.
+_MOST_FAILURES = 500_000
+
+
+def _fingerprint(values: NDArray[Any]) -> bytes:
+    """128 bits that stand for an array: unlike Python's hash equal in every run, and safe from collisions."""
+    raw = values.tobytes() if values.dtype != object else repr(values.tolist()).encode()
+    return blake2b(raw, digest_size=16).digest()
+
+
 class CanonicalSearch:
-    """One depth-first search for a plan within a capacity.
+    """Depth-first search for plans within a capacity.
 
     Args:
         problem: The problem; best a single component.
-        capacity: Units that must be enough.
         preorder: A name of `PREORDERS`.
-        budget: What may be spent.
     """
 
-    def __init__(self, problem: Problem, capacity: int, preorder: str, budget: Budget) -> None:
-        self.capacity = capacity
-        self.budget = budget
+    def __init__(self, problem: Problem, preorder: str) -> None:
         duration = problem.last - problem.first
         measures = {
             "contention": problem.contention,
@@ -109,16 +116,13 @@ class CanonicalSearch:
         self.size = problem.size[self.order]
         self.offsets = np.zeros_like(self.size)
         self.cliques = problem.cliques
-        self.placed = capacity + int(problem.size.sum()) + 1  # larger than any offset
+        self.placed = int(problem.size.sum()) + 1  # larger than any offset
         self.twin_before = self._twins()
         # Buffers by clique, flattened, for one `reduceat` over all cliques.
-        members = [
-            np.flatnonzero((self.first <= clique) & (clique < self.last)) for clique in range(problem.cliques)
-        ]
+        members = [np.flatnonzero((self.first <= clique) & (clique < self.last)) for clique in range(problem.cliques)]
         self.members = np.concatenate(members)
         self.clique_begin = np.cumsum([0, *(len(m) for m in members[:-1])])
         self.root_load = problem.load
-        self.failed: dict[bytes | tuple[int, ...], tuple[int, int]] = {}
 
     def _twins(self) -> NDArray[np.int64]:
         """For each buffer the one before it with equal times and size, or itself."""
@@ -129,8 +133,12 @@ class CanonicalSearch:
             seen[key] = i
         return twins
 
-    def run(self) -> NDArray[Any] | None:
+    def run(self, capacity: int, budget: Budget) -> NDArray[Any] | None:
         """Searches.
+
+        Args:
+            capacity: Units that must be enough.
+            budget: What may be spent.
 
         Returns:
             Offsets in units by position in the problem, or None where no plan fits the capacity.
@@ -138,6 +146,10 @@ class CanonicalSearch:
         Raises:
             BudgetExhausted: The budget ended first.
         """
+        self.capacity = capacity
+        self.budget = budget
+        # Where each failed skyline was entered: offset and buffer placed last, the earliest of them.
+        self.failed: dict[bytes, tuple[int, int]] = {}
         crossing = np.zeros(self.cliques + 1, dtype=np.int64)
         np.add.at(crossing, self.first + 1, 1)
         np.subtract.at(crossing, self.last, 1)
@@ -170,7 +182,7 @@ class CanonicalSearch:
         clique_floor = np.minimum.reduceat(raised[self.members], self.clique_begin)
         if ((clique_floor + node.load)[busy] > self.capacity).any():
             return False
-        key = floor.tobytes() if floor.dtype != object else tuple(floor.tolist())
+        key = _fingerprint(floor)
         state = (node.offset, node.latest)
         if key in self.failed and self.failed[key] <= state:
             return False
@@ -194,7 +206,8 @@ class CanonicalSearch:
                 continue
             if (yield self._placed(node, candidate, offset)):
                 return True
-        self.failed[key] = min(state, self.failed.get(key, state))
+        if len(self.failed) < _MOST_FAILURES:
+            self.failed[key] = min(state, self.failed.get(key, state))
         return False
 
     def _placed(self, node: _Node, buffer: int, offset: int) -> _Node:
