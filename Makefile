@@ -34,7 +34,7 @@ test-slow: $(dev_stamp)
 	$(bin)/python -m pytest -n $(WORKERS) -m "slow and not gpu"
 
 demo: $(demo_stamp)
-	$(bin)/python examples/demo.py
+	$(bin)/python -m examples.demo
 
 bench: $(bench_stamp)
 	$(bin)/python -m bench --against onnxruntime,openvino
