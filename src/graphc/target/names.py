@@ -1,0 +1,55 @@
+"""Targets by the names that users type: `cpu`, `cpu:x86-64-v3`, `cuda:sm_90`, several with commas between."""
+
+from __future__ import annotations
+
+import difflib
+
+from graphc.errors import OptionError
+from graphc.target.cpu import CPUS, Target
+from graphc.target.cuda import ARCHITECTURES, CudaTarget
+from graphc.target.host import detect_host
+
+
+def known_names() -> tuple[str, ...]:
+    """Every name that `parse_target` reads."""
+    return ("cpu", *(target.name for target in CPUS.values()), "cuda", *(f"cuda:{name}" for name in ARCHITECTURES))
+
+
+def parse_target(name: str) -> Target | CudaTarget:
+    """The target called `name`; `cpu` is this machine's CPU.
+
+    Raises:
+        OptionError: There is no such target, or this machine's CPU is older than every target.
+    """
+    text = name.strip().lower()
+    if text == "cpu":
+        return detect_host()
+    if text == "cuda":
+        return CudaTarget("cuda", None)
+    kind, _, detail = text.partition(":")
+    if kind == "cpu" and detail in CPUS:
+        return CPUS[detail]
+    if kind == "cuda" and detail in ARCHITECTURES:
+        return CudaTarget(text, detail)
+    known = known_names()
+    near = difflib.get_close_matches(text, known, n=1) or difflib.get_close_matches(f"cpu:{text}", known, n=1)
+    raise OptionError(
+        f"unknown target {name.strip()!r}; known: {', '.join(known)}",
+        hint=f"did you mean {near[0]}?" if near else None,
+    )
+
+
+def parse_targets(text: str) -> tuple[Target | CudaTarget, ...]:
+    """The targets that `text` names, with commas between, each once and in order.
+
+    Raises:
+        OptionError: A name is unknown, or there is none.
+    """
+    names = [part for part in text.split(",") if part.strip()]
+    if not names:
+        raise OptionError("no target is named", hint="use cpu for this machine's CPU")
+    found: dict[str, Target | CudaTarget] = {}
+    for name in names:
+        target = parse_target(name)
+        found.setdefault(target.name, target)
+    return tuple(found.values())
