@@ -1,0 +1,27 @@
+"""The documents point at what exists."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_within_the_project_lead_somewhere(page: Path) -> None:
+    links = re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text())
+    missing = [link for link in links if "://" not in link and not (page.parent / link).exists()]
+    assert not missing
+
+
+def test_architecture_lists_the_folders_in_the_order_that_is_enforced() -> None:
+    contract = (ROOT / "pyproject.toml").read_text().split("layers = [")[1].split("]")[0]
+    enforced = [name for name in re.findall(r'"\(?(\w+)\)?"', contract)][::-1]
+    listed = re.findall(r"^\| `(\w+)` \|", (ROOT / "docs/architecture.md").read_text(), re.MULTILINE)
+    assert listed == [name for name in enforced if name in listed]
+    present = {path.name for path in (ROOT / "src/graphc").iterdir() if (path / "__init__.py").exists()}
+    assert present <= set(listed)
