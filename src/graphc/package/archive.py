@@ -159,16 +159,17 @@ def _align(offset: int) -> int:
     return -(-offset // ALIGNMENT) * ALIGNMENT
 
 
-def read_directory(file: BinaryIO) -> dict[str, Member]:
+def read_directory(data: memoryview) -> dict[str, Member]:
     """The members of an archive that `ArchiveWriter` wrote.
+
+    Args:
+        data: The file's bytes.
 
     Raises:
         PackageError: It is not such an archive, or it is truncated or damaged.
     """
-    file.seek(0, 2)
-    length = file.tell()
     try:
-        members = dict(_read_members(file, length))
+        members = dict(_read_members(data))
     except struct.error as error:
         raise _damaged("a header is cut short") from error
     claimed = sorted((member.offset, member.offset + member.size) for member in members.values())
@@ -178,33 +179,31 @@ def read_directory(file: BinaryIO) -> dict[str, Member]:
     return members
 
 
-def read_member(file: BinaryIO, member: Member) -> bytes:
+def read_member(data: memoryview, member: Member) -> bytes:
     """A member's bytes, checked against its CRC-32.
+
+    Args:
+        data: The file's bytes.
+        member: Of its directory.
 
     Raises:
         PackageError: They are damaged.
     """
-    file.seek(member.offset)
-    data = file.read(member.size)
-    if len(data) != member.size or zlib.crc32(data) != member.crc:
+    contents = bytes(data[member.offset : member.offset + member.size])
+    if zlib.crc32(contents) != member.crc:
         raise _damaged(f"checksum of {member.name!r} does not match")
-    return data
+    return contents
 
 
 def _damaged(why: str) -> PackageError:
     return PackageError(f"not a graphc package, or a damaged one: {why}")
 
 
-def _read_at(file: BinaryIO, offset: int, size: int) -> bytes:
-    file.seek(offset)
-    return file.read(size)
-
-
-def _read_members(file: BinaryIO, length: int) -> Iterator[tuple[str, Member]]:
-    count, size, start, end = _find_directory(file, length)
+def _read_members(data: memoryview) -> Iterator[tuple[str, Member]]:
+    count, size, start, end = _find_directory(data)
     if count > _MAX_MEMBERS or size > _MAX_DIRECTORY or start + size > end:
         raise _damaged("the directory is implausible")
-    directory = _read_at(file, start, size)
+    directory = bytes(data[start : start + size])
     place, names = 0, set()
     for _ in range(count):
         fields = _CENTRAL.unpack_from(directory, place)
@@ -225,23 +224,23 @@ def _read_members(file: BinaryIO, length: int) -> Iterator[tuple[str, Member]]:
         if plain != packed or plain < 0 or not 0 <= header < start or name in names:
             raise _damaged(f"the directory entry of {name!r} contradicts itself")
         names.add(name)
-        yield name, _locate(file, name, plain, crc, header, start)
+        yield name, _locate(data, name, plain, crc, header, start)
 
 
-def _find_directory(file: BinaryIO, length: int) -> tuple[int, int, int, int]:
+def _find_directory(data: memoryview) -> tuple[int, int, int, int]:
     """Number of members, size and offset of the directory, and where its end record stands."""
-    end = length - _END.size
+    end = len(data) - _END.size
     if end < 0:
         raise _damaged("it is too short")
     # No package has a comment, so the end record is the last thing in the file.
-    signature, disk, first_disk, here, count, size, start, comment = _END.unpack(_read_at(file, end, _END.size))
+    signature, disk, first_disk, here, count, size, start, comment = _END.unpack_from(data, end)
     if signature != b"PK\x05\x06" or comment or disk or first_disk or here != count:
         raise _damaged("the end of the file is missing")
     locator = end - _LOCATOR64.size
     if locator >= 0:
-        signature, _, end64, _ = _LOCATOR64.unpack(_read_at(file, locator, _LOCATOR64.size))
+        signature, _, end64, _ = _LOCATOR64.unpack_from(data, locator)
         if signature == b"PK\x06\x07":
-            signature, *_, count, size, start = _END64.unpack(_read_at(file, min(end64, length), _END64.size))
+            signature, *_, count, size, start = _END64.unpack_from(data, min(end64, len(data)))
             if signature != b"PK\x06\x06":
                 raise _damaged("the zip64 end record is missing")
             end = end64
@@ -257,14 +256,15 @@ def _zip64_values(extra: bytes) -> Iterator[int]:
         place += 4 + size
 
 
-def _locate(file: BinaryIO, name: str, size: int, crc: int, header: int, limit: int) -> Member:
+def _locate(data: memoryview, name: str, size: int, crc: int, header: int, limit: int) -> Member:
     """The member's data, found behind its local header."""
-    fields = _LOCAL.unpack(_read_at(file, header, _LOCAL.size))
+    fields = _LOCAL.unpack_from(data, header)
     name_length, extra_length = fields[9:]
-    offset = header + _LOCAL.size + name_length + extra_length
-    local_name = _read_at(file, header + _LOCAL.size, name_length).decode("ascii", errors="replace")
+    start = header + _LOCAL.size
+    local_name = bytes(data[start : start + name_length]).decode("ascii", errors="replace")
     if fields[0] != b"PK\x03\x04" or local_name != name:
         raise _damaged(f"the local header of {name!r} does not match its directory entry")
+    offset = start + name_length + extra_length
     if offset + size > limit:
         raise _damaged(f"{name!r} reaches beyond the data")
     if offset % ALIGNMENT:

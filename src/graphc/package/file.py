@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import mmap
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -21,7 +22,6 @@ from graphc.package.safetensors import Blob, WeightsBuilder, read_header
 MANIFEST = "manifest.json"
 WEIGHTS = "weights.safetensors"
 MODEL = "model.onnx"
-_CHUNK = 1 << 24
 
 
 @contextlib.contextmanager
@@ -105,6 +105,14 @@ def _hashed(chunks: Chunks, hasher: hashlib._Hash) -> Iterator[bytes | memoryvie
         yield chunk
 
 
+def _map(path: Path) -> memoryview:
+    """The file's bytes, mapped read-only for as long as somebody holds a view of them."""
+    with path.open("rb") as file:
+        if os.fstat(file.fileno()).st_size == 0:
+            raise PackageError("the file is empty")
+        return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+
+
 class Package:
     """A package opened for reading. The file may be replaced meanwhile; the one opened stays.
 
@@ -114,7 +122,6 @@ class Package:
     Attributes:
         path: The file.
         manifest: What it says about itself.
-        size: Bytes of the file.
 
     Raises:
         PackageError: No such file, not a package, damaged, or of another format version.
@@ -123,28 +130,19 @@ class Package:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         try:
-            self._file = self.path.open("rb")
-            self._members = read_directory(self._file)
-            self.size = os.fstat(self._file.fileno()).st_size
+            self._data = _map(self.path)
+            self._members = read_directory(self._data)
             self.manifest = Manifest.from_json(self.read(MANIFEST))
-            self._weights, self._blobs = self._map_weights()
+            self._weights, self._blobs = self._find_weights()
         except PackageError as error:
-            self.close()
             raise PackageError(f"{str(self.path)!r}: {error.message}", hint=error.hint) from error
         except OSError as error:
-            self.close()
             raise PackageError(f"cannot read {str(self.path)!r}: {error.strerror}") from error
 
-    def close(self) -> None:
-        """Closes the file; mapped weights stay valid as long as someone holds them."""
-        if (file := getattr(self, "_file", None)) is not None:
-            file.close()
-
-    def __enter__(self) -> Package:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
+    @property
+    def size(self) -> int:
+        """Bytes of the file."""
+        return len(self._data)
 
     @property
     def members(self) -> Mapping[str, Member]:
@@ -167,7 +165,7 @@ class Package:
         Raises:
             PackageError: There is none, or it is damaged.
         """
-        return read_member(self._file, self.member(name))
+        return read_member(self._data, self.member(name))
 
     def code(self, isa: str) -> bytes:
         """The shared library of an instruction set, checked against its hash.
@@ -190,11 +188,11 @@ class Package:
         """The tensors in the weights region by name."""
         return self._blobs
 
-    def _map_weights(self) -> tuple[np.ndarray[Any, np.dtype[np.uint8]], dict[str, Blob]]:
+    def _find_weights(self) -> tuple[np.ndarray[Any, np.dtype[np.uint8]], dict[str, Blob]]:
         member = self.member(WEIGHTS)
-        data = np.memmap(self._file, np.uint8, mode="r", offset=member.offset, shape=(member.size,))
+        data = np.frombuffer(self._data, np.uint8, member.size, member.offset)
         blobs, start = read_header(data)
-        region = data[start:].view(np.ndarray)
+        region = data[start:]
         if len(region) != self.manifest.weights_size:
             raise PackageError(f"{len(region)} bytes of weights; the manifest says {self.manifest.weights_size}")
         return region, blobs
@@ -207,14 +205,7 @@ class Package:
         """
         for name in self._members.keys() - {MANIFEST}:
             member, hasher = self._members[name], hashlib.sha256()
-            self._file.seek(member.offset)
-            left = member.size
-            while left:
-                chunk = self._file.read(min(left, _CHUNK))
-                if not chunk:
-                    raise PackageError(f"{str(self.path)!r}: {name} is cut short")
-                hasher.update(chunk)
-                left -= len(chunk)
+            hasher.update(self._data[member.offset : member.offset + member.size])
             self._check_hash(name, hasher.hexdigest())
 
     def _check_hash(self, name: str, found: str) -> None:

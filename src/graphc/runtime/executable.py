@@ -1,0 +1,271 @@
+"""A loaded package: checks a call's inputs, picks the variant for their shapes, and runs it."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from time import perf_counter_ns
+from typing import Any
+
+import numpy as np
+
+from graphc.errors import ExecutionError, InputError, OptionError, PackageError, ShapeNotCompiledError
+from graphc.package import Package, TensorSpec, Variant
+from graphc.runtime.cpu import choose_isa, thread_count
+from graphc.runtime.hook import compile_hook
+from graphc.runtime.host import load_evaluator
+from graphc.runtime.library import Library, load_library
+from graphc.runtime.memory import Array
+from graphc.runtime.profile import Profile, summarize
+from graphc.runtime.program import Program
+from graphc.runtime.signature import Signature
+
+Inputs = Mapping[str, Any] | Sequence[Any]
+Shapes = tuple[tuple[int, ...], ...]
+# numpy.flagsobj.num: NPY_ARRAY_C_CONTIGUOUS | NPY_ARRAY_ALIGNED.
+_READY = 0x0001 | 0x0100
+
+
+def load(
+    path: str | os.PathLike[str], *, threads: int | None = None, verify: bool = False, isa: str | None = None
+) -> Executable:
+    """Loads a package for running.
+
+    Args:
+        path: A `.graphc` file.
+        threads: Threads that one call may use; by default `GRAPHC_NUM_THREADS`, else the CPUs of this process.
+        verify: Check the hash of the weights too, which reads the whole file.
+        isa: Instruction set to run, of those in the package; by default the richest that this machine has.
+
+    Raises:
+        PackageError: Not a package, damaged, or it needs instruction sets that this machine lacks.
+        OptionError: `threads` or `isa` is out of range.
+    """
+    package = Package(path)
+    if verify:
+        package.verify()
+    return Executable(package, threads=thread_count(threads), isa=isa)
+
+
+class Executable:
+    """A package ready to run; may be called from many threads at once. Made by `load`.
+
+    Attributes:
+        manifest: What the package says about itself.
+        isa: The instruction set that runs.
+        threads: That one call may use.
+    """
+
+    def __init__(self, package: Package, *, threads: int, isa: str | None = None) -> None:
+        self.manifest = package.manifest
+        self.threads = threads
+        self.isa = choose_isa(package.manifest.code, isa)
+        self._package = package
+        self._signature = Signature(package.manifest)
+        self._names, self._dtypes = self._signature.names, self._signature.dtypes
+        self._programs: dict[Shapes, Program] = {}
+        self._lock = threading.Lock()
+        self._closed = False
+        # Loaded now rather than in the first call: what is wrong with the code is an error of loading.
+        self._library = self._load_library(package)
+        if package.manifest.host_steps:
+            load_evaluator()
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """What a call takes."""
+        return self.manifest.inputs
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """What a call answers."""
+        return self.manifest.outputs
+
+    @property
+    def variants(self) -> tuple[Variant, ...]:
+        """The programs of the instruction set that runs, those compiled on demand last."""
+        own = tuple(variant for variant in self.manifest.variants if variant.isa == self.isa)
+        return own + tuple(p.variant for p in list(self._programs.values()) if all(p.variant is not v for v in own))
+
+    @property
+    def memory(self) -> int:
+        """Bytes of arenas held now, over all variants used and calls in flight so far."""
+        return sum(program.arenas * program.variant.arena_size for program in list(self._programs.values()))
+
+    def __repr__(self) -> str:
+        inputs, outputs = (", ".join(str(spec) for spec in specs) for specs in (self.inputs, self.outputs))
+        return f"<graphc.Executable {self.manifest.model}: ({inputs}) -> ({outputs}), {self.isa}>"
+
+    def __call__(self, inputs: Inputs, out: Mapping[str, Array] | None = None) -> dict[str, Any]:
+        """Runs the model.
+
+        Args:
+            inputs: By name or by position; NumPy arrays or DLPack objects of the dtypes and shapes of `.inputs`.
+            out: Arrays to write outputs to, by name; those left out are allocated.
+
+        Returns:
+            The outputs by name, in the model's order.
+
+        Raises:
+            InputError: Inputs or `out` do not fit the model.
+            ShapeNotCompiledError: They fit, but this package has no variant for them and none can be compiled here.
+            ExecutionError: A step failed.
+        """
+        arrays, program = self._prepare(inputs)
+        outputs: list[Any]
+        if out is None and program.fixed_outputs:
+            outputs = [np.empty(shape, dtype) for shape, dtype in program.outputs]
+        else:
+            outputs = self._outputs(program, arrays, out or {})
+        context = program.acquire()
+        try:
+            context.execute(arrays, outputs)
+        finally:
+            program.release(context)
+        return dict(zip(program.output_names, outputs, strict=True))
+
+    def profile(self, inputs: Inputs, runs: int = 20, warmup: int = 3) -> Profile:
+        """Measures each step.
+
+        Args:
+            inputs: As of a call.
+            runs: Measured runs, at least 1.
+            warmup: Runs before those.
+
+        Raises:
+            OptionError: `runs` is not positive.
+        """
+        if runs < 1:
+            raise OptionError(f"runs is {runs}; expected at least 1")
+        arrays, program = self._prepare(inputs)
+        stamps = np.zeros((runs, len(program.variant.steps), 2), np.int64)
+        spans = np.zeros((runs, 2), np.int64)
+        context = program.acquire()
+        try:
+            for run in range(-warmup, runs):
+                outputs = self._outputs(program, arrays, {})
+                start = perf_counter_ns()
+                context.execute(arrays, outputs, stamps[max(run, 0)])
+                spans[max(run, 0)] = start, perf_counter_ns()
+        finally:
+            program.release(context)
+        return summarize(program.variant, stamps, spans, self.threads)
+
+    def trim(self) -> None:
+        """Frees the arenas that no call is using."""
+        for program in list(self._programs.values()):
+            program.trim()
+
+    def close(self) -> None:
+        """Frees arenas and weights; calls in flight end as usual, later ones fail."""
+        with self._lock:
+            self._closed = True
+            self._programs = {}
+
+    def __enter__(self) -> Executable:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _prepare(self, inputs: Inputs) -> tuple[Sequence[Array], Program]:
+        """Arrays that kernels can read, and the program for their shapes.
+
+        Inputs that are ready as they are and of shapes seen before take the short way: no copy, no check made twice.
+        """
+        arrays: Any = None
+        if type(inputs) is dict:
+            if len(inputs) == len(self._names):
+                try:
+                    arrays = [inputs[name] for name in self._names]
+                except KeyError:
+                    arrays = None
+        elif (type(inputs) is list or type(inputs) is tuple) and len(inputs) == len(self._names):
+            arrays = inputs
+        if arrays is not None:
+            seen = []
+            for array, dtype in zip(arrays, self._dtypes, strict=True):
+                if type(array) is not np.ndarray or array.dtype is not dtype or array.flags.num & _READY != _READY:
+                    break
+                seen.append(array.shape)
+            else:
+                program = self._programs.get(tuple(seen))
+                if program is not None:
+                    return arrays, program
+        arrays = self._signature.collect(inputs)
+        shapes = tuple(array.shape for array in arrays)
+        return arrays, self._programs.get(shapes) or self._add_program(shapes, arrays)
+
+    def _outputs(self, program: Program, inputs: Sequence[Array], out: Mapping[str, Array]) -> list[Any]:
+        """An array for each output; None where its shape is known only at run time."""
+        for name in out:
+            if name not in program.output_names:
+                raise InputError(f"out has {name!r}; the outputs are {', '.join(map(repr, program.output_names))}")
+        outputs: list[Any] = []
+        for name, (shape, dtype) in zip(program.output_names, program.outputs, strict=True):
+            given = out.get(name)
+            if given is None:
+                outputs.append(None if shape is None else np.empty(shape, dtype))
+                continue
+            if shape is None:
+                raise InputError(f"out {name!r}: its shape is known only when the model has run")
+            if type(given) is not np.ndarray or given.dtype != dtype or given.shape != shape:
+                found = f"{given.dtype}{list(given.shape)}" if isinstance(given, np.ndarray) else type(given).__name__
+                raise InputError(f"out {name!r}: expected an array {dtype}{list(shape)}, got {found}")
+            if not given.flags.carray:
+                raise InputError(f"out {name!r}: expected a C-contiguous, aligned, writable array")
+            if any(np.may_share_memory(given, array) for array in (*inputs, *(o for o in outputs if o is not None))):
+                raise InputError(f"out {name!r} shares memory with an input or another output")
+            outputs.append(given)
+        return outputs
+
+    def _add_program(self, shapes: Shapes, arrays: Sequence[Array]) -> Program:
+        with self._lock:
+            if self._closed:
+                raise ExecutionError("the model is closed")
+            if (program := self._programs.get(shapes)) is None:
+                program = self._find_program(self._package, self._library, shapes)
+                program = program or self._compile(shapes, arrays)
+                self._programs[shapes] = program
+            return program
+
+    def _find_program(self, package: Package, library: Library, shapes: Shapes) -> Program | None:
+        for variant in package.manifest.variants:
+            if variant.isa == self.isa and variant.inputs == shapes:
+                return Program(
+                    package.manifest,
+                    variant,
+                    library,
+                    package.weights,
+                    threads=self.threads,
+                    evaluate=load_evaluator() if variant.host_steps else None,
+                )
+        return None
+
+    def _compile(self, shapes: Shapes, arrays: Sequence[Array]) -> Program:
+        bindings = self._signature.check_shapes(arrays)
+        hook = compile_hook()
+        if hook is None or set(bindings) != set(self.manifest.symbols):
+            raise self._not_compiled(bindings)
+        package = Package(hook(self._package, bindings))
+        program = self._find_program(package, self._load_library(package), shapes)
+        if program is None:
+            raise PackageError(f"compiling for {bindings} gave no variant of {self.isa} for these inputs")
+        return program
+
+    def _not_compiled(self, bindings: Mapping[str, int]) -> ShapeNotCompiledError:
+        def text(values: Mapping[str, int]) -> str:
+            return ", ".join(f"{name}={value}" for name, value in sorted(values.items())) or "no symbols"
+
+        have = "; ".join(sorted({text(variant.bindings) for variant in self.variants})) or "none"
+        flags = " ".join(f"--dim {name}={value}" for name, value in sorted(bindings.items()))
+        return ShapeNotCompiledError(
+            f"no variant for {text(bindings)}; the package has: {have}",
+            hint=f"graphc compile ... {flags}, or where the compiler is installed, embed the model (--embed-model)",
+        )
+
+    def _load_library(self, package: Package) -> Library:
+        if self.isa not in package.manifest.code:
+            raise PackageError(f"{str(package.path)!r} has no code for {self.isa}")
+        return load_library(package.code(self.isa), f"{package.path.name}:{package.manifest.code[self.isa].member}")

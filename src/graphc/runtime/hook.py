@@ -1,0 +1,24 @@
+"""How the runtime asks the compiler for a variant it has not got, without knowing the compiler."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from graphc.package import Package
+
+CompileHook = Callable[[Package, Mapping[str, int]], Path]
+"""Takes an opened package and a binding of all of its symbols; answers with a package that has that variant."""
+
+_hook: CompileHook | None = None
+
+
+def set_compile_hook(hook: CompileHook | None) -> None:
+    """Installs what compiles variants for unseen shapes; None takes it out again."""
+    global _hook
+    _hook = hook
+
+
+def compile_hook() -> CompileHook | None:
+    """What `set_compile_hook` installed."""
+    return _hook

@@ -1,0 +1,92 @@
+// Walks a table of kernel calls in one call from Python.
+//
+// Kernel ABI: int32_t kernel(const int64_t* dims, void* a0, ..., void* aN-1), at most 40 pointers; zero is success.
+// The structures below are mirrored by graphc/runtime/program.py; graphc_abi() says which version of them this is.
+#define _GNU_SOURCE
+#include <stddef.h>
+#include <stdint.h>
+#include <time.h>
+
+#include "arity.h"
+#include "pool.h"
+
+#define GRAPHC_ABI 1
+
+typedef struct {
+  int64_t base;    // index into Call.bases
+  int64_t offset;  // bytes
+} Argument;
+
+typedef struct {
+  void* kernel;
+  const Argument* arguments;
+  const int64_t* dims;
+  int64_t argument_count;
+} Step;
+
+typedef struct {
+  const Step* steps;
+  int64_t first, last;  // the range of steps to run, end exclusive
+  char** bases;
+  // The call's arrays, whose data pointers become bases[first_array], ...: objects that hold the pointer at data_offset,
+  // or the pointers themselves where data_offset is 0.
+  const intptr_t* arrays;
+  int64_t first_array, array_count, data_offset;
+  int64_t threads;
+  int64_t* stamps;  // NULL, or room for start and stop of every step in nanoseconds (CLOCK_MONOTONIC)
+} Call;
+
+// The pointer that TVM's objects launch parallel loops through; theirs is weak, this one wins.
+int (*__TVMBackendParallelLaunch)(GraphcTask, void*, int);
+static const GraphcPool* pool;
+
+// TVM's objects refer to it for messages of checks; a kernel's status says all that is needed.
+void TVMFFIErrorSetRaisedFromCStrParts(const char* kind, const char** parts, int32_t count) {
+  (void)kind;
+  (void)parts;
+  (void)count;
+}
+
+GRAPHC_EXPORT int32_t graphc_abi(void) { return GRAPHC_ABI; }
+
+// Makes this library use `shared`, the pool of the first library of the process, or its own where versions differ.
+// Returns the pool that it uses.
+GRAPHC_EXPORT const GraphcPool* graphc_use_pool(const GraphcPool* shared) {
+  pool = shared && shared->version == GRAPHC_POOL_VERSION ? shared : graphc_pool();
+  __TVMBackendParallelLaunch = pool->launch;
+  return pool;
+}
+
+GRAPHC_EXPORT int32_t graphc_workers(void) { return pool->workers(); }
+
+static int64_t now_ns(void) {
+  struct timespec t;
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
+// Zero, or index of the failed step in the upper and its status in the lower 32 bits.
+GRAPHC_EXPORT int64_t graphc_run(const Call* call) {
+  char** bases = call->bases;
+  for (int64_t i = 0; i < call->array_count; i++) {
+    intptr_t array = call->arrays[i];
+    bases[call->first_array + i] = call->data_offset ? *(char**)(array + call->data_offset) : (char*)array;
+  }
+  int64_t result = 0;
+  pool->enter((int32_t)call->threads);
+  for (int64_t i = call->first; i < call->last; i++) {
+    const Step* step = &call->steps[i];
+    void* pointers[GRAPHC_MAX_ARGUMENTS];
+    for (int64_t a = 0; a < step->argument_count; a++)
+      pointers[a] = bases[step->arguments[a].base] + step->arguments[a].offset;
+    if (call->stamps) call->stamps[2 * i] = now_ns();
+    int32_t status = graphc_call_kernel(step->kernel, step->dims, pointers, (int32_t)step->argument_count);
+    if (call->stamps) call->stamps[2 * i + 1] = now_ns();
+    if (status) {
+      result = i << 32 | (uint32_t)status;
+      break;
+    }
+  }
+  pool->leave();
+  return result;
+}
