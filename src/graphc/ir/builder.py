@@ -9,7 +9,7 @@ from graphc.ir.graph import Attribute, Graph, Node, Value
 from graphc.ir.tensor import Tensor
 from graphc.ir.types import TensorType, Type
 
-Infer = Callable[[Node], Sequence[Type]]
+Infer = Callable[[Node], Sequence[Type | None]]
 
 
 class Builder:
@@ -37,7 +37,7 @@ class Builder:
         outputs: int | Sequence[str] = 1,
         domain: str = "",
         version: int | None = None,
-        types: Sequence[Type] | None = None,
+        types: Sequence[Type | None] | None = None,
         name: str = "",
         **attributes: Any,
     ) -> Value:

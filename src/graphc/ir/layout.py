@@ -39,12 +39,34 @@ class Layout:
             raise OptionError(f"layout blocks axis {self.blocked_axis} by {self.block}")
         if self.order and sorted(self.order) != list(range(len(self.order))):
             raise OptionError(f"layout order {self.order} is not a permutation")
+        if any(lo < 0 or hi < 0 for lo, hi in self.halo):
+            raise OptionError(f"layout halo {self.halo} is negative")
+        # One layout, one object: what changes nothing is left out, so that equality is sameness of storage.
+        if not any(map(any, self.halo)):
+            object.__setattr__(self, "halo", ())
+            if self.blocked_axis is None:
+                object.__setattr__(self, "fill", None)
+        if self.order == tuple(range(len(self.order))):
+            object.__setattr__(self, "order", ())
+        ranks = {len(axes) for axes in (self.order, self.halo) if axes}
+        if len(ranks) > 1:
+            raise OptionError(f"layout order {self.order} and halo {self.halo} are of different ranks")
+        if self.blocked_axis is not None and not 0 <= self.blocked_axis < min(ranks, default=self.blocked_axis + 1):
+            raise OptionError(f"layout blocks axis {self.blocked_axis}, which is out of range")
+
+    @property
+    def rank(self) -> int | None:
+        """Number of logical axes that the layout speaks of, None where it fits tensors of several ranks."""
+        return len(self.order) or len(self.halo) or None
+
+    def fits(self, rank: int) -> bool:
+        """Whether tensors of `rank` axes can have the layout."""
+        return self.rank in (None, rank) and (self.blocked_axis is None or self.blocked_axis < rank)
 
     @property
     def is_row_major(self) -> bool:
         """Whether storage is the plain C order of the logical shape."""
-        natural = self.order == tuple(range(len(self.order)))
-        return natural and self.blocked_axis is None and not any(lo or hi for lo, hi in self.halo)
+        return self == ROW_MAJOR
 
     def storage_shape(self, shape: Sequence[Dim]) -> tuple[Dim, ...]:
         """Extents of the storage axes of a tensor of logical `shape`."""
@@ -102,7 +124,7 @@ class Layout:
         if self.blocked_axis is not None:
             at = order.index(self.blocked_axis)
             moved = np.moveaxis(moved, -1, at + 1)
-            moved = moved.reshape((*moved.shape[:at], -1, *moved.shape[at + 2 :]))
+            moved = moved.reshape((*moved.shape[:at], moved.shape[at] * self.block, *moved.shape[at + 2 :]))
         moved = moved.transpose(np.argsort(order)) if rank else moved
         window = tuple(slice(self._halo(a)[0], self._halo(a)[0] + shape[a]) for a in range(rank))
         return np.ascontiguousarray(moved[window]).reshape(tuple(shape))
@@ -116,14 +138,19 @@ class Layout:
     def __str__(self) -> str:
         parts = []
         if self.order:
-            parts.append("order=" + "".join(map(str, self.order)))
+            parts.append("order=" + ",".join(map(str, self.order)))
         if self.blocked_axis is not None:
             parts.append(f"block={self.blocked_axis}x{self.block}")
         if any(map(any, self.halo)):
             parts.append("halo=" + ",".join(f"{lo}:{hi}" for lo, hi in self.halo))
         if self.fill is not None:
-            parts.append(f"fill={self.fill:g}")
+            parts.append(f"fill={_number(self.fill)}")
         return " ".join(parts) or "row_major"
+
+
+def _number(value: float) -> str:
+    short = f"{value:g}"
+    return short if float(short) == value else repr(value)
 
 
 ROW_MAJOR = Layout()

@@ -10,11 +10,11 @@ simplification: with `0 <= r < c`, `(c*q + r) // c == q` and `(c*q + r) % c == r
 
 from __future__ import annotations
 
-import ast
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TypeAlias
+from typing import NoReturn, TypeAlias
 
 from graphc.errors import OptionError
 
@@ -50,6 +50,9 @@ class Atom:
 
 
 Monomial: TypeAlias = tuple[Atom, ...]
+
+_MOST_PRODUCTS = 10_000
+"""Bounds the work that a hostile product of sums can ask for."""
 
 
 @dataclass(frozen=True)
@@ -145,12 +148,19 @@ def add(left: Dim, right: Dim) -> Dim:
 
 
 def multiply(left: Dim, right: Dim) -> Dim:
-    """`left * right`."""
+    """`left * right`.
+
+    Raises:
+        OptionError: Both are sums of so many terms that no real shape has them.
+    """
     if isinstance(left, int) and isinstance(right, int):
         return left * right
+    left_terms, right_terms = _terms(left), _terms(right)
+    if len(left_terms) * len(right_terms) > _MOST_PRODUCTS:
+        raise OptionError(f"product of dimensions with {len(left_terms)} and {len(right_terms)} terms is too large")
     total: dict[Monomial, int] = {}
-    for m1, c1 in _terms(left):
-        for m2, c2 in _terms(right):
+    for m1, c1 in left_terms:
+        for m2, c2 in right_terms:
             monomial = tuple(sorted(m1 + m2, key=str))
             total[monomial] = total.get(monomial, 0) + c1 * c2
     return _make(total)
@@ -471,42 +481,105 @@ def _format(value: SymbolicInt) -> str:
     return " + ".join(parts).replace("+ -", "- ") or "0"
 
 
-_OPERATORS: dict[type[ast.operator], Callable[[Dim, Dim], Dim]] = {
-    ast.Add: add,
-    ast.Sub: lambda a, b: add(a, multiply(-1, b)),
-    ast.Mult: multiply,
-    ast.FloorDiv: floordiv,
-    ast.Mod: mod,
-}
-_FUNCTIONS: dict[str, Callable[[Dim, Dim], Dim]] = {"min": minimum, "max": maximum}
-
-
 @lru_cache(maxsize=4096)
 def parse(text: str) -> Dim:
-    """Reads what `str` writes: integers, symbols, `+ - * // %`, `min(a, b)`, `max(a, b)`.
+    """Reads what `str` writes: integers, symbols, `+ - * // %`, `min(a, b)`, `max(a, b)`, with Python's precedence.
 
     Raises:
         OptionError: `text` is no such expression.
     """
     if len(text) > 1000:
         raise OptionError(f"dimension expression of {len(text)} characters is too long")
-    try:
-        tree = ast.parse(text.strip(), mode="eval").body
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise OptionError(f"cannot read dimension {text!r}: {error}") from error
-    return _from_tree(tree, text)
+    reader = _Reader(text)
+    value = reader.sum()
+    if reader.token:
+        reader.fail("an operator")
+    return value
 
 
-def _from_tree(tree: ast.expr, text: str) -> Dim:
-    match tree:
-        case ast.Constant(value=int() as value) if not isinstance(value, bool):
+_TOKEN = re.compile(r"\s*(//|[-+*%(),]|\d+|[^\W\d]\w*|\Z|.)", re.DOTALL)
+_OPERATORS: dict[str, Callable[[Dim, Dim], Dim]] = {
+    "+": add,
+    "-": lambda a, b: add(a, multiply(-1, b)),
+    "*": multiply,
+    "//": floordiv,
+    "%": mod,
+    "min": minimum,
+    "max": maximum,
+}
+
+
+class _Reader:
+    """Recursive descent over one expression; `token` is the next unread one, empty at the end."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.end = 0
+        self.depth = 0
+        self.token = ""
+        self.next()
+
+    def next(self) -> str:
+        """Reads on; answers the token that was current."""
+        last = self.token
+        match = _TOKEN.match(self.text, self.end)
+        assert match is not None
+        self.token, self.end = match[1], match.end()
+        return last
+
+    def fail(self, expected: str) -> NoReturn:
+        found = repr(self.token) if self.token else "the end"
+        column = self.end - len(self.token) + 1
+        raise OptionError(
+            f"cannot read dimension {self.text!r}: expected {expected} at column {column}, found {found}",
+            hint="integers, symbols, + - * // %, min and max are allowed",
+        )
+
+    def take(self, token: str) -> None:
+        if self.token != token:
+            self.fail(repr(token))
+        self.next()
+
+    def sum(self) -> Dim:
+        self.depth += 1
+        if self.depth > 60:
+            raise OptionError(f"dimension {self.text[:40]!r}... is nested too deeply")
+        value = self.term()
+        while self.token in ("+", "-"):
+            value = _OPERATORS[self.next()](value, self.term())
+        self.depth -= 1
+        return value
+
+    def term(self) -> Dim:
+        value = self.factor()
+        while self.token in ("*", "//", "%"):
+            value = _OPERATORS[self.next()](value, self.factor())
+        return value
+
+    def factor(self) -> Dim:
+        negative = False
+        while self.token == "-":
+            self.next()
+            negative = not negative
+        value = self.atom()
+        return multiply(-1, value) if negative else value
+
+    def atom(self) -> Dim:
+        if self.token.isdecimal():
+            return int(self.next())
+        if self.token == "(":
+            self.next()
+            value = self.sum()
+            self.take(")")
             return value
-        case ast.Name(id=name):
-            return symbol(name)
-        case ast.UnaryOp(op=ast.USub(), operand=operand):
-            return multiply(-1, _from_tree(operand, text))
-        case ast.BinOp(left=left, op=operator, right=right) if type(operator) in _OPERATORS:
-            return _OPERATORS[type(operator)](_from_tree(left, text), _from_tree(right, text))
-        case ast.Call(func=ast.Name(id=name), args=[left, right], keywords=[]) if name in _FUNCTIONS:
-            return _FUNCTIONS[name](_from_tree(left, text), _from_tree(right, text))
-    raise OptionError(f"cannot read dimension {text!r}: only integers, symbols, + - * // %, min and max are allowed")
+        if not self.token.isidentifier():
+            self.fail("an integer, a symbol or '('")
+        name = self.next()
+        if name in ("min", "max") and self.token == "(":
+            self.next()
+            left = self.sum()
+            self.take(",")
+            right = self.sum()
+            self.take(")")
+            return _OPERATORS[name](left, right)
+        return symbol(name)

@@ -74,7 +74,8 @@ class TensorType:
         return replace(self, layout=layout)
 
     def __str__(self) -> str:
-        shape = "?" if self.shape is None else "x".join(_dim_text(d) for d in self.shape)
+        separator = "x" if self.is_static else ", "
+        shape = "?" if self.shape is None else separator.join(map(str, self.shape))
         text = f"{self.dtype}[{shape}]"
         return text if self.layout == ROW_MAJOR else f"{text}{{{self.layout}}}"
 
@@ -111,8 +112,3 @@ class MapType:
 
 
 Type: TypeAlias = TensorType | SequenceType | OptionalType | MapType
-
-
-def _dim_text(dim: Dim) -> str:
-    text = str(dim)
-    return text if text.isidentifier() or text.isdigit() else f"({text})"
