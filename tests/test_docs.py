@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -25,3 +28,19 @@ def test_architecture_lists_the_folders_in_the_order_that_is_enforced() -> None:
     assert listed == [name for name in enforced if name in listed]
     present = {path.name for path in (ROOT / "src/graphc").iterdir() if (path / "__init__.py").exists()}
     assert present <= set(listed)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_tutorial_runs_as_written(tmp_path: Path) -> None:
+    """Its blocks in their order, in one folder; the Python ones as one program, at the end."""
+    blocks = re.findall(
+        r"^```(sh|python)\n(.*?)^```", (ROOT / "docs/tutorial.md").read_text(), re.MULTILINE | re.DOTALL
+    )
+    commands = "\n".join(text for language, text in blocks if language == "sh")
+    program = "\n".join(text for language, text in blocks if language == "python")
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    environment = {**os.environ, "PATH": path, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "src")])}
+    for command in (["bash", "-euo", "pipefail", "-c", commands], [sys.executable, "-c", program]):
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
