@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import graphc
-from graphc.runtime.cpu import thread_count
+from graphc.runtime import thread_count
 from graphc.testing.compare import Comparison, compare
 from graphc.testing.engines import Arrays, peer, scaled_error
 
@@ -106,15 +106,16 @@ def benchmark(
         start = time.perf_counter()
         graphc.compile(model, target="cpu", dims=bound, output=package)
         compiled = time.perf_counter()
-        executable = graphc.load(package, threads=count)
-        loaded = time.perf_counter()
-        feeds = dict(inputs)
-        # Copies: an engine may hand out the same buffers at its next call.
-        answers = {name: value.copy() for name, value in executable(feeds).items()}
-        errors = {engine.name: scaled_error(engine.run(), answers) for engine in peers}
-        engines: dict[str, Callable[[], object]] = {"graphc": lambda: executable(feeds)}
-        engines |= {engine.name: engine.run for engine in peers}
-        times = compare(engines, rounds=rounds, progress=progress)
+        with graphc.load(package, threads=count) as executable:
+            loaded = time.perf_counter()
+            feeds = dict(inputs)
+            # Copies: an engine may hand out the same buffers at its next call.
+            answers = {name: value.copy() for name, value in executable(feeds).items()}
+            errors = {engine.name: scaled_error(engine.run(), answers) for engine in peers}
+            engines: dict[str, Callable[[], object]] = {"graphc": lambda: executable(feeds)}
+            engines |= {engine.name: engine.run for engine in peers}
+            times = compare(engines, rounds=rounds, progress=progress)
+            arena = executable.memory
         return Benchmark(
             model=model.stem,
             threads=count,
@@ -124,5 +125,5 @@ def benchmark(
             versions={"graphc": graphc.__version__} | {engine.name: engine.version for engine in peers},
             compile_seconds=compiled - start,
             package_bytes=package.stat().st_size,
-            arena_bytes=executable.memory,
+            arena_bytes=arena,
         )
