@@ -171,9 +171,13 @@ def _compile(
     with tempfile.TemporaryDirectory(prefix="graphc-launcher-") as folder:
         for name, text in sources.items():
             Path(folder, name).write_bytes(text)
-        # Relative paths, so that no folder's name gets into the object.
-        _run([*linker.command, *_COMPILE, *flags, *units], folder)
-        return {f"{Path(name).stem}.o": Path(folder, f"{Path(name).stem}.o").read_bytes() for name in units}
+        compiled = {}
+        for unit in units:
+            name = f"{Path(unit).stem}.o"
+            # Relative paths, so that no folder's name gets into the object.
+            _run([*linker.command, *_COMPILE, *flags, unit, "-o", name], folder)
+            compiled[name] = Path(folder, name).read_bytes()
+        return compiled
 
 
 def _run(command: Sequence[str], folder: str) -> None:

@@ -1,0 +1,110 @@
+"""The contract between the compiler and a backend: what a kernel is, and the four questions a backend answers."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+from graphc.ir import Dim, Node
+from graphc.target import Target, Verdict
+
+
+@dataclass(frozen=True)
+class Packing:
+    """How a kernel wants a constant input stored, applied once at compile time.
+
+    Args:
+        transform: Name of the transform, part of the stored tensor's identity.
+        parameters: What distinguishes this use of the transform, e.g. block sizes.
+        apply: Array in the ONNX shape in, packed array out.
+    """
+
+    transform: str
+    parameters: tuple[tuple[str, int | float | str], ...]
+    apply: Callable[[np.ndarray[Any, Any]], np.ndarray[Any, Any]] = field(compare=False, repr=False)
+
+    def __str__(self) -> str:
+        return f"{self.transform}({', '.join(f'{name}={value}' for name, value in self.parameters)})"
+
+
+@dataclass(frozen=True)
+class Operand:
+    """One pointer argument of a kernel.
+
+    Args:
+        kind: A region input, a region output, or scratch memory that lives only while the kernel runs.
+        index: Number among the region's inputs or outputs; running number of workspaces.
+        size: Bytes that the kernel may touch.
+        packing: For a constant input: the form in which the kernel reads it; None for the ONNX form in row-major order.
+    """
+
+    kind: Literal["input", "output", "workspace"]
+    index: int
+    size: Dim
+    packing: Packing | None = None
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A region lowered for one target: its interface, its cost, and the way to its object code.
+
+    Args:
+        key: Hash of all that determines the object code; kernels with equal keys are compiled once.
+        template: Which kernel template was chosen.
+        operands: Pointer arguments in order.
+        dims: Values of the int64 table that the kernel reads, over the model's symbols.
+        flops: Arithmetic operations.
+        bytes: Bytes read and written if every operand moved once.
+        schedule: Choices worth showing: tiles, unrolling, parallel axis.
+        compile: Answers the object code. Deterministic; raises BackendError.
+    """
+
+    key: str
+    template: str
+    operands: tuple[Operand, ...]
+    dims: tuple[Dim, ...]
+    flops: Dim
+    bytes: Dim
+    schedule: Mapping[str, Any]
+    compile: Callable[[], bytes] = field(compare=False, repr=False)
+
+    @property
+    def symbol(self) -> str:
+        """The C symbol under which the object exports the kernel."""
+        return f"graphc_{self.template}_{self.key[:16]}"
+
+
+class Backend(Protocol):
+    """What turns regions into kernels."""
+
+    name: str
+
+    def supports(self, node: Node, target: Target) -> Verdict:
+        """Whether a node has a compiled form on `target`, or why not."""
+        ...
+
+    def lower(self, region: Node, target: Target, options: Mapping[str, Any]) -> Kernel:
+        """The kernel of a region (or a single node).
+
+        Raises:
+            BackendError: No template takes the region, though `supports` said yes of its nodes.
+        """
+        ...
+
+    def link(self, objects: Mapping[str, bytes], target: Target, out: Path) -> None:
+        """Links objects, by symbol, into the library that a package carries."""
+        ...
+
+
+def content_key(parts: Sequence[object]) -> str:
+    """Hash of the text of `parts`: equal contents, equal key, in every process."""
+    state = hashlib.sha256()
+    for part in parts:
+        state.update(str(part).encode())
+        state.update(b"\0")
+    return state.hexdigest()

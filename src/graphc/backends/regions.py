@@ -1,0 +1,154 @@
+"""From a region's body graph to tensor expressions over the region's inputs: what every compiling backend starts from.
+
+Producers are inlined into their consumers by substituting index expressions, so a chain of pointwise and movement
+operators becomes one expression. A value that is read twice at the same index is one shared scalar.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from graphc.errors import BackendError
+from graphc.ir import GRAPHC_DOMAIN, Graph, Node, TensorType, Value, clone_node
+from graphc.ops import base
+from graphc.ops.expr import (
+    Const,
+    Index,
+    Load,
+    Scalar,
+    TensorExpr,
+    axes_of,
+    canonical,
+    const,
+    rename_reductions,
+    transform,
+)
+
+REGION = "Region"
+
+
+def body_of(region: Node) -> Graph:
+    """The body of a Region node; for any other node, a graph of just that node.
+
+    Constants of one element are part of the body, other inputs are its inputs, in the node's order.
+    """
+    if region.is_op(REGION, GRAPHC_DOMAIN):
+        return region.graph_attribute("body")
+    body = Graph(region.op_type, opset=region.graph.opset if region.graph else 0)
+    inside: dict[Value, Value] = {}
+    for value in region.inputs:
+        if value is not None and value not in inside:
+            inside[value] = body.add_input(value.name, value.type)
+    copy = body.append(clone_node(region, inside))
+    body.outputs = copy.outputs
+    return body
+
+
+class Expander:
+    """Expresses values of a body over its leaves: the body's inputs, and any further values given as leaves.
+
+    Args:
+        body: A closed graph.
+        leaves: Values that stay loads, by the input number they get; the body's inputs have theirs already.
+    """
+
+    def __init__(self, body: Graph, leaves: Mapping[Value, int] | None = None) -> None:
+        self._numbers: dict[Value, int] = {value: i for i, value in enumerate(body.inputs)}
+        self._numbers.update(leaves or {})
+        self._expressions: dict[Node, Sequence[TensorExpr]] = {}
+        self._done: dict[tuple[Value, tuple[object, ...]], Scalar] = {}
+
+    def output(self, value: Value) -> TensorExpr:
+        """The expression of a value as a whole."""
+        axes = axes_of(value.tensor_type.dims)
+        return TensorExpr(axes, self.element(value, [axis.index for axis in axes]))
+
+    def element(self, value: Value, indices: Sequence[Index]) -> Scalar:
+        """The element of `value` at `indices`.
+
+        Raises:
+            BackendError: Some operator on the way has no tensor expression.
+        """
+        key = (value, tuple(id(i) if isinstance(i, Scalar) else str(i) for i in indices))
+        found = self._done.get(key)
+        if found is None:
+            found = self._done[key] = self._expand(value, indices)
+        return found
+
+    def _expand(self, value: Value, indices: Sequence[Index]) -> Scalar:
+        number = self._numbers.get(value)
+        tensor = value.constant
+        if number is not None:
+            return Load(value.tensor_type.dtype, number, tuple(indices))
+        if tensor is not None and tensor.size == 1:
+            return const(tensor.array().reshape(()).item(), tensor.dtype)
+        if value.producer is None:
+            raise BackendError(f"%{value.name} is neither computed nor an input of the region")
+        node = value.producer
+        expression = self._expression(node)[value.index]
+        computed = {a.name: i for a, i in zip(expression.axes, indices, strict=True) if isinstance(i, Scalar)}
+        affine = {a.name: i for a, i in zip(expression.axes, indices, strict=True) if not isinstance(i, Scalar)}
+
+        def resolve(scalar: Scalar) -> Scalar | None:
+            if not isinstance(scalar, Load):
+                return None
+            position = [i if isinstance(i, Scalar) else computed.get(str(i), i) for i in scalar.indices]
+            source = node.inputs[scalar.input]
+            assert source is not None, f"{node} loads absent input {scalar.input}"
+            element = self.element(source, position)
+            if isinstance(element, Load) and scalar.checked:
+                return Load(element.dtype, element.input, element.indices, True)
+            return element
+
+        return transform(rename_reductions(expression.body), resolve, affine)
+
+    def _expression(self, node: Node) -> Sequence[TensorExpr]:
+        if node not in self._expressions:
+            self._expressions[node] = expression_of(node)
+        return self._expressions[node]
+
+
+def expression_of(node: Node) -> Sequence[TensorExpr]:
+    """Tensor expressions of a node's outputs.
+
+    Raises:
+        BackendError: The operator has none for these inputs and attributes.
+    """
+    operator = base.find(node)
+    result = None
+    if operator is not None and operator.expression is not None:
+        types = tuple(None if v is None else v.type for v in node.inputs)
+        if all(t is None or isinstance(t, TensorType) and t.shape is not None for t in types):
+            context = base.ExpressionContext(
+                node,
+                tuple(t if isinstance(t, TensorType) else None for t in types),
+                tuple(value.tensor_type for value in node.outputs),
+            )
+            result = operator.expression(context)
+    if result is None:
+        raise BackendError(f"{node.op} has no tensor expression here", nodes=node.origins or (node.name,))
+    return result
+
+
+def signature(body: Graph) -> str:
+    """Text equal for bodies that are equal up to names of values and contents of inputs: the identity of a kernel."""
+    numbers: dict[Value, str] = {}
+    lines = []
+    for index, value in enumerate(body.inputs):
+        numbers[value] = f"in{index}"
+        lines.append(f"in{index}: {value.type}")
+    for index, node in enumerate(body.nodes):
+        for value in node.outputs:
+            numbers[value] = f"v{index}.{value.index}"
+        inputs = ", ".join("_" if v is None else numbers[v] for v in node.inputs)
+        attributes = ", ".join(
+            f"{name}={value.digest().hex()}:{value}" if hasattr(value, "digest") else f"{name}={value!r}"
+            for name, value in sorted(node.attributes.items())
+        )
+        types = ", ".join(str(value.type) for value in node.outputs)
+        lines.append(f"v{index}: {types} = {node.op}.{node.version}({inputs}) {{{attributes}}}")
+    lines.append("return " + ", ".join(numbers[value] for value in body.outputs))
+    return "\n".join(lines)
+
+
+__all__ = ["REGION", "Const", "Expander", "body_of", "canonical", "expression_of", "signature"]

@@ -1,0 +1,67 @@
+"""The template that takes any region whose operators all have tensor expressions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from graphc.backends.base import Kernel, Operand, content_key
+from graphc.backends.regions import Expander, signature
+from graphc.backends.tvm import objects
+from graphc.backends.tvm.nest import Nest, Problem, merged
+from graphc.backends.tvm.tir import KernelBuilder
+from graphc.errors import BackendError
+from graphc.ir import Graph
+from graphc.ir.symbolic import product
+from graphc.ops.expr import axes_of
+from graphc.target import Target
+
+
+def lower(body: Graph, target: Target) -> Kernel:
+    """The kernel of a body without an anchor.
+
+    Raises:
+        BackendError: The outputs differ in shape, or some operator has no tensor expression.
+    """
+    shapes = {value.tensor_type.dims for value in body.outputs}
+    if len(shapes) != 1:
+        raise BackendError(f"one loop nest cannot write outputs of shapes {sorted(map(str, shapes))}")
+    key = content_key(["generic", signature(body), target, objects.versions()])
+    inputs = tuple(value.tensor_type for value in body.inputs)
+    outputs = tuple(value.tensor_type for value in body.outputs)
+    problem = build_problem(body)
+    symbol = f"graphc_generic_{key[:16]}"
+
+    def emit() -> Any:
+        builder = KernelBuilder(
+            symbol, [t.dtype for t in (*inputs, *outputs)], vector_bytes=target.vector_bytes, bounds=body.bounds
+        )
+        with builder:
+            Nest(builder, merged(problem), range(len(inputs) + len(outputs))).emit()
+        return builder.function
+
+    return Kernel(
+        key=key,
+        template="generic",
+        operands=(
+            *(Operand("input", i, t.storage_bytes) for i, t in enumerate(inputs)),
+            *(Operand("output", i, t.storage_bytes) for i, t in enumerate(outputs)),
+        ),
+        dims=(),
+        flops=product(problem.outputs[0].dims),
+        bytes=sum((t.storage_bytes for t in (*inputs, *outputs)), 0),
+        schedule={},
+        compile=lambda: objects.compile_function(emit(), symbol, target),
+    )
+
+
+def build_problem(body: Graph) -> Problem:
+    """The outputs of a body as scalars over one set of axes."""
+    expander = Expander(body)
+    axes = axes_of(body.outputs[0].tensor_type.dims)
+    index = [axis.index for axis in axes]
+    return Problem(
+        axes,
+        tuple(expander.element(value, index) for value in body.outputs),
+        tuple(value.tensor_type for value in body.inputs),
+        tuple(value.tensor_type for value in body.outputs),
+    )

@@ -1,0 +1,49 @@
+"""From a TIR function to object code for a target."""
+
+from __future__ import annotations
+
+import tempfile
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import tvm
+
+from graphc.errors import BackendError
+from graphc.target import Target
+
+CODEGEN_VERSION = 1
+"""Raised whenever the code generated for an unchanged region changes, so that caches of objects miss."""
+
+
+@lru_cache(maxsize=64)
+def llvm_target(target: Target) -> Any:
+    """TVM's form of a CPU target."""
+    return tvm.target.Target(
+        {"kind": "llvm", "mtriple": target.triple, "mcpu": target.mcpu, "mattr": list(target.attrs)}
+    )
+
+
+def compile_function(function: Any, symbol: str, target: Target) -> bytes:
+    """The object file that exports `function` as the C symbol `symbol`.
+
+    Raises:
+        BackendError: TVM or LLVM refused the function: a defect of a kernel template.
+    """
+    module = tvm.IRModule({tvm.ir.GlobalVar(symbol): function})
+    try:
+        library = tvm.tirx.build(module, target=llvm_target(target))
+        with tempfile.TemporaryDirectory(prefix="graphc-") as folder:
+            path = Path(folder) / "kernel.o"
+            library.write_to_file(str(path))
+            return path.read_bytes()
+    except Exception as error:
+        raise BackendError(
+            f"TVM could not compile kernel {symbol} for {target}: {error}",
+            hint="this is a defect in graphc's code generator; please report the model that shows it",
+        ) from error
+
+
+def versions() -> str:
+    """What decides the object code besides the kernel: part of every kernel's key."""
+    return f"codegen {CODEGEN_VERSION}, tvm {tvm.__version__}"

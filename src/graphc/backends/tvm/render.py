@@ -1,0 +1,387 @@
+"""Rendering tensor expressions as TIR at vector width."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from tvm.tirx.script.builder import ir as T
+
+from graphc.backends.tvm import scalar_ops
+from graphc.backends.tvm.tir import Expr, KernelBuilder, Register, bind, broadcast, horizontal, is_bool, lanes_of
+from graphc.errors import BackendError
+from graphc.ir import Dim, TensorType, symbol
+from graphc.ir.symbolic import interval, linear_coefficient, maximum, minimum, product, substitute, symbols
+from graphc.ops.expr import (
+    REDUCE_IDENTITY,
+    Axis,
+    Call,
+    Cast,
+    Const,
+    Index,
+    IndexValue,
+    Load,
+    Reduce,
+    Scalar,
+    Select,
+    walk,
+)
+
+UNROLL_REDUCTION = 16
+"""Reductions of at most this many elements are unrolled."""
+
+_COMBINE = {"sum": "add", "prod": "mul", "max": "max", "min": "min", "any": "or", "all": "and"}
+
+
+@dataclass
+class Lane:
+    """The vector in whose lanes an expression is rendered.
+
+    Args:
+        name: Symbol of the lane number in index expressions; None when rendering scalars.
+        lanes: Vector width.
+        count: How many lanes are inside the tensor; None for all.
+    """
+
+    name: str | None = None
+    lanes: int = 1
+    count: Dim | None = None
+
+
+@dataclass
+class Scope:
+    """What is known at one point of the kernel: values computed so far, and where index symbols stand.
+
+    Args:
+        axes: Index expression, over loop symbols, of each axis of the tensor expressions.
+        values: Scalars already computed here, by identity.
+    """
+
+    axes: Mapping[str, Dim] = field(default_factory=dict)
+    values: dict[int, Expr] = field(default_factory=dict)
+
+    def inner(self, axes: Mapping[str, Dim]) -> Scope:
+        """The scope of a loop inside, which sees everything here."""
+        return Scope({**self.axes, **axes}, dict(self.values))
+
+
+class Renderer:
+    """Renders scalars of one kernel.
+
+    Args:
+        builder: The kernel under construction.
+        inputs: Type of each numbered input; row-major or laid out.
+        operands: Pointer argument of each numbered input.
+        given: Inputs that are values at hand and not memory (an anchor's result): answers the value at an index.
+    """
+
+    def __init__(
+        self,
+        builder: KernelBuilder,
+        inputs: Sequence[TensorType],
+        operands: Mapping[int, int],
+        given: Mapping[int, Callable[[Sequence[Index]], Expr]] | None = None,
+    ) -> None:
+        self.builder = builder
+        self.inputs = inputs
+        self.operands = operands
+        self.given = dict(given or {})
+
+    def render(self, scalar: Scalar, lane: Lane, scope: Scope) -> Expr:
+        """The value of `scalar` on every lane; a TIR scalar where it is the same on all.
+
+        Statements that compute it are emitted at the builder's place. `scope.axes` must bind every free index symbol.
+
+        Raises:
+            BackendError: An operation or type has no form on CPUs.
+        """
+        return _Rendering(self, lane, scope, None).visit(scalar)
+
+
+class _Rendering:
+    """One expression at one place, under one guard."""
+
+    def __init__(self, renderer: Renderer, lane: Lane, scope: Scope, guard: Expr | None) -> None:
+        self.renderer = renderer
+        self.builder = renderer.builder
+        self.lane = lane
+        self.scope = scope
+        self.guard = guard
+
+    def visit(self, scalar: Scalar) -> Expr:
+        found = self.scope.values.get(id(scalar))
+        if found is None:
+            found = self._compute(scalar)
+            if not isinstance(scalar, Const):
+                found = bind(found)
+            self.scope.values[id(scalar)] = found
+        return found
+
+    def _compute(self, scalar: Scalar) -> Expr:
+        match scalar:
+            case Const(dtype=dtype, value=value):
+                return scalar_ops.constant(value, dtype)
+            case IndexValue(index=index):
+                return self.index(self._place(index))
+            case Load():
+                return self._load(scalar)
+            case Call(op=op, arguments=arguments):
+                return scalar_ops.apply(op, arguments[0].dtype, [self.visit(a) for a in arguments])
+            case Cast(dtype=dtype, value=value):
+                return scalar_ops.cast(self.visit(value), value.dtype, dtype)
+            case Select(condition=condition, then=then, otherwise=otherwise):
+                return self._select(self.visit(condition), then, otherwise)
+            case Reduce():
+                return self._reduce(scalar)
+        raise BackendError(f"{type(scalar).__name__} has no compiled form on CPUs")
+
+    def _place(self, index: Dim) -> Dim:
+        return substitute(index, self.scope.axes, self.builder.bounds)
+
+    def index(self, index: Dim) -> Expr:
+        """An index expression, which may contain the lane symbol, as an int64 scalar or vector."""
+        name, lanes = self.lane.name, self.lane.lanes
+        if name is None or name not in symbols(index):
+            return self.builder.index(index)
+        stride = linear_coefficient(index, name)
+        if stride is not None:
+            start = self.builder.index(substitute(index, {name: 0}, self.builder.bounds))
+            return T.Ramp(start, T.int64(stride), lanes)
+        return self.builder.index(index)
+
+    def _select(self, condition: Expr, then: Scalar, otherwise: Scalar) -> Expr:
+        negated = T.Not(condition)
+        first = self._guarded(condition).visit(then)
+        second = self._guarded(negated).visit(otherwise)
+        lanes = max(map(lanes_of, (condition, first, second)))
+        if is_bool(first):
+            return T.Or(
+                T.And(broadcast(condition, lanes), broadcast(first, lanes)),
+                T.And(broadcast(negated, lanes), broadcast(second, lanes)),
+            )
+        return T.Select(condition, broadcast(first, lanes), broadcast(second, lanes))
+
+    def _guarded(self, condition: Expr) -> _Rendering:
+        guard = condition
+        if self.guard is not None:
+            lanes = max(lanes_of(condition), lanes_of(self.guard))
+            guard = T.And(broadcast(self.guard, lanes), broadcast(condition, lanes))
+        # Values computed under a guard hold only there: they must not leak to the other branch.
+        return _Rendering(self.renderer, self.lane, self.scope.inner({}), guard)
+
+    def _load(self, scalar: Load) -> Expr:
+        given = self.renderer.given.get(scalar.input)
+        if given is not None:
+            return given([i if isinstance(i, Scalar) else self._place(i) for i in scalar.indices])
+        type_ = self.renderer.inputs[scalar.input]
+        places = [
+            self._computed(i, e) if isinstance(i, Scalar) else self._place(i)
+            for i, e in zip(scalar.indices, type_.dims, strict=True)
+        ]
+        value = self._fetch(scalar, type_, places)
+        return scalar_ops.from_storage(value, type_.dtype)
+
+    def _computed(self, index: Scalar, extent: Dim) -> Dim:
+        """A gathered index as a symbol; clamped, because a wild one must not be read (the step reports it)."""
+        value = scalar_ops.cast(self.visit(index), index.dtype, scalar_ops.dtypes.INT64)
+        lanes = lanes_of(value)
+        last = broadcast(self.builder.index(extent) - T.int64(1), lanes)
+        clamped = T.max(T.min(value, last), broadcast(T.int64(0), lanes))
+        high = extent - 1 if isinstance(extent, int) else None
+        return self.builder.name_value(clamped, 0, high)
+
+    def _fetch(self, scalar: Load, type_: TensorType, places: list[Dim]) -> Expr:
+        builder, lane = self.builder, self.lane
+        operand = self.renderer.operands[scalar.input]
+        unsafe = [
+            axis
+            for axis, (place, extent) in enumerate(zip(places, type_.dims, strict=True))
+            if not self._inside(place, extent)
+        ]
+        offset = self._offset(type_, places)
+        stride = self._stride(offset)
+        if unsafe and stride == 1 and self.guard is not None and all(self._varies(places[a]) for a in unsafe):
+            # The guard says which lanes exist; the others are not touched.
+            mask = broadcast(self.guard, lane.lanes)
+            return builder.load_masked(operand, self._start(offset), lane.lanes, mask)
+        if unsafe:
+            for axis in unsafe:
+                last = type_.dims[axis] - 1
+                places[axis] = maximum(0, minimum(places[axis], last))
+            offset = self._offset(type_, places)
+            stride = self._stride(offset)
+        if stride == 0:
+            return builder.load(operand, offset)
+        if stride is None or (stride != 1 and lane.count is not None):
+            return builder.gather(operand, self._within_count(offset), lane.lanes)
+        return builder.load(operand, self._start(offset), lane.lanes, stride, lane.count)
+
+    def _within_count(self, offset: Dim) -> Expr:
+        """Offsets of all lanes, those past the count repeating lane 0's so that nothing outside is read."""
+        lanes = self.lane.lanes
+        places = broadcast(self.index(offset), lanes)
+        if self.lane.count is None:
+            return places
+        assert self.lane.name is not None
+        first = broadcast(self.index(substitute(offset, {self.lane.name: 0}, self.builder.bounds)), lanes)
+        if lanes_of(first) != lanes or any(
+            s for s in symbols(offset) if self.builder.is_vector(s) and s != self.lane.name
+        ):
+            return places
+        return T.Select(self.builder.first_lanes(self.lane.count, lanes), places, first)
+
+    def _offset(self, type_: TensorType, places: Sequence[Dim]) -> Dim:
+        storage = type_.layout.storage_shape(type_.dims)
+        offset: Dim = 0
+        for position, place in enumerate(type_.layout.storage_index(places)):
+            offset = offset + place * product(storage[position + 1 :])
+        return self.builder.simplify(offset)
+
+    def _stride(self, offset: Dim) -> int | None:
+        """Elements between lanes: 0 for one place, None where it is not constant."""
+        if any(self.builder.is_vector(name) and name != self.lane.name for name in symbols(offset)):
+            return None
+        return 0 if self.lane.name is None else linear_coefficient(offset, self.lane.name)
+
+    def _start(self, offset: Dim) -> Dim:
+        assert self.lane.name is not None
+        return substitute(offset, {self.lane.name: 0}, self.builder.bounds)
+
+    def _varies(self, place: Dim) -> bool:
+        return self.lane.name is not None and self.lane.name in symbols(place)
+
+    def _inside(self, place: Dim, extent: Dim) -> bool:
+        low_high = interval(place, self.builder.bounds)
+        if low_high is None or low_high[0] < 0:
+            return self._is_loop_of(place, extent)
+        if low_high[1] is not None and isinstance(extent, int):
+            in_count = self.lane.count is not None and self._varies(place)
+            return low_high[1] < extent or in_count and self._stride_one(place)
+        return self._is_loop_of(place, extent)
+
+    def _stride_one(self, place: Dim) -> bool:
+        assert self.lane.name is not None
+        return linear_coefficient(place, self.lane.name) == 1
+
+    def _is_loop_of(self, place: Dim, extent: Dim) -> bool:
+        """Whether `place` is a loop over exactly `extent`, symbolic or not."""
+        return self.builder.extent_of(place) == extent
+
+    def _reduce(self, scalar: Reduce) -> Expr:
+        extents = [substitute(axis.extent, self.scope.axes) for axis in scalar.axes]
+        vector_axis = self._vector_axis(scalar)
+        if vector_axis is not None:
+            return self._reduce_along(scalar, vector_axis)
+        total = product(extents)
+        if isinstance(total, int) and total <= UNROLL_REDUCTION:
+            return self._unrolled(scalar, [int(e) for e in extents if isinstance(e, int)])
+        lanes = self.lane.lanes
+        register = self._register(scalar, lanes)
+        self._loops(scalar, scalar.axes, self.lane, register, {})
+        return self._finish(scalar, register.value)
+
+    def _vector_axis(self, scalar: Reduce) -> Axis | None:
+        """The reduction axis to vectorize along: where the result has no lane and loads are contiguous."""
+        if self.lane.name is not None or scalar.dtype.kind == "bool":
+            return None
+        axis = scalar.axes[-1]
+        extent = axis.extent
+        if not isinstance(extent, int) or extent < 2 * self.reduction_lanes(scalar):
+            return None
+        if any(isinstance(node, Reduce) and id(node) not in self.scope.values for node in walk(scalar.body)):
+            return None
+        for node in walk(scalar.body):
+            if isinstance(node, Call) and node.op in scalar_ops.SCALAR_ONLY:
+                return None
+        return axis
+
+    def reduction_lanes(self, scalar: Scalar) -> int:
+        """Lanes in which a reduction of this type accumulates."""
+        return max(1, self.builder.vector_bytes // max(scalar_ops.compute_dtype(scalar.dtype).itemsize, 1))
+
+    def _register(self, scalar: Reduce, lanes: int) -> Register:
+        dtype = scalar_ops.compute_dtype(scalar.dtype)
+        name = "uint8" if dtype.kind == "bool" else dtype.name
+        register = self.builder.accumulator(lanes, name)
+        identity = scalar_ops.constant(REDUCE_IDENTITY[scalar.op](dtype), dtype)
+        register.value = broadcast(scalar_ops.to_storage(identity, dtype), lanes)
+        return register
+
+    def _finish(self, scalar: Reduce, value: Expr) -> Expr:
+        return scalar_ops.from_storage(value, scalar.dtype) if scalar.dtype.kind == "bool" else value
+
+    def _loops(
+        self, scalar: Reduce, axes: Sequence[Axis], lane: Lane, register: Register, bound: dict[str, Dim]
+    ) -> None:
+        if axes:
+            with self.builder.serial(substitute(axes[0].extent, self.scope.axes), "r") as index:
+                self._loops(scalar, axes[1:], lane, register, {**bound, axes[0].name: index})
+            return
+        inner = _Rendering(self.renderer, lane, self.scope.inner(bound), self.guard)
+        self._accumulate(scalar, register, inner.visit(scalar.body), lane)
+
+    def _accumulate(self, scalar: Reduce, register: Register, value: Expr, lane: Lane) -> None:
+        dtype = scalar_ops.compute_dtype(scalar.dtype)
+        held = scalar_ops.from_storage(register.value, dtype) if dtype.kind == "bool" else register.value
+        combined = scalar_ops.apply(_COMBINE[scalar.op], dtype, [broadcast(value, register.lanes), held])
+        if lane.count is not None and lane is not self.lane:
+            mask = self.builder.first_lanes(lane.count, register.lanes)
+            combined = T.Select(mask, bind(combined), held)
+        register.value = scalar_ops.to_storage(combined, dtype) if dtype.kind == "bool" else combined
+
+    def _unrolled(self, scalar: Reduce, extents: Sequence[int]) -> Expr:
+        result: Expr | None = None
+        for position in range(product(extents)):
+            bound: dict[str, Dim] = {}
+            rest = position
+            for axis, extent in zip(reversed(scalar.axes), reversed(extents), strict=True):
+                rest, bound[axis.name] = divmod(rest, extent)
+            inner = _Rendering(self.renderer, self.lane, self.scope.inner(bound), self.guard)
+            value = inner.visit(scalar.body)
+            result = value if result is None else scalar_ops.apply(_COMBINE[scalar.op], scalar.dtype, [value, result])
+            result = bind(result)
+        if result is None:
+            return scalar_ops.constant(REDUCE_IDENTITY[scalar.op](scalar.dtype), scalar.dtype)
+        return result
+
+    def _reduce_along(self, scalar: Reduce, axis: Axis) -> Expr:
+        """Partial results on each lane of several registers, folded at the end (pairwise: also more accurate)."""
+        lanes = self.reduction_lanes(scalar)
+        extent = axis.extent
+        assert isinstance(extent, int)
+        vectors, tail = divmod(extent, lanes)
+        ways = 4 if vectors >= 8 else 1
+        registers = [self._register(scalar, lanes) for _ in range(ways)]
+        others = [a for a in scalar.axes if a is not axis]
+
+        def nest(axes: Sequence[Axis], bound: dict[str, Dim]) -> None:
+            if axes:
+                with self.builder.serial(substitute(axes[0].extent, self.scope.axes), "r") as index:
+                    nest(axes[1:], {**bound, axes[0].name: index})
+                return
+            with self.builder.serial(vectors // ways, "v") as vector:
+                for way in range(ways):
+                    step(bound, (vector * ways + way) * lanes, registers[way], None)
+            for way in range(vectors % ways):
+                step(bound, (vectors // ways * ways + way) * lanes, registers[way], None)
+            if tail:
+                step(bound, vectors * lanes, registers[0], tail)
+
+        def step(bound: dict[str, Dim], start: Dim, register: Register, count: int | None) -> None:
+            with self.builder.lanes(lanes) as name:
+                lane = Lane(name, lanes, count)
+                scope = self.scope.inner({**bound, axis.name: start + symbol(name)})
+                self._accumulate(
+                    scalar, register, _Rendering(self.renderer, lane, scope, None).visit(scalar.body), lane
+                )
+
+        nest(others, {})
+        dtype = scalar_ops.compute_dtype(scalar.dtype)
+
+        def combine(left: Expr, right: Expr) -> Expr:
+            return bind(scalar_ops.apply(_COMBINE[scalar.op], dtype, [left, right]))
+
+        value = registers[0].value
+        for register in registers[1:]:
+            value = combine(value, register.value)
+        return horizontal(value, combine)

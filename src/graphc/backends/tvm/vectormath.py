@@ -1,0 +1,127 @@
+"""Transcendental functions as vector arithmetic, for any number of lanes.
+
+TVM lowers `exp`, `tanh` and their like to one libm call per lane, five to eleven times slower than a polynomial over the
+vector. These are the float32 ones that models spend time in; the rest stay libm calls (see `scalar_ops`).
+
+Sources: `exp`, `log`: Cephes (S. L. Moshier, netlib.org/cephes), expf and logf; `erf`: the rational minimax
+approximation used by Eigen; `tanh` and the logistic function follow from `exp`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tvm.tirx.script.builder import ir as T
+
+from graphc.backends.tvm.tir import Expr, bind, lanes_of
+
+_LN2_HIGH, _LN2_LOW = 0.693359375, -2.12194440e-4
+_EXP = (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1)
+_LOG = (
+    *(7.0376836292e-2, -1.1514610310e-1, 1.1676998740e-1, -1.2420140846e-1, 1.4249322787e-1),
+    *(-1.6668057665e-1, 2.0000714765e-1, -2.4999993993e-1, 3.3333331174e-1),
+)
+_ERF_NUMERATOR = (
+    *(-2.72614225801306e-10, 2.77068142495902e-08, -2.10102402082508e-06, -5.69250639462346e-05),
+    *(-7.34990630326855e-04, -2.95459980854025e-03, -1.60960333262415e-02),
+)
+_ERF_DENOMINATOR = (
+    *(-1.45660718464996e-05, -2.13374055278905e-04, -1.68282697438203e-03, -7.37332916720468e-03),
+    *(-1.42647390514189e-02,),
+)
+
+
+def _float(value: float, lanes: int) -> Expr:
+    return T.float32(value) if lanes == 1 else T.Broadcast(T.float32(value), lanes)
+
+
+def _int(value: int, lanes: int) -> Expr:
+    return T.int32(value) if lanes == 1 else T.Broadcast(T.int32(value), lanes)
+
+
+def _type(name: str, lanes: int) -> str:
+    return name if lanes == 1 else f"{name}x{lanes}"
+
+
+def _horner(x: Expr, coefficients: Sequence[float], lanes: int) -> Expr:
+    result = _float(coefficients[0], lanes)
+    for coefficient in coefficients[1:]:
+        result = result * x + _float(coefficient, lanes)
+    return result
+
+
+def exp(x: Expr) -> Expr:
+    """Within 2 ulp; 0 below -104, infinity above 88.73, NaN for NaN."""
+    lanes = lanes_of(x)
+    # min and max keep the second operand where a comparison fails, so a NaN passes through both.
+    x = bind(T.max(_float(-104.0, lanes), T.min(_float(89.0, lanes), x)))
+    n = bind(T.call_llvm_pure_intrin(_type("float32", lanes), "llvm.rint", x * _float(1.4426950408889634, lanes)))
+    r = bind(x - n * _float(_LN2_HIGH, lanes))
+    r = bind(r - n * _float(_LN2_LOW, lanes))
+    y = bind(_horner(r, _EXP, lanes) * (r * r) + r + _float(1.0, lanes))
+    # 2**n in two factors, so that neither overflows nor underflows before the product does.
+    whole = bind(T.Cast(_type("int32", lanes), n))
+    half = bind(T.shift_right(whole, _int(1, lanes)))
+    return y * _power_of_two(half, lanes) * _power_of_two(whole - half, lanes)
+
+
+def _power_of_two(exponent: Expr, lanes: int) -> Expr:
+    biased = T.shift_left(exponent + _int(127, lanes), _int(23, lanes))
+    return T.reinterpret(_type("float32", lanes), biased)
+
+
+def log(x: Expr) -> Expr:
+    """Within 2 ulp for normal numbers; -infinity at 0, NaN below, infinity at infinity."""
+    lanes = lanes_of(x)
+    x = bind(x)
+    tiny = x < _float(1.17549435e-38, lanes)
+    scaled = bind(T.Select(tiny, x * _float(33554432.0, lanes), x))
+    bits = bind(T.reinterpret(_type("int32", lanes), scaled))
+    exponent = bind(
+        T.Cast(_type("float32", lanes), T.shift_right(bits, _int(23, lanes)) - _int(126, lanes))
+        - T.Select(tiny, _float(25.0, lanes), _float(0.0, lanes))
+    )
+    fraction = T.bitwise_or(T.bitwise_and(bits, _int(0x007FFFFF, lanes)), _int(0x3F000000, lanes))
+    m = bind(T.reinterpret(_type("float32", lanes), fraction))
+    low = m < _float(0.707106781186547524, lanes)
+    e = bind(exponent - T.Select(low, _float(1.0, lanes), _float(0.0, lanes)))
+    r = bind(m - _float(1.0, lanes) + T.Select(low, m, _float(0.0, lanes)))
+    z = bind(r * r)
+    y = bind(_horner(r, _LOG, lanes) * r * z + e * _float(-2.12194440e-4, lanes) - _float(0.5, lanes) * z)
+    result = bind(r + y + e * _float(0.693359375, lanes))
+    infinity = _float(float("inf"), lanes)
+    result = bind(T.Select(x == infinity, x, result))
+    result = bind(T.Select(x == _float(0.0, lanes), _float(float("-inf"), lanes), result))
+    return T.Select(x >= _float(0.0, lanes), result, _float(float("nan"), lanes))
+
+
+def erf(x: Expr) -> Expr:
+    """Within 4 ulp of 1; odd, exactly bounded by 1 beyond |x| = 4, NaN for NaN."""
+    lanes = lanes_of(x)
+    x = bind(T.max(_float(-4.0, lanes), T.min(_float(4.0, lanes), x)))
+    square = bind(x * x)
+    return x * _horner(square, _ERF_NUMERATOR, lanes) / _horner(square, _ERF_DENOMINATOR, lanes)
+
+
+def sigmoid(x: Expr) -> Expr:
+    """The logistic function, 1 / (1 + exp(-x))."""
+    lanes = lanes_of(x)
+    one = _float(1.0, lanes)
+    return one / (one + exp(_float(0.0, lanes) - x))
+
+
+def tanh(x: Expr) -> Expr:
+    """Hyperbolic tangent: `1 - 2 / (exp(2x) + 1)` away from zero, an odd polynomial near it, where that cancels."""
+    lanes = lanes_of(x)
+    x = bind(x)
+    one = _float(1.0, lanes)
+    far = bind(one - _float(2.0, lanes) / (exp(x * _float(2.0, lanes)) + one))
+    z = bind(x * x)
+    # Cephes tanhf: |x| < 0.625.
+    near_terms = (-5.70498872745e-3, 2.06390887954e-2, -5.37397155531e-2, 1.33314422036e-1, -3.33332819422e-1)
+    near = bind(_horner(z, near_terms, lanes) * z * x + x)
+    return T.Select(z < _float(0.390625, lanes), near, far)
+
+
+FLOAT32 = {"exp": exp, "log": log, "erf": erf, "sigmoid": sigmoid, "tanh": tanh}
+"""Vector implementations by scalar operation."""
