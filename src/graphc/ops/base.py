@@ -58,6 +58,8 @@ class InferenceContext:
     fresh: Callable[[str], Dim]
     infer_subgraph: Callable[[Any], None] = lambda graph: None
     """Infers the types inside a subgraph whose inputs have types now."""
+    elements: Callable[[Value], Array | None] = lambda value: None
+    """Elements of a small tensor that are known though no Constant node holds them (folded shape arithmetic)."""
 
     def fail(self, message: str, hint: str | None = None) -> NoReturn:
         """Raises TypeInferenceError that names the node."""
@@ -92,11 +94,20 @@ class InferenceContext:
             return None
         if value.constant is not None:
             return value.constant.array()
+        known = self.elements(value)
+        if known is not None:
+            return known
         dims = self.contents(value)
         kind = self.inputs[index]
         if dims is not None and all(isinstance(d, int) for d in dims) and isinstance(kind, TensorType):
             return np.array(dims, dtype=kind.dtype.numpy).reshape(kind.static_shape)
         return None
+
+    def axis(self, value: int, rank: int) -> int:
+        """Axis `value` of a tensor of `rank`, counted from the front; fails where it is out of range."""
+        if not -rank <= value < rank:
+            self.fail(f"axis {value} is out of range for rank {rank}")
+        return value % rank
 
     def dims(self, index: int) -> tuple[Dim, ...] | None:
         """Elements of integer input `index` as dims (symbolic ones too), or None where unknown."""
@@ -160,7 +171,7 @@ class Operator:
     expression: Express | None = None
     propagate: Propagate | None = None
     scalar: Callable[..., Scalar] | None = None
-    """For pointwise operators: the element of the output from the elements of the inputs and the attributes."""
+    """For pointwise operators: `scalar(node, *elements)` is the element of the output; None is an absent input."""
 
     @property
     def qualified_name(self) -> str:
@@ -214,6 +225,32 @@ def find(node: Node) -> Operator | None:
     return REGISTRY.find(node.domain, node.op_type, node.version)
 
 
+def express(node: Node) -> Sequence[TensorExpr] | None:
+    """Tensor expressions of a typed node's outputs, or None where it has none.
+
+    They exist only where inputs and outputs are tensors of known rank and the operator defines expressions for them.
+    """
+    operator = find(node)
+    if operator is None or operator.expression is None:
+        return None
+    inputs = tuple(None if value is None else value.type for value in node.inputs)
+    outputs = tuple(value.type for value in node.outputs)
+    if any(value is not None and not _is_ranked(value.type) for value in node.inputs) or not all(
+        map(_is_ranked, outputs)
+    ):
+        return None
+    context = ExpressionContext(
+        node,
+        tuple(kind if isinstance(kind, TensorType) else None for kind in inputs),
+        tuple(kind for kind in outputs if isinstance(kind, TensorType)),
+    )
+    return operator.expression(context)
+
+
+def _is_ranked(kind: Type | None) -> bool:
+    return isinstance(kind, TensorType) and kind.shape is not None
+
+
 def broadcast_dims(shapes: Sequence[tuple[Dim, ...]]) -> tuple[Dim, ...] | None:
     """The shape that `shapes` broadcast to (NumPy's rules), or None where they do not fit.
 
@@ -257,6 +294,7 @@ __all__ = [
     "Tensor",
     "Trait",
     "broadcast_dims",
+    "express",
     "find",
     "register",
 ]

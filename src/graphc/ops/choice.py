@@ -1,0 +1,141 @@
+"""Choice and conversion: pointwise operators that limit, select or cast."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from graphc.ir import Dim, Node, TensorType, Type, dtypes
+from graphc.ir.dtypes import DType
+from graphc.ops.base import Array, Datum, ExpressionContext, InferenceContext, Operator, Trait, register
+from graphc.ops.elementwise import (
+    broadcast_inputs,
+    express_pointwise,
+    is_numeric,
+    like,
+    pointwise,
+    propagate_elementwise,
+)
+from graphc.ops.expr import Scalar, TensorExpr, axes_of, call, cast, select
+from graphc.ops.indexing import broadcast_load, indices_of
+
+
+def _clip_meaning(node: Node, x: Array, low: Array | None = None, high: Array | None = None) -> Array:
+    raised = x if low is None else np.maximum(x, low.reshape(()))
+    return raised if high is None else np.minimum(raised, high.reshape(()))
+
+
+def _clip_form(node: Node, x: Scalar, low: Scalar | None = None, high: Scalar | None = None) -> Scalar:
+    raised = x if low is None else call("max", x, low)
+    return raised if high is None else call("min", raised, high)
+
+
+pointwise("Clip", 3, is_numeric, _clip_meaning, _clip_form, required=1, propagate=None)
+
+
+def _propagate_where(ctx: InferenceContext) -> tuple[Dim, ...] | None:
+    return propagate_elementwise(
+        lambda condition, then, otherwise: (then if condition else otherwise) if isinstance(condition, int) else None
+    )(ctx)
+
+
+def _infer_where(ctx: InferenceContext) -> Sequence[Type]:
+    condition, then, otherwise = (ctx.tensor(i).dtype for i in range(3))
+    if condition != dtypes.BOOL:
+        ctx.fail(f"the condition must be bool, not {condition}")
+    if then != otherwise:
+        ctx.fail(f"the branches are {then} and {otherwise}")
+    return [TensorType(then, broadcast_inputs(ctx))]
+
+
+def _where_form(node: Node, condition: Scalar, then: Scalar, otherwise: Scalar) -> Scalar:
+    return select(condition, then, otherwise)
+
+
+register(
+    Operator(
+        "Where",
+        _infer_where,
+        lambda node, arrays: [np.where(*arrays)],
+        traits=frozenset({Trait.POINTWISE}),
+        expression=lambda ctx: express_pointwise(ctx, _where_form),
+        propagate=_propagate_where,
+        scalar=_where_form,
+    )
+)
+
+
+def _is_plain(dtype: DType) -> bool:
+    """Whether a conversion to or from `dtype` is what NumPy's `astype` does: no text, no saturation, no nibbles."""
+    return dtype.kind not in ("string", "complex") and dtype.bits >= 8 and not (dtype.is_float and dtype.bits == 8)
+
+
+def cast_target(node: Node, like_type: DType | None) -> DType:
+    """The dtype that a Cast or CastLike converts to."""
+    if like_type is not None:
+        return like_type
+    found = node.attributes["to"]
+    assert isinstance(found, int), f"attribute to is {found!r}"
+    return dtypes.from_onnx(found)
+
+
+def _infer_cast(ctx: InferenceContext) -> Sequence[Type]:
+    source = ctx.tensor(0)
+    second = ctx.tensor(1).dtype if ctx.node.op_type == "CastLike" else None
+    if second is None and "to" not in ctx.node.attributes:
+        ctx.fail("attribute to is missing")
+    return [TensorType(cast_target(ctx.node, second), source.shape)]
+
+
+def convert(array: Array, dtype: DType) -> Array:
+    """`array` cast to a plain `dtype`: floats truncate toward zero into integers, non-zero (NaN too) is True."""
+    if dtype.kind == "bool":
+        return np.asarray(array != array.dtype.type(0))
+    return array.astype(dtype.numpy)
+
+
+def _evaluate_cast(node: Node, arrays: Sequence[Datum]) -> Sequence[Datum]:
+    source = np.asarray(arrays[0])
+    second = dtypes.from_numpy(arrays[1].dtype) if node.op_type == "CastLike" else None
+    target = cast_target(node, second)
+    if _is_plain(target) and _is_plain(dtypes.from_numpy(source.dtype)):
+        return [convert(source, target)]
+    from graphc.ops.host import evaluate_with_reference
+
+    return evaluate_with_reference(node, arrays)
+
+
+def _converted(x: Scalar, target: DType) -> Scalar:
+    return call("ne", x, like(x, 0)) if target.kind == "bool" and x.dtype.kind != "bool" else cast(x, target)
+
+
+def _cast_form(node: Node, x: Scalar, example: Scalar | None = None) -> Scalar:
+    return _converted(x, cast_target(node, None if example is None else example.dtype))
+
+
+def _express_cast(ctx: ExpressionContext) -> Sequence[TensorExpr] | None:
+    source, target = ctx.tensor(0), ctx.outputs[0]
+    if not (_is_plain(source.dtype) and _is_plain(target.dtype)):
+        return None
+    axes = axes_of(target.dims)
+    return [TensorExpr(axes, _converted(broadcast_load(0, source, indices_of(axes)), target.dtype))]
+
+
+def _propagate_cast(ctx: InferenceContext) -> tuple[Dim, ...] | None:
+    second = ctx.tensor(1).dtype if ctx.node.op_type == "CastLike" else None
+    return ctx.dims(0) if is_numeric(cast_target(ctx.node, second)) else None
+
+
+for _name in ("Cast", "CastLike"):
+    register(
+        Operator(
+            _name,
+            _infer_cast,
+            _evaluate_cast,
+            traits=frozenset({Trait.POINTWISE}),
+            expression=_express_cast,
+            propagate=_propagate_cast,
+            scalar=_cast_form,
+        )
+    )

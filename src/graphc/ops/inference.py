@@ -1,0 +1,279 @@
+"""Type inference: the type of every value from its operator, with the contents of small tensors carried along.
+
+Shapes are often computed by the model itself (Shape, Gather, Concat, Reshape). Their elements are followed in two
+forms: arrays where all are numbers, and tuples of symbolic dims where some are extents that are still open.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from graphc.errors import ExecutionError, GraphcError, TypeInferenceError, UnsupportedError
+from graphc.ir import Dim, Graph, Node, TensorType, Type, Value, symbol
+from graphc.ir.symbolic import symbols
+from graphc.ops.base import Array, InferenceContext, Operator, Trait, find
+from graphc.ops.evaluate import evaluate_node
+
+CONTENTS_LIMIT = 1024
+"""Largest number of elements that inference follows; shapes, axes, pads and scales are far smaller."""
+
+UNKNOWN_PREFIX = "unk_"
+"""Names of symbols for extents that only the data tells begin so."""
+
+_DEPTH_LIMIT = 100
+"""How far a chain of small tensors is walked back where it was not learned in order."""
+
+_OPAQUE = frozenset({Trait.RANDOM, Trait.CONTROL, Trait.DATA_DEPENDENT})
+
+
+class Inference:
+    """One run over a graph: remembers what it learned about the elements of small tensors.
+
+    Args:
+        strict: Whether an unknown operator, an input without type or a declared type that is contradicted is an error.
+    """
+
+    def __init__(self, *, strict: bool = False) -> None:
+        self.strict = strict
+        self._elements: dict[Value, Array | None] = {}
+        self._contents: dict[Value, tuple[Dim, ...] | None] = {}
+        self._depth = 0
+
+    def run(self, graph: Graph) -> None:
+        """Types every value of `graph`, nodes in order."""
+        for node in graph.nodes:
+            self.visit(node)
+
+    def visit(self, node: Node) -> None:
+        """Types the outputs of one node; its inputs were visited before. Importers call it as the graph grows."""
+        declared = [value.type for value in node.outputs]
+        types = self.infer(node)
+        for value, before, found in zip(node.outputs, declared, types, strict=True):
+            value.type = self._merge(node, value, before, found)
+            if not node.is_op("Constant"):
+                # Learned in order, the chain behind a small tensor is never walked back by recursion.
+                self.contents(value)
+
+    def infer(self, node: Node) -> list[Type | None]:
+        """Types of a node's outputs; None where nothing is known.
+
+        Raises:
+            TypeInferenceError: Inputs or attributes do not fit the operator.
+            UnsupportedError: The operator is unknown, and the run is strict.
+        """
+        operator = find(node)
+        names = node.origins or ((node.name,) if node.name else (node.describe(),))
+        if operator is None:
+            if self.strict:
+                raise UnsupportedError(f"operator {node.op} of version {node.version} is unknown", nodes=names)
+            return [None] * len(node.outputs)
+        inputs = tuple(None if value is None else value.type for value in node.inputs)
+        untyped = [value.name for value in node.inputs if value is not None and value.type is None]
+        if untyped:
+            if self.strict:
+                raise TypeInferenceError(f"{node.op}: input {untyped[0]!r} has no type", nodes=names)
+            return [None] * len(node.outputs)
+        try:
+            types: Sequence[Type] = operator.infer(self._context(node, inputs))
+        except GraphcError as error:
+            if not self.strict and any(isinstance(kind, TensorType) and kind.shape is None for kind in inputs):
+                # An unknown rank upstream is why; whoever asks for complete types reports that one.
+                return [None] * len(node.outputs)
+            if isinstance(error, TypeInferenceError):
+                raise
+            raise TypeInferenceError(f"{node.op}: {error.message}", nodes=names, hint=error.hint) from error
+        except (AssertionError, KeyError, IndexError, TypeError, ValueError, ArithmeticError) as error:
+            # Attributes of a wrong kind or inputs of a wrong rank surface like this; they are the model's fault.
+            raise TypeInferenceError(f"{node.op}: attributes or inputs do not fit: {error}", nodes=names) from error
+        if len(types) < len(node.outputs):
+            message = f"{node.op}: has {len(node.outputs)} outputs, but the operator makes {len(types)}"
+            raise TypeInferenceError(message, nodes=names)
+        return list(types[: len(node.outputs)])
+
+    def contents(self, value: Value) -> tuple[Dim, ...] | None:
+        """Elements of a small integer tensor (or a float one of whole numbers), row-major; None where unknown."""
+        if value in self._contents or self._depth > _DEPTH_LIMIT:
+            return self._contents.get(value)
+        self._depth += 1
+        try:
+            found = self._find_contents(value)
+        finally:
+            self._depth -= 1
+        self._contents[value] = found
+        return found
+
+    def elements(self, value: Value) -> Array | None:
+        """Elements of a small tensor all of whose elements are known numbers, else None."""
+        if value in self._elements or self._depth > _DEPTH_LIMIT:
+            return self._elements.get(value)
+        self._depth += 1
+        try:
+            found = self._find_elements(value)
+        finally:
+            self._depth -= 1
+        self._elements[value] = found
+        return found
+
+    def _find_contents(self, value: Value) -> tuple[Dim, ...] | None:
+        kind = value.type
+        if not _is_small(kind):
+            return None
+        known = self.elements(value)
+        if known is not None:
+            if known.dtype.kind not in "iufb" or not (np.isfinite(known).all() and (known == np.rint(known)).all()):
+                return None
+            return tuple(int(element) for element in known.reshape(-1).tolist())
+        node = value.producer
+        if node is None or value.index != 0:
+            return None
+        operator = find(node)
+        if operator is None or operator.propagate is None:
+            return None
+        inputs = tuple(None if given is None else given.type for given in node.inputs)
+        return operator.propagate(self._context(node, inputs))
+
+    def _find_elements(self, value: Value) -> Array | None:
+        node = value.producer
+        if node is None or not _is_small(value.type):
+            return None
+        tensor = value.constant
+        if tensor is not None:
+            return tensor.array()
+        operator = find(node)
+        if operator is None or operator.evaluate is None or operator.traits & _OPAQUE:
+            return None
+        if not node.inputs and not node.is_op("Constant"):
+            return None
+        arrays: list[Array | None] = []
+        for given in node.inputs:
+            known = None if given is None else self.elements(given)
+            if given is not None and known is None:
+                return self._from_contents(operator, node, value)
+            arrays.append(known)
+        try:
+            results = evaluate_node(node, arrays)
+        except ExecutionError:
+            # A bad index in a branch that is never taken is no error of the model; the run time reports real ones.
+            return None
+        result = results[value.index]
+        return result if isinstance(result, np.ndarray) else None
+
+    def _from_contents(self, operator: Operator, node: Node, value: Value) -> Array | None:
+        """Numbers that symbolic propagation finds although not all inputs are known (Shape of a static tensor)."""
+        if operator.propagate is None or value.index != 0 or not isinstance(value.type, TensorType):
+            return None
+        inputs = tuple(None if given is None else given.type for given in node.inputs)
+        dims = operator.propagate(self._context(node, inputs))
+        if dims is None or not all(isinstance(d, int) for d in dims) or not value.type.is_static:
+            return None
+        return np.array(dims, dtype=value.type.dtype.numpy).reshape(value.type.static_shape)
+
+    def _context(self, node: Node, inputs: tuple[Type | None, ...]) -> InferenceContext:
+        counter = iter(range(1 << 30))
+
+        def fresh(base: str) -> Dim:
+            name = node.outputs[0].name if node.outputs else base
+            return symbol(f"{UNKNOWN_PREFIX}{_identifier(name)}_{next(counter)}")
+
+        return InferenceContext(node, inputs, self.contents, fresh, self.run, self.elements)
+
+    def _merge(self, node: Node, value: Value, declared: Type | None, found: Type | None) -> Type | None:
+        if declared is None or found is None:
+            return declared if found is None else found
+        if isinstance(declared, TensorType) and isinstance(found, TensorType):
+            problem = _contradiction(declared, found)
+            if problem and (self.strict or value.is_graph_output):
+                names = node.origins or ((node.name,) if node.name else (node.describe(),))
+                raise TypeInferenceError(
+                    f"{node.op}: output {value.name!r} is {found}, but the model declares {declared} ({problem})",
+                    nodes=names,
+                )
+            return found if problem else _refine(declared, found)
+        return found
+
+
+def infer_node(node: Node, inference: Inference | None = None) -> list[Type | None]:
+    """Types of a node's outputs; its inputs must have types. Small constants behind its inputs are looked through.
+
+    Args:
+        node: The node; its own outputs' types are not looked at and not set.
+        inference: Knowledge of a run in progress; none if None.
+
+    Raises:
+        TypeInferenceError: Inputs or attributes do not fit the operator; the error names the node.
+    """
+    return (inference or Inference()).infer(node)
+
+
+def infer_graph(graph: Graph, *, strict: bool = False) -> None:
+    """Types every value in `graph` and its subgraphs, refining what the model declares.
+
+    Extents that only the data tells become symbols named `unk_...` after the value that has them.
+
+    Args:
+        graph: Inputs must have types; outputs of nodes may have declared ones.
+        strict: Makes an unknown operator or a contradicted declaration an error instead of leaving the type open or
+            taking what inference found. Declared types of graph outputs must not be contradicted in either case.
+
+    Raises:
+        TypeInferenceError: Inputs or attributes of a node do not fit its operator; the error names the node.
+        UnsupportedError: An operator is unknown, where `strict`.
+    """
+    Inference(strict=strict).run(graph)
+
+
+def _is_small(kind: Type | None) -> bool:
+    if not isinstance(kind, TensorType) or kind.shape is None or kind.dtype.kind == "string":
+        return False
+    size = 1
+    for extent in kind.shape:
+        if not isinstance(extent, int):
+            return False
+        size *= extent
+    return size <= CONTENTS_LIMIT
+
+
+def _identifier(name: str) -> str:
+    """`name` as an identifier; a checksum keeps names apart that differ only in other characters."""
+    plain = re.sub(r"\W", "_", name, flags=re.ASCII)
+    return plain if plain == name else f"{plain}_{zlib.crc32(name.encode()):08x}"
+
+
+def _contradiction(declared: TensorType, found: TensorType) -> str | None:
+    if declared.dtype != found.dtype:
+        return "the dtypes differ"
+    if declared.shape is None or found.shape is None:
+        return None
+    if len(declared.shape) != len(found.shape):
+        return "the ranks differ"
+    for axis, (left, right) in enumerate(zip(declared.shape, found.shape, strict=True)):
+        if isinstance(left, int) and isinstance(right, int) and left != right:
+            return f"the extents of axis {axis} differ"
+    return None
+
+
+def _refine(declared: TensorType, found: TensorType) -> TensorType:
+    """What inference found, with the declaration's word where inference knows nothing.
+
+    A declared extent wins only over an extent that depends on the data: a declaration is often left over from an
+    export at one batch size and must not override an extent that follows from the inputs.
+    """
+    if found.shape is None or declared.shape is None:
+        shape = declared.shape if found.shape is None else found.shape
+    else:
+        shape = tuple(
+            old if _is_unknown(new) and not _is_unknown(old) else new
+            for old, new in zip(declared.shape, found.shape, strict=True)
+        )
+    return TensorType(found.dtype, shape, declared.layout)
+
+
+def _is_unknown(dim: Dim) -> bool:
+    return not isinstance(dim, int) and any(name.startswith(UNKNOWN_PREFIX) for name in symbols(dim))
+
+
+__all__ = ["Inference", "infer_graph", "infer_node"]
