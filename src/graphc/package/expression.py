@@ -42,7 +42,8 @@ class _Parser:
             if match is None:
                 if text[place:].isspace():
                     break
-                raise self.fail(f"unexpected character at column {place + 1}")
+                column = len(text) - len(text[place:].lstrip()) + 1
+                raise self.fail(f"unexpected character at column {column}")
             assert match.lastgroup is not None
             tokens.append((match.lastgroup, match.group(match.lastgroup)))
             place = match.end()

@@ -23,8 +23,6 @@ from graphc.runtime.signature import Signature
 
 Inputs = Mapping[str, Any] | Sequence[Any]
 Shapes = tuple[tuple[int, ...], ...]
-# numpy.flagsobj.num: NPY_ARRAY_C_CONTIGUOUS | NPY_ARRAY_ALIGNED.
-_READY = 0x0001 | 0x0100
 
 
 def load(
@@ -61,12 +59,11 @@ class Executable:
         self.manifest = package.manifest
         self.threads = threads
         self.isa = choose_isa(package.manifest.code, isa)
-        self._package = package
+        self._package: Package | None = package
         self._signature = Signature(package.manifest)
-        self._names, self._dtypes = self._signature.names, self._signature.dtypes
         self._programs: dict[Shapes, Program] = {}
+        self._recent: Program | None = None
         self._lock = threading.Lock()
-        self._closed = False
         # Loaded now rather than in the first call: what is wrong with the code is an error of loading.
         self._library = self._load_library(package)
         if package.manifest.host_steps:
@@ -112,18 +109,16 @@ class Executable:
             ShapeNotCompiledError: They fit, but this package has no variant for them and none can be compiled here.
             ExecutionError: A step failed.
         """
-        arrays, program = self._prepare(inputs)
-        outputs: list[Any]
-        if out is None and program.fixed_outputs:
-            outputs = [np.empty(shape, dtype) for shape, dtype in program.outputs]
-        else:
-            outputs = self._outputs(program, arrays, out or {})
+        program = self._recent
+        if program is None or (arrays := program.match(inputs)) is None:
+            arrays, program = self._prepare(inputs)
+        outputs = program.new_outputs() if out is None else self._outputs_in(out, program, arrays)
         context = program.acquire()
         try:
             context.execute(arrays, outputs)
         finally:
             program.release(context)
-        return dict(zip(program.output_names, outputs, strict=True))
+        return outputs
 
     def profile(self, inputs: Inputs, runs: int = 20, warmup: int = 3) -> Profile:
         """Measures each step.
@@ -144,7 +139,7 @@ class Executable:
         context = program.acquire()
         try:
             for run in range(-warmup, runs):
-                outputs = self._outputs(program, arrays, {})
+                outputs = program.new_outputs()
                 start = perf_counter_ns()
                 context.execute(arrays, outputs, stamps[max(run, 0)])
                 spans[max(run, 0)] = start, perf_counter_ns()
@@ -160,8 +155,7 @@ class Executable:
     def close(self) -> None:
         """Frees arenas and weights; calls in flight end as usual, later ones fail."""
         with self._lock:
-            self._closed = True
-            self._programs = {}
+            self._package, self._recent, self._programs = None, None, {}
 
     def __enter__(self) -> Executable:
         return self
@@ -169,44 +163,23 @@ class Executable:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _prepare(self, inputs: Inputs) -> tuple[Sequence[Array], Program]:
-        """Arrays that kernels can read, and the program for their shapes.
-
-        Inputs that are ready as they are and of shapes seen before take the short way: no copy, no check made twice.
-        """
-        arrays: Any = None
-        if type(inputs) is dict:
-            if len(inputs) == len(self._names):
-                try:
-                    arrays = [inputs[name] for name in self._names]
-                except KeyError:
-                    arrays = None
-        elif (type(inputs) is list or type(inputs) is tuple) and len(inputs) == len(self._names):
-            arrays = inputs
-        if arrays is not None:
-            seen = []
-            for array, dtype in zip(arrays, self._dtypes, strict=True):
-                if type(array) is not np.ndarray or array.dtype is not dtype or array.flags.num & _READY != _READY:
-                    break
-                seen.append(array.shape)
-            else:
-                program = self._programs.get(tuple(seen))
-                if program is not None:
-                    return arrays, program
+    def _prepare(self, inputs: Inputs) -> tuple[list[Array], Program]:
+        """Arrays that kernels can read, and the program for their shapes."""
         arrays = self._signature.collect(inputs)
-        shapes = tuple(array.shape for array in arrays)
-        return arrays, self._programs.get(shapes) or self._add_program(shapes, arrays)
+        shapes = tuple([array.shape for array in arrays])
+        program = self._programs.get(shapes) or self._add_program(shapes, arrays)
+        if self._package is not None:
+            self._recent = program
+        return arrays, program
 
-    def _outputs(self, program: Program, inputs: Sequence[Array], out: Mapping[str, Array]) -> list[Any]:
-        """An array for each output; None where its shape is known only at run time."""
-        for name in out:
-            if name not in program.output_names:
-                raise InputError(f"out has {name!r}; the outputs are {', '.join(map(repr, program.output_names))}")
-        outputs: list[Any] = []
-        for name, (shape, dtype) in zip(program.output_names, program.outputs, strict=True):
-            given = out.get(name)
-            if given is None:
-                outputs.append(None if shape is None else np.empty(shape, dtype))
+    def _outputs_in(self, out: Mapping[str, Array], program: Program, inputs: Sequence[Array]) -> dict[str, Any]:
+        """The outputs' arrays, those given in `out` among them."""
+        outputs = program.new_outputs()
+        if unknown := sorted(map(repr, out.keys() - outputs.keys())):
+            raise InputError(f"out has {unknown[0]}; the outputs are {', '.join(map(repr, outputs))}")
+        used = list(inputs)
+        for name, shape, dtype in program.outputs:
+            if (given := out.get(name)) is None:
                 continue
             if shape is None:
                 raise InputError(f"out {name!r}: its shape is known only when the model has run")
@@ -215,18 +188,19 @@ class Executable:
                 raise InputError(f"out {name!r}: expected an array {dtype}{list(shape)}, got {found}")
             if not given.flags.carray:
                 raise InputError(f"out {name!r}: expected a C-contiguous, aligned, writable array")
-            if any(np.may_share_memory(given, array) for array in (*inputs, *(o for o in outputs if o is not None))):
+            if any(np.may_share_memory(given, array) for array in used):
                 raise InputError(f"out {name!r} shares memory with an input or another output")
-            outputs.append(given)
+            used.append(given)
+            outputs[name] = given
         return outputs
 
     def _add_program(self, shapes: Shapes, arrays: Sequence[Array]) -> Program:
         with self._lock:
-            if self._closed:
+            if self._package is None:
                 raise ExecutionError("the model is closed")
             if (program := self._programs.get(shapes)) is None:
                 program = self._find_program(self._package, self._library, shapes)
-                program = program or self._compile(shapes, arrays)
+                program = program or self._compile(self._package, shapes, arrays)
                 self._programs[shapes] = program
             return program
 
@@ -243,12 +217,12 @@ class Executable:
                 )
         return None
 
-    def _compile(self, shapes: Shapes, arrays: Sequence[Array]) -> Program:
+    def _compile(self, source: Package, shapes: Shapes, arrays: Sequence[Array]) -> Program:
         bindings = self._signature.check_shapes(arrays)
         hook = compile_hook()
         if hook is None or set(bindings) != set(self.manifest.symbols):
             raise self._not_compiled(bindings)
-        package = Package(hook(self._package, bindings))
+        package = Package(hook(source, bindings))
         program = self._find_program(package, self._load_library(package), shapes)
         if program is None:
             raise PackageError(f"compiling for {bindings} gave no variant of {self.isa} for these inputs")

@@ -11,6 +11,8 @@ import numpy as np
 
 ALIGNMENT = 64
 _HUGE_PAGE = 2 << 20
+READY = 0x0001 | 0x0100
+"""`array.flags.num` of what kernels can read as it is: NPY_ARRAY_C_CONTIGUOUS | NPY_ARRAY_ALIGNED."""
 
 Array = np.ndarray[Any, Any]
 

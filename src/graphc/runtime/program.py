@@ -20,7 +20,7 @@ from graphc.errors import ExecutionError, GraphcError
 from graphc.package import Copy, HostStep, HostTensor, KernelStep, Location, Manifest, Variant, numpy_dtype
 from graphc.runtime.host import Evaluate
 from graphc.runtime.library import Library
-from graphc.runtime.memory import DATA_OFFSET, Array, address, allocate, array_handle
+from graphc.runtime.memory import DATA_OFFSET, READY, Array, address, allocate, array_handle
 
 # Bases: arena, weights, then the call's arrays (inputs, outputs), then object slots.
 _ARENA, _WEIGHTS, _FIRST_ARRAY = 0, 1, 2
@@ -81,12 +81,16 @@ class Program:
         self.threads = threads
         self.evaluate = evaluate
         self.run = library.run
-        self.output_names = [spec.name for spec in manifest.outputs]
         self.input_count, self.output_count = len(manifest.inputs), len(manifest.outputs)
         self.outputs = [
-            (shape, numpy_dtype(spec.dtype)) for spec, shape in zip(manifest.outputs, variant.outputs, strict=True)
+            (spec.name, shape, numpy_dtype(spec.dtype))
+            for spec, shape in zip(manifest.outputs, variant.outputs, strict=True)
         ]
-        self.fixed_outputs = all(shape is not None for shape, _ in self.outputs)
+        self._by_name = [
+            (spec.name, shape, numpy_dtype(spec.dtype))
+            for spec, shape in zip(manifest.inputs, variant.inputs, strict=True)
+        ]
+        self._by_position = [(index, shape, dtype) for index, (_, shape, dtype) in enumerate(self._by_name)]
         self.parts = self._split()
         self._build_table(library)
         self._idle: list[Context] = []
@@ -133,6 +137,38 @@ class Program:
             "object": _FIRST_ARRAY + self.input_count + self.output_count,
         }
         return first[place.kind] + place.index
+
+    def match(self, inputs: Any) -> list[Array] | None:
+        """The inputs by position, if they are of this variant's shapes and ready for kernels as they are.
+
+        This is the short way of calls that repeat: None says nothing is known, least of all that something is wrong.
+        """
+        keyed: Any = self._by_name
+        if type(inputs) is not dict:
+            if type(inputs) is not list and type(inputs) is not tuple:
+                return None
+            keyed = self._by_position
+        if len(inputs) != self.input_count:
+            return None
+        arrays = []
+        try:
+            for key, shape, dtype in keyed:
+                array = inputs[key]
+                if (
+                    type(array) is not np.ndarray
+                    or array.dtype is not dtype
+                    or array.shape != shape
+                    or array.flags.num & READY != READY
+                ):
+                    return None
+                arrays.append(array)
+        except KeyError:
+            return None
+        return arrays
+
+    def new_outputs(self) -> dict[str, Any]:
+        """An array for each output by name; None where its shape is known only at run time."""
+        return {name: None if shape is None else _empty(shape, dtype) for name, shape, dtype in self.outputs}
 
     def acquire(self) -> Context:
         """A context that no other call is using; hand it back with `release`."""
@@ -192,12 +228,13 @@ class Context:
             None,
         )
 
-    def execute(self, inputs: Sequence[Array], outputs: list[Any], stamps: Array | None = None) -> None:
+    def execute(self, inputs: Sequence[Array], outputs: dict[str, Any], stamps: Array | None = None) -> None:
         """Runs every step.
 
         Args:
             inputs: Arrays of exactly the variant's shapes and dtypes, C-contiguous and aligned.
-            outputs: The same; None where the shape is known only at run time, replaced here.
+            outputs: The same, by name in the model's order; None where the shape is known only at run time, replaced
+                here.
             stamps: int64[steps, 2]: receives start and stop of each step in nanoseconds.
 
         Raises:
@@ -207,18 +244,19 @@ class Context:
         for array in inputs:
             arrays[place] = array_handle(array)
             place += 1
-        for array in outputs:
-            arrays[place] = array_handle(array) if array is not None else array_handle(_NOTHING)
+        for array in outputs.values():
+            arrays[place] = array_handle(_NOTHING if array is None else array)
             place += 1
         if self._whole is not None and stamps is None:
             if status := self._run(self._whole):
                 self._fail(0, status)
             return
-        self.inputs, self.outputs = inputs, outputs
+        self.inputs, self.outputs = inputs, list(outputs.values())
         try:
             self._execute_parts(stamps)
             for copy in self.program.variant.copies:
                 self._copy_output(copy)
+            outputs.update(zip(outputs, self.outputs, strict=True))
         finally:
             self.inputs, self.outputs = (), []
             self.objects[:] = [None] * len(self.objects)
@@ -312,6 +350,7 @@ class Context:
             self.outputs[copy.output] = source.copy() if isinstance(source, np.ndarray) else source
 
 
+_empty = np.empty
 _NOTHING = np.zeros(1, np.uint8)
 
 

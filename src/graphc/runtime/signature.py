@@ -10,7 +10,7 @@ import numpy as np
 
 from graphc.errors import InputError
 from graphc.package import Manifest, TensorSpec, evaluate, numpy_dtype, symbols_of
-from graphc.runtime.memory import Array
+from graphc.runtime.memory import READY, Array
 
 
 class Signature:
@@ -80,6 +80,8 @@ class Signature:
             raise InputError(
                 f"input {spec.name!r}: expected rank {len(spec.shape)} ({spec}), got shape {list(array.shape)}"
             )
+        if array.dtype is dtype and array.flags.num & READY == READY:
+            return array
         ready = np.require(array, dtype, ["C", "ALIGNED"])
         # np.require makes rank 0 of rank 0, but ascontiguousarray inside of it may not keep it.
         return ready.reshape(array.shape) if ready.shape != array.shape else ready
@@ -118,6 +120,8 @@ class Signature:
 
 
 def _as_array(spec: TensorSpec, value: Any) -> Array:
+    if type(value) is np.ndarray:
+        return value
     if isinstance(value, np.ndarray | np.generic):
         return np.asarray(value)
     try:
