@@ -1,0 +1,7 @@
+"""ONNX in and out: importer, exporter and preflight check."""
+
+from graphc.frontend.binding import bind_dims
+from graphc.frontend.importer import Imported, import_model, read_model
+from graphc.frontend.schema import CANONICAL_OPSET
+
+__all__ = ["CANONICAL_OPSET", "Imported", "bind_dims", "import_model", "read_model"]

@@ -1,0 +1,118 @@
+"""What ONNX's operator definitions ask of a node: how many inputs and outputs, which attributes of which type."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import onnx
+
+from graphc.errors import ModelError
+
+CANONICAL_OPSET = 27
+"""Version of ai.onnx that graphs are normalized to: the newest at which ONNX Runtime 1.32 lacks no kernel that it has
+for older versions (its kernels of QuantizeLinear, DequantizeLinear, If and Loop end before 28)."""
+OLDEST_OPSET = 7
+"""Operator definitions before this version (2017) broadcast by attributes; ONNX Runtime does not run them either."""
+NEWEST_OPSET: int = onnx.defs.onnx_opset_version()
+"""Newest version of ai.onnx that the installed onnx package defines."""
+
+
+@dataclass(frozen=True)
+class Signature:
+    """An operator's definition as far as a node can break it.
+
+    Args:
+        since: Version of the definition.
+        inputs: Least and greatest number of inputs.
+        outputs: Least and greatest number of outputs.
+        attributes: Type of each attribute, as a number of `AttributeProto.AttributeType`.
+        required: Attributes that must be given.
+        deprecated: Whether the version took the operator out of use.
+    """
+
+    since: int
+    inputs: tuple[int, int]
+    outputs: tuple[int, int]
+    attributes: Mapping[str, int]
+    required: frozenset[str]
+    deprecated: bool = False
+
+
+@cache
+def signature(domain: str, op_type: str, version: int) -> Signature | None:
+    """The definition of an operator at an operator-set version; None where onnx has none."""
+    try:
+        schema: Any = onnx.defs.get_schema(op_type, version, domain)
+    except onnx.defs.SchemaError:
+        return None
+    return Signature(
+        schema.since_version,
+        (schema.min_input, schema.max_input),
+        (schema.min_output, schema.max_output),
+        {name: int(attribute.type.value) for name, attribute in schema.attributes.items()},
+        frozenset(name for name, attribute in schema.attributes.items() if attribute.required),
+        bool(schema.deprecated),
+    )
+
+
+@cache
+def first_version(domain: str, op_type: str) -> int | None:
+    """Version in which an operator first appeared; None where onnx does not know it."""
+    versions = [s.since_version for s in _schemas() if s.domain == domain and s.name == op_type]
+    return min(versions, default=None)
+
+
+@cache
+def operator_names(domain: str) -> tuple[str, ...]:
+    """Names of every operator that onnx defines in `domain`."""
+    return tuple(sorted({s.name for s in _schemas() if s.domain == domain}))
+
+
+@cache
+def _schemas() -> tuple[Any, ...]:
+    return tuple(onnx.defs.get_all_schemas_with_history())
+
+
+def check_node(node: onnx.NodeProto, kinds: Mapping[str, int], found: Signature, name: str) -> None:
+    """Holds a node against its operator's definition.
+
+    Args:
+        node: The node.
+        kinds: Type of each attribute given.
+        found: The definition.
+        name: The node's name, for messages.
+
+    Raises:
+        ModelError: Too few or too many inputs or outputs; an attribute that is missing, unknown or of a wrong type.
+    """
+
+    def fail(message: str, hint: str | None = None) -> None:
+        raise ModelError(f"{node.op_type} (since opset {found.since}) {message}", nodes=(name,), hint=hint)
+
+    for what, count, (least, most) in (
+        ("inputs", len(node.input), found.inputs),
+        ("outputs", len(node.output), found.outputs),
+    ):
+        # Trailing absent inputs may be left out; too many absent ones are harmless.
+        if count < least:
+            fail(f"needs at least {least} {what} and has {count}")
+        if count > most and any((node.input if what == "inputs" else node.output)[most:]):
+            fail(f"takes at most {most} {what} and has {count}")
+    for attribute, kind in kinds.items():
+        expected = found.attributes.get(attribute)
+        if expected is None:
+            close = difflib.get_close_matches(attribute, found.attributes, 1)
+            fail(f"has no attribute {attribute!r}", f"did you mean {close[0]!r}?" if close else None)
+        elif kind != expected:
+            fail(f"needs attribute {attribute!r} to be of type {_kind_name(expected)}, not {_kind_name(kind)}")
+    for attribute in sorted(found.required - kinds.keys()):
+        fail(f"lacks its attribute {attribute!r}")
+
+
+def _kind_name(kind: int) -> str:
+    names: Any = onnx.AttributeProto.AttributeType
+    return str(names.Name(kind)) if kind in names.values() else f"number {kind}"
