@@ -66,12 +66,21 @@ class ParseError(GraphcError):
         self.line = line
         self.column = column
         self.source_line = source_line
-        caret = " " * (column - 1) + "^"
-        super().__init__(f"line {line}, column {column}: {message}\n  {source_line}\n  {caret}")
+        start = max(0, column - 1 - _WINDOW) if len(source_line) > 2 * _WINDOW else 0
+        shown = ("..." if start else "") + source_line[start : start + 2 * _WINDOW]
+        caret = " " * (column - 1 - start + (3 if start else 0)) + "^"
+        super().__init__(f"line {line}, column {column}: {message}\n  {shown}\n  {caret}")
+
+
+_WINDOW = 80
+"""Characters of a long line shown on each side of a parse error."""
 
 
 class PassError(GraphcError):
     """A pass failed or broke an invariant; names the pass and those already run."""
+
+    reproducer: str = ""
+    """The failing pass and the graph it was given, in text form; empty where verification was off."""
 
 
 class BackendError(GraphcError):
