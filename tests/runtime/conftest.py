@@ -51,7 +51,9 @@ static int count_task(int task, Env* env, void* data) {
   ((int64_t*)data)[64] = env->num_task;
   return 0;
 }
-int32_t count(const int64_t* dims, void* counts) { return __TVMBackendParallelLaunch(count_task, counts, (int)dims[0]); }
+int32_t count(const int64_t* dims, void* counts) {
+  return __TVMBackendParallelLaunch(count_task, counts, (int)dims[0]);
+}
 
 static int nested_task(int task, Env* env, void* data) {
   return __TVMBackendParallelLaunch(count_task, (int64_t*)data + 65 * task, 4);
@@ -124,7 +126,7 @@ def build(library: bytes, tmp_path: Path) -> Build:
 
 @pytest.fixture
 def affine(build: Build) -> Path:
-    """y = 2 x + w + 1 for x of 4 × 64 floats, w counting up: a serial kernel, a weight, the arena, a parallel kernel."""
+    """y = 2 x + w + 1 for x of 4 × 64 floats, w counting up: serial and parallel kernels, the arena, a weight."""
     weights = WeightsBuilder()
     w = weights.add(np.arange(256, dtype=np.float32).reshape(4, 64))
     steps = [
