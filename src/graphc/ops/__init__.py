@@ -4,9 +4,11 @@ from graphc.ops import activations as activations
 from graphc.ops import choice as choice
 from graphc.ops import compiler_ops as compiler_ops
 from graphc.ops import contraction as contraction
+from graphc.ops import control as control
 from graphc.ops import convolution as convolution
 from graphc.ops import pointwise as pointwise
 from graphc.ops import pooling as pooling
+from graphc.ops import sequence as sequence
 from graphc.ops.base import express as express
 from graphc.ops.base import find as find
 from graphc.ops.evaluate import evaluate_expression as evaluate_expression

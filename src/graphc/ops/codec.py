@@ -86,6 +86,7 @@ class _Writer:
             "inputs": [[self.numbers[value], value.name, encode_type(value.type)] for value in graph.inputs],
             "nodes": [self.node(node) for node in graph.nodes],
             "outputs": [self.read(value) for value in graph.outputs],
+            "types": [encode_type(value.type) for value in graph.outputs],
         }
         self.depth -= 1
         return found
@@ -163,6 +164,8 @@ class _Reader:
         for node in header["nodes"]:
             graph.append(self.node(node))
         graph.outputs = [self.read(item) for item in header["outputs"]]
+        for value, kind in zip(graph.outputs, header["types"], strict=True):
+            value.type = decode_type(kind)
         return graph
 
     def attribute(self, item: Any) -> Any:
