@@ -6,9 +6,14 @@ from graphc.ops import compiler_ops as compiler_ops
 from graphc.ops import contraction as contraction
 from graphc.ops import control as control
 from graphc.ops import convolution as convolution
+from graphc.ops import gathering as gathering
+from graphc.ops import movement as movement
+from graphc.ops import normalization as normalization
 from graphc.ops import pointwise as pointwise
 from graphc.ops import pooling as pooling
+from graphc.ops import reduction as reduction
 from graphc.ops import sequence as sequence
+from graphc.ops import shape as shape
 from graphc.ops.base import express as express
 from graphc.ops.base import find as find
 from graphc.ops.evaluate import evaluate_expression as evaluate_expression
