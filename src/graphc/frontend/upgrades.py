@@ -191,7 +191,7 @@ def _group_norm_channels(draft: Draft) -> None:
     """Before 21 scale and bias had one element a group, now one a channel."""
     groups = draft.attributes.get("num_groups")
     if not isinstance(groups, int) or groups < 1:
-        raise ModelError(f"GroupNormalization has num_groups {groups}", nodes=draft.origins)
+        raise ModelError(f"GroupNormalization has num_groups {groups!r}", nodes=draft.origins)
     draft.attributes.pop("stash_type", None)
     x = draft.input(0)
     kind = None if x is None else x.type
