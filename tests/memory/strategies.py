@@ -19,6 +19,26 @@ def buffers(draw: st.DrawFn, max_time: int = 12, max_size: int = 40) -> Buffer:
 
 problems = st.lists(buffers(), max_size=40)
 small_problems = st.lists(buffers(max_time=5, max_size=8), max_size=6)
+
+
+@st.composite
+def tight_problems(draw: st.DrawFn) -> list[Buffer]:
+    """Up to seven buffers of which the short ones fill every hole: without room to spare, many plans do not fit."""
+    times, capacity = draw(st.integers(2, 4)), draw(st.integers(3, 7))
+    problem: list[Buffer] = []
+    for _ in range(3):
+        start = draw(st.integers(0, times - 1))
+        end = draw(st.integers(start + 1, times))
+        room = capacity - max(sum(z for s, e, z in problem if s <= t < e) for t in range(start, end))
+        if room:
+            problem.append((start, end, draw(st.integers(1, room))))
+    for t in range(times):
+        room = capacity - sum(size for start, end, size in problem if start <= t < end)
+        if room:
+            problem.append((t, t + 1, room))
+    return problem
+
+
 alignments = st.sampled_from([1, 2, 3, 16, 64])
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from graphc import memory
 from graphc.errors import OptionError
-from tests.memory.strategies import Buffer, alignments, problems, small_problems, smallest_peak
+from tests.memory.strategies import Buffer, alignments, problems, small_problems, smallest_peak, tight_problems
 
 
 @given(problems, alignments)
@@ -40,6 +40,15 @@ def test_peak_and_lower_bound_are_what_they_say(problem: list[Buffer], alignment
 @given(small_problems)
 def test_the_search_finds_the_optimum(problem: list[Buffer]) -> None:
     plan = memory.plan(problem)
+    assert plan.peak == smallest_peak(problem)
+    assert plan.optimal
+
+
+@settings(max_examples=60)
+@given(tight_problems())
+def test_the_search_finds_the_optimum_where_room_is_tight(problem: list[Buffer]) -> None:
+    plan = memory.plan(problem)
+    memory.check(problem, plan)
     assert plan.peak == smallest_peak(problem)
     assert plan.optimal
 
@@ -92,14 +101,17 @@ def test_the_search_closes_gaps_that_greedy_orders_leave() -> None:
 
 
 def test_a_bigger_budget_is_never_worse() -> None:
-    problem = tiled(random.Random(5), 60, 1 << 20, 80)
+    problem = tiled(random.Random(25), 60, 1 << 20, 80)
     peaks = [memory.plan(problem, node_budget=nodes).peak for nodes in (0, 100, 1000, 10_000)]
     assert peaks == sorted(peaks, reverse=True)
+    assert peaks[-1] < peaks[0]
 
 
 def test_without_a_clock_two_plans_are_equal() -> None:
-    problem = tiled(random.Random(7), 60, 1 << 20, 60)
-    assert memory.plan(problem, node_budget=3000) == memory.plan(problem, node_budget=3000)
+    problem = tiled(random.Random(25), 60, 1 << 20, 80)
+    plan = memory.plan(problem, node_budget=3000)
+    assert plan.gap > 0  # the whole budget was spent
+    assert plan == memory.plan(problem, node_budget=3000)
 
 
 def test_a_chain_takes_its_two_largest_neighbours() -> None:
@@ -115,12 +127,23 @@ def test_buffers_that_meet_in_time_share_memory() -> None:
     assert plan.peak == 100
 
 
-def test_a_gap_that_no_plan_can_close_is_reported_and_proven() -> None:
-    # Every two of five neighbours in this arrangement fit the bound, all of them together do not.
-    problem = [(0, 2, 2), (1, 4, 1), (3, 6, 2), (5, 7, 1), (0, 1, 1), (2, 3, 2), (4, 5, 1), (6, 7, 2)]
+def test_a_gap_that_no_plan_can_close_is_proven() -> None:
+    # Live sizes sum to 5 at every time, and still no plan of 5 bytes exists.
+    problem = [(2, 3, 1), (2, 5, 1), (1, 4, 2), (0, 3, 1), (3, 4, 2), (0, 1, 4), (1, 2, 2), (4, 5, 4)]
     plan = memory.plan(problem)
+    memory.check(problem, plan)
+    assert smallest_peak(problem) == plan.peak == 6
+    assert plan.lower_bound == 5
     assert plan.optimal
-    assert plan.lower_bound <= plan.peak
+    assert not memory.plan(problem, node_budget=0).optimal
+
+
+def test_a_capacity_that_is_good_enough_ends_the_work() -> None:
+    problem = tiled(random.Random(26), 60, 1 << 20, 80)
+    enough = memory.plan(problem, node_budget=0).peak
+    plan = memory.plan(problem, capacity=enough)
+    assert plan.gap > 0
+    assert plan == memory.plan(problem, node_budget=0)
 
 
 def test_nothing_to_place() -> None:
@@ -187,6 +210,7 @@ def test_a_thousand_deep_stack_does_not_meet_the_recursion_limit() -> None:
         ([(0, 1, 1)], {"alignment": 64.0}, "alignment must be an integer"),
         ([(0, 1, 1)], {"node_budget": -1}, "node_budget must not be negative"),
         ([(0, 1, 1)], {"node_budget": "many"}, "node_budget must be an integer"),
+        ([(0, 1, 1)], {"capacity": 1.5}, "capacity must be an integer"),
         ([(0, 1, 1)], {"time_limit": -1.0}, "time_limit must be finite and not negative"),
         ([(0, 1, 1)], {"time_limit": float("nan")}, "time_limit must be finite and not negative"),
         ([(0, 1, 1)], {"time_limit": "soon"}, "time_limit must be a number of seconds"),

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -14,16 +15,20 @@ from numpy.typing import NDArray
 from graphc.errors import OptionError
 from graphc.memory.greedy import greedy_plans
 from graphc.memory.interval import Problem, parse_alignment, parse_int, parse_intervals, reduce_intervals
-from graphc.memory.search import PREORDERS, Budget, BudgetExhausted, CanonicalSearch
+from graphc.memory.preorder import preorders
+from graphc.memory.search import Budget, BudgetExhausted, CanonicalSearch
 
-# The default search may take about as long as this many buffer visits: some two seconds, and always the same ones.
-_DEFAULT_VISITS = 400_000_000
+# The default search may take about as long as this many buffer visits: some three seconds on one core.
+_DEFAULT_VISITS = 600_000_000
 _VISITS_PER_NODE = 5_000
 # Placements of a search's first try, and how much longer each round's tries are than those of the round before.
 _FIRST_TRY = 500
 _GROWTH = 4
+# Orders that each capacity is tried with in the first round, and how many more join in each later one.
+_PREORDERS = 4
+_MORE_PREORDERS = 2
 # Capacities between the bound and the best plan that a round tries, each halving what is left of the gap.
-_BISECTIONS = 3
+_BISECTIONS = 2
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,7 @@ def plan(
     alignment: int = 1,
     time_limit: float | None = None,
     node_budget: int | None = None,
+    capacity: int = 0,
 ) -> Plan:
     """Gives each buffer an offset such that no two that are live together overlap, with a small peak.
 
@@ -70,6 +76,8 @@ def plan(
             whatever the limit. None for no clock at all.
         node_budget: Most placements that the search tries; 0 for greedy orders only. None for a default that takes
             a few seconds at most, or for no such limit where `time_limit` is given.
+        capacity: Bytes that are good enough: the first plan that fits ends the work, even above the lower bound. No
+            plan is refused for being larger.
 
     Returns:
         The best plan found. Buffers of size zero and those never live (`start == end`) lie at offset 0.
@@ -82,19 +90,21 @@ def plan(
     deadline = _deadline(time_limit)
     if node_budget is not None and parse_int(node_budget, "node_budget") < 0:
         raise OptionError(f"node_budget must not be negative, not {node_budget}")
+    capacity = parse_int(capacity, "capacity")
     problem = reduce_intervals(intervals, alignment)
     offsets = [0] * len(intervals)
     bound = problem.lower_bound
     if not len(problem):
         return Plan(tuple(offsets), 0, 0, "none", True)
 
-    parts = [_Part.greedy(part, bound, deadline) for part in problem.components()]
+    goal = max(bound, capacity // problem.unit)
+    parts = [_Part.greedy(part, goal, deadline) for part in problem.components()]
     if node_budget is None and time_limit is None:
         node_budget = _default_budget(problem)
     budget = Budget(node_budget, deadline)
     # A part's gap is hidden under a larger one of another part, so the largest is worked on first.
     for part in sorted(parts, key=lambda part: -part.peak):
-        part.improve(max(bound, *(other.proven for other in parts)), budget)
+        part.improve(max(goal, *(other.proven for other in parts)), budget)
 
     for part in parts:
         for index, offset in zip(part.problem.indices.tolist(), part.offsets.tolist(), strict=True):
@@ -105,7 +115,7 @@ def plan(
         peak=highest.peak * problem.unit,
         lower_bound=bound * problem.unit,
         order=highest.strategy,
-        optimal=highest.peak == max(bound, highest.proven),
+        optimal=highest.peak == max(part.proven for part in parts),
     )
 
 
@@ -160,12 +170,15 @@ class _Part:
     def improve(self, goal: int, budget: Budget) -> None:
         """Searches for a plan no higher than the goal, or else as low as the budget allows.
 
-        Tries get longer from round to round. A round asks for the smallest peak not yet ruled out and, while that
-        stays open, for peaks ever nearer to the best plan's.
+        From round to round tries get longer and more orders are tried. A round asks for the smallest peak not yet
+        ruled out and, while that stays open, for peaks ever nearer to the best plan's.
         """
-        searches = {name: CanonicalSearch(self.problem, name) for name in PREORDERS} if self.peak > goal else {}
+        orders = preorders(self.problem)
+        searches: dict[str, CanonicalSearch] = {}
         tries = _FIRST_TRY
         while self.peak > max(goal, self.proven) and not budget.exhausted:
+            for name, order in islice(orders, _MORE_PREORDERS if searches else _PREORDERS):
+                searches[name] = CanonicalSearch(self.problem, order)
             capacity = max(goal, self.proven)
             for _ in range(1 + _BISECTIONS):
                 self._attempt(searches, capacity, tries, budget)

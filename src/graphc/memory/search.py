@@ -14,7 +14,7 @@ Where the unplaced buffers fall apart in time, the parts are solved one by one: 
 from __future__ import annotations
 
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
@@ -74,15 +74,6 @@ class _Node:
     latest: int
 
 
-PREORDERS: dict[str, tuple[str, ...]] = {
-    "contention-duration": ("contention", "duration", "area"),
-    "contention-area": ("contention", "area", "duration"),
-    "duration-area": ("duration", "area", "contention"),
-    "size": ("size", "duration", "contention"),
-}
-"""Which buffer is tried first among those at the same offset: by these measures, largest first."""
-
-
 # Failures remembered, at some 200 bytes each.
 _MOST_FAILURES = 500_000
 
@@ -98,19 +89,11 @@ class CanonicalSearch:
 
     Args:
         problem: The problem; best a single component.
-        preorder: A name of `PREORDERS`.
+        order: All positions of the problem: among buffers at the same offset the first in this order is tried first.
     """
 
-    def __init__(self, problem: Problem, preorder: str) -> None:
-        duration = problem.last - problem.first
-        measures = {
-            "contention": problem.contention,
-            "duration": duration,
-            "area": duration * problem.size,
-            "size": problem.size,
-        }
-        rows = list(zip(*((-measures[name]).tolist() for name in PREORDERS[preorder]), strict=True))
-        self.order = np.array(sorted(range(len(problem)), key=rows.__getitem__), dtype=np.int64)
+    def __init__(self, problem: Problem, order: Sequence[int]) -> None:
+        self.order = np.asarray(order, dtype=np.int64)
         self.first = problem.first[self.order]
         self.last = problem.last[self.order]
         self.size = problem.size[self.order]
