@@ -11,6 +11,7 @@ from graphc.ops import movement as movement
 from graphc.ops import normalization as normalization
 from graphc.ops import pointwise as pointwise
 from graphc.ops import pooling as pooling
+from graphc.ops import quantization as quantization
 from graphc.ops import reduction as reduction
 from graphc.ops import sequence as sequence
 from graphc.ops import shape as shape

@@ -12,6 +12,7 @@ from graphc.ir.symbolic import add, floordiv, maximum, mod, multiply
 from graphc.ops.base import Array, Datum, ExpressionContext, InferenceContext, Operator, Trait, register
 from graphc.ops.contraction import centred, wide
 from graphc.ops.expr import (
+    Axis,
     Scalar,
     TensorExpr,
     all_of,
@@ -45,9 +46,9 @@ def kernel_of(node: Node, w: Sequence[Dim]) -> tuple[int, ...]:
     return taps if len(taps) == len(w) - 2 else (node.ints_attribute("kernel_shape") or ())
 
 
-def _check_conv(ctx: InferenceContext) -> tuple[tuple[Dim, ...], tuple[Dim, ...], int]:
+def _check_conv(ctx: InferenceContext, data: int = 0, weights: int = 1) -> tuple[tuple[Dim, ...], tuple[Dim, ...], int]:
     """Shapes of input and weights, and the group count, once they are known to fit."""
-    x, w, group = ctx.shape(0), ctx.shape(1), ctx.node.int_attribute("group", 1)
+    x, w, group = ctx.shape(data), ctx.shape(weights), ctx.node.int_attribute("group", 1)
     if len(x) != len(w) or len(x) < 3:
         ctx.fail(f"input of shape {list(x)} and weights of shape {list(w)} must have equal rank, 3 or more")
     if group < 1:
@@ -59,11 +60,16 @@ def _check_conv(ctx: InferenceContext) -> tuple[tuple[Dim, ...], tuple[Dim, ...]
 
 
 def _infer_conv(ctx: InferenceContext) -> Sequence[Type]:
-    x, w, group = _check_conv(ctx)
+    return [ctx.tensor(0).with_shape(infer_conv_shape(ctx, 0, 1))]
+
+
+def infer_conv_shape(ctx: InferenceContext, data: int, weights: int) -> tuple[Dim, ...]:
+    """Output shape of a convolution whose input and weights are inputs number `data` and `weights`."""
+    x, w, group = _check_conv(ctx, data, weights)
     _check_channels(ctx, x[1], multiply(w[1], group))
     if isinstance(w[0], int) and w[0] % group:
         ctx.fail(f"{w[0]} output channels do not divide into {group} groups")
-    return [ctx.tensor(0).with_shape((x[0], w[0], *conv_window(ctx.node, x, w).output))]
+    return (x[0], w[0], *conv_window(ctx.node, x, w).output)
 
 
 def _check_channels(ctx: InferenceContext, found: Dim, expected: Dim) -> None:
@@ -252,7 +258,7 @@ def _express_conv_transpose(ctx: ExpressionContext) -> Sequence[TensorExpr]:
 
 
 def _infer_conv_integer(ctx: InferenceContext) -> Sequence[Type]:
-    return [found.with_dtype(dtypes.INT32) for found in _infer_conv(ctx) if isinstance(found, TensorType)]
+    return [TensorType(dtypes.INT32, infer_conv_shape(ctx, 0, 1))]
 
 
 def centred_weights(w: Array, zero_point: Array | None) -> Array:
@@ -269,29 +275,43 @@ def _evaluate_conv_integer(node: Node, inputs: Sequence[Datum]) -> Sequence[Datu
     return [convolve(values, centred_weights(w, w_zero), window, node.int_attribute("group", 1))]
 
 
-def _express_conv_integer(ctx: ExpressionContext) -> Sequence[TensorExpr]:
-    x, w, node = ctx.tensor(0), ctx.tensor(1), ctx.node
-    window = conv_window(node, x.dims, w.dims)
+def integer_products(
+    ctx: ExpressionContext, operands: tuple[int, int], zero_points: tuple[int, int]
+) -> tuple[tuple[Axis, ...], Scalar]:
+    """Axes of an integer convolution's output, and its int32 sum of products.
+
+    Args:
+        ctx: Context of the node.
+        operands: Numbers of the input and the weights.
+        zero_points: Numbers of their zero points, which may be absent; one number or one per output channel.
+    """
+    x, w = ctx.tensor(operands[0]), ctx.tensor(operands[1])
+    window = conv_window(ctx.node, x.dims, w.dims)
     axes = axes_of(ctx.outputs[0].dims)
     batch, channel, *outputs = indices_of(axes)
     inner, *taps = axes_of([w.dims[1], *window.kernel], "k")
     positions = window.positions(outputs, [tap.index for tap in taps])
-    source = add(_group_base(channel, w.dims[0], w.dims[1], node.int_attribute("group", 1)), inner.index)
+    source = add(_group_base(channel, w.dims[0], w.dims[1], ctx.node.int_attribute("group", 1)), inner.index)
 
-    def centre(number: int, kind: TensorType, at: Sequence[Dim]) -> Scalar:
-        value = cast(load(number, kind.dtype, at), dtypes.INT32)
-        zero = ctx.inputs[number + 2] if number + 2 < len(ctx.inputs) else None
+    def centre(side: int, at: Sequence[Dim]) -> Scalar:
+        number, zero_number = operands[side], zero_points[side]
+        value = cast(load(number, ctx.tensor(number).dtype, at), dtypes.INT32)
+        zero = ctx.inputs[zero_number] if zero_number < len(ctx.inputs) else None
         if zero is None:
             return value
         position = [channel if extent != 1 else 0 for extent in zero.dims]
-        return call("sub", value, cast(load(number + 2, zero.dtype, position), dtypes.INT32))
+        return call("sub", value, cast(load(zero_number, zero.dtype, position), dtypes.INT32))
 
-    value = centre(0, x, (batch, source, *positions))
+    value = centre(0, (batch, source, *positions))
     inside = window.inside(positions)
     if inside is not None:
         value = select(inside, value, const(0, dtypes.INT32))
-    weight = centre(1, w, (channel, inner.index, *(tap.index for tap in taps)))
-    return [TensorExpr(axes, reduce("sum", [inner, *taps], call("mul", value, weight)))]
+    weight = centre(1, (channel, inner.index, *(tap.index for tap in taps)))
+    return axes, reduce("sum", [inner, *taps], call("mul", value, weight))
+
+
+def _express_conv_integer(ctx: ExpressionContext) -> Sequence[TensorExpr]:
+    return [TensorExpr(*integer_products(ctx, (0, 1), (2, 3)))]
 
 
 for operator in (
