@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from graphc.errors import OptionError
 
-# Sums of sizes up to this fit int64 with room for one more addition; above it arrays hold Python ints.
-_INT64_SAFE = 2**61
+# Sums of areas (size by duration) below this fit int64, and so do sums of sizes; above it arrays hold Python ints.
+_INT64_SAFE = 2**62
 
 
 class Interval(NamedTuple):
@@ -215,7 +215,7 @@ def reduce_intervals(intervals: Sequence[Interval], alignment: int) -> Problem:
     sizes = [align_up(intervals[i].size, alignment) for i in kept]
     unit = math.gcd(*sizes) if sizes else alignment
     units = [size // unit for size in sizes]
-    dtype = np.int64 if sum(units) < _INT64_SAFE else object
+    dtype = np.int64 if sum(units) * (clique + 1) < _INT64_SAFE else object
     return Problem(
         indices=np.array(kept, dtype=np.int64),
         first=first,
