@@ -1,0 +1,1 @@
+"""What turns regions into kernels. A backend is imported when it is used, never before."""

@@ -118,7 +118,7 @@ def expression_of(node: Node) -> Sequence[TensorExpr]:
     result = None
     if operator is not None and operator.expression is not None:
         types = tuple(None if v is None else v.type for v in node.inputs)
-        if all(t is None or isinstance(t, TensorType) and t.shape is not None for t in types):
+        if all(t is None or (isinstance(t, TensorType) and t.shape is not None) for t in types):
             context = base.ExpressionContext(
                 node,
                 tuple(t if isinstance(t, TensorType) else None for t in types),

@@ -1,0 +1,1 @@
+"""The CPU backend: regions to TVM's TIR at the target's vector width, to objects, to one library."""

@@ -17,13 +17,13 @@ from graphc.backends.tvm.tir import KernelBuilder, broadcast
 from graphc.ir import Dim, TensorType, symbol
 from graphc.ir.symbolic import linear_coefficient, multiply, product, substitute, symbols
 from graphc.ops.expr import (
+    SCALAR_OPS,
     ArgReduce,
     Axis,
     Call,
     IndexValue,
     Load,
     Reduce,
-    SCALAR_OPS,
     Scalar,
     children,
     transform,

@@ -256,7 +256,7 @@ class _Rendering:
             return self._is_loop_of(place, extent)
         if low_high[1] is not None and isinstance(extent, int):
             in_count = self.lane.count is not None and self._varies(place)
-            return low_high[1] < extent or in_count and self._stride_one(place)
+            return low_high[1] < extent or (in_count and self._stride_one(place))
         return self._is_loop_of(place, extent)
 
     def _stride_one(self, place: Dim) -> bool:

@@ -1,0 +1,138 @@
+"""The inner kernel of every matmul: a tile of results in registers, and how large to make it.
+
+A tile is `rows` x `vectors` accumulators. Each step of the inner axis loads `vectors` vectors of the right operand,
+broadcasts one element per row of the left one and does `rows * vectors` fused multiply-adds (K. Goto, R. van de Geijn,
+"Anatomy of High-Performance Matrix Multiplication", 2008, with the right operand packed and the left one in place).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from graphc.backends.tvm.tir import Expr, KernelBuilder, Register, bind, broadcast
+from graphc.ir import Dim
+from graphc.target import Target
+
+IN_FLIGHT = 8
+"""Fused multiply-adds that must be independent to fill the units: latency 4 times 2 a cycle on x86 cores and Arm's."""
+
+UNROLL = 2
+"""Steps of the inner axis per iteration."""
+
+
+@dataclass(frozen=True, order=True)
+class Tile:
+    """Results held in registers.
+
+    Args:
+        rows: Rows of the left operand.
+        vectors: Vectors of the right operand.
+        ways: Partial sums per result, over every `ways`-th step, where rows and vectors are too few to hide latency.
+    """
+
+    rows: int
+    vectors: int
+    ways: int = 1
+
+    def __str__(self) -> str:
+        return f"{self.rows}x{self.vectors}" + (f"x{self.ways}" if self.ways > 1 else "")
+
+
+def fitting(target: Target, most_rows: int, most_vectors: int) -> Iterator[Tile]:
+    """Every tile whose accumulators, one row of vectors and one broadcast fit the registers."""
+    for vectors in range(1, min(most_vectors, 8) + 1):
+        rows = min((target.vector_registers - vectors - 1) // vectors, most_rows)
+        for count in range(1, rows + 1):
+            yield with_ways(Tile(count, vectors), target)
+
+
+def with_ways(tile: Tile, target: Target) -> Tile:
+    """The tile with as many partial sums as hide the latency and fit the registers."""
+    results = tile.rows * tile.vectors
+    room = (target.vector_registers - 1 - tile.vectors) // results
+    return Tile(tile.rows, tile.vectors, max(1, min(-(-IN_FLIGHT // results), room, 4)))
+
+
+def step_cost(rows: int, vectors: int) -> float:
+    """Relative time of one step of a tile: multiply-adds and loads overlap; the right operand comes from L2."""
+    return max(rows * vectors, vectors + rows, IN_FLIGHT / 2) + 0.25 * vectors
+
+
+def sweep_cost(tile: Tile, rows: int, vectors: int) -> float:
+    """Relative time of one step of all tiles that cover `rows` x `vectors`, tails included."""
+    full_rows, row_tail = divmod(rows, tile.rows)
+    full_vectors, vector_tail = divmod(vectors, tile.vectors)
+    total = full_rows * full_vectors * step_cost(tile.rows, tile.vectors)
+    if row_tail:
+        total += full_vectors * step_cost(row_tail, tile.vectors)
+    if vector_tail:
+        total += full_rows * step_cost(tile.rows, vector_tail)
+    if row_tail and vector_tail:
+        total += step_cost(row_tail, vector_tail)
+    return total
+
+
+def choose_tile(target: Target, rows: int, vectors: int) -> Tile:
+    """The tile with which `rows` x `vectors` results take the least time; of equals, the one with fewer variants."""
+
+    def cost(tile: Tile) -> tuple[float, int, int]:
+        variants = (1 + (rows % tile.rows > 0)) * (1 + (vectors % tile.vectors > 0))
+        return sweep_cost(tile, rows, vectors), variants, -tile.rows
+
+    return min(fitting(target, rows, vectors), key=cost)
+
+
+def multiply(
+    builder: KernelBuilder,
+    tile: Tile,
+    lanes: int,
+    depth: Dim,
+    left: Callable[[int, Dim], Expr],
+    right: Callable[[Dim, int], Expr],
+) -> list[list[Expr]]:
+    """Sums `left(row, k) * right(k, vector)` over `0 <= k < depth` in registers.
+
+    Args:
+        builder: The kernel under construction.
+        tile: Accumulators.
+        lanes: Width of a vector.
+        depth: Extent of the inner axis.
+        left: A scalar of the left operand.
+        right: A vector of the right operand.
+
+    Returns:
+        The sum of each row and vector.
+    """
+    sums = [
+        [[builder.accumulator(lanes) for _ in range(tile.vectors)] for _ in range(tile.rows)] for _ in range(tile.ways)
+    ]
+    zero = broadcast(builder.float32(0.0), lanes)
+    for register in (r for way in sums for row in way for r in row):
+        register.value = zero
+
+    def step(k: Dim, way: int) -> None:
+        vectors = [bind(right(k, v)) for v in range(tile.vectors)]
+        for row in range(tile.rows):
+            factor = bind(broadcast(left(row, k), lanes))
+            for v in range(tile.vectors):
+                register = sums[way][row][v]
+                register.value = register.value + factor * vectors[v]
+
+    unroll = max(UNROLL, tile.ways)
+    if isinstance(depth, int) and depth < unroll:
+        unroll = 1
+    with builder.serial(depth // unroll, "k") as block:
+        for u in range(unroll):
+            step(block * unroll + u, u % tile.ways)
+    done = depth // unroll * unroll
+    with builder.serial(depth - done, "k") as k:
+        step(done + k, 0)
+    return [[_total([way[row][v] for way in sums]) for v in range(tile.vectors)] for row in range(tile.rows)]
+
+
+def _total(registers: list[Register]) -> Expr:
+    result = registers[0].value
+    for register in registers[1:]:
+        result = result + register.value
+    return bind(result)

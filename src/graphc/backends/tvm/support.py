@@ -1,0 +1,76 @@
+"""Which nodes have a compiled form on CPUs, and why others have none."""
+
+from __future__ import annotations
+
+from graphc.backends.regions import expression_of
+from graphc.backends.tvm import scalar_ops
+from graphc.errors import BackendError
+from graphc.ir import GRAPHC_DOMAIN, Node, TensorType
+from graphc.ops.base import Trait, find
+from graphc.ops.expr import ArgReduce, Call, Reduce, Scalar, walk
+from graphc.target import Verdict, accepted, refused
+
+TEMPLATED = frozenset({"Attention"})
+"""Operators of ai.onnx without a tensor expression that a template of their own takes."""
+
+
+def supports(node: Node) -> Verdict:
+    """Whether a node compiles, with the types it has now.
+
+    Kernels take bound extents so far: a node with an unbound one runs on the host until its shape is known.
+    """
+    if node.is_op("Region", GRAPHC_DOMAIN):
+        return accepted()
+    operator = find(node)
+    if operator is None:
+        return refused(f"{node.op} is not an operator that graphc knows")
+    if operator.has(Trait.CONTROL) or any(True for _ in node.subgraphs()):
+        return refused("control flow runs on the host")
+    if operator.has(Trait.RANDOM):
+        return refused("random numbers come from the host")
+    for what, values in (("input", node.inputs), ("output", node.outputs)):
+        for index, value in enumerate(values):
+            if value is None or (what == "output" and not value.is_used):
+                continue
+            reason = _type_refusal(value.type)
+            if reason:
+                return refused(f"{what} {index} (%{value.name}) {reason}")
+    if node.domain == "" and node.op_type in TEMPLATED:
+        return accepted()
+    if operator.expression is None:
+        return refused(f"{node.op} has no kernel yet")
+    try:
+        expressions = expression_of(node)
+    except BackendError:
+        return refused(f"{node.op} has no kernel for these inputs and attributes")
+    for expression in expressions:
+        for scalar in walk(expression.body):
+            if reason := _scalar_refusal(scalar):
+                return refused(reason)
+    return accepted()
+
+
+def _type_refusal(kind: object) -> str:
+    if not isinstance(kind, TensorType):
+        return f"is {'untyped' if kind is None else 'a ' + str(kind)}, not a tensor"
+    if kind.dtype not in scalar_ops.SUPPORTED_DTYPES:
+        return f"is of {kind.dtype}, which kernels do not compute with"
+    if kind.shape is None:
+        return "has a rank that only the data tells"
+    unbound = sorted(kind.symbols())
+    return f"depends on {', '.join(unbound)}, which no --dim binds" if unbound else ""
+
+
+def _scalar_refusal(scalar: Scalar) -> str:
+    if scalar.dtype not in scalar_ops.SUPPORTED_DTYPES:
+        return f"its arithmetic is in {scalar.dtype}, which kernels do not compute with"
+    if isinstance(scalar, Call) and not scalar_ops.is_supported(scalar.op, scalar.arguments[0].dtype):
+        return f"{scalar.op} of {scalar.arguments[0].dtype} has no compiled form"
+    if isinstance(scalar, Reduce | ArgReduce) and any(not isinstance(a, int) for a in _extents(scalar)):
+        return "it reduces over an unbound extent"
+    return ""
+
+
+def _extents(scalar: Reduce | ArgReduce) -> list[object]:
+    axes = scalar.axes if isinstance(scalar, Reduce) else (scalar.axis,)
+    return [axis.extent for axis in axes]

@@ -1,0 +1,273 @@
+"""From programs to a package: weights packed, kernels compiled and linked, steps written as a table."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from graphc.backends.base import Backend, Kernel, Packing
+from graphc.compiler.cache import ObjectCache
+from graphc.compiler.options import CompileOptions
+from graphc.compiler.program import Program
+from graphc.errors import BackendError
+from graphc.ir import Graph, Node, Tensor, TensorType, Value
+from graphc.ops import host
+from graphc.package import (
+    BufferPlan,
+    Code,
+    Copy,
+    HostStep,
+    HostTensor,
+    KernelStep,
+    Location,
+    Manifest,
+    SymbolRange,
+    TensorSpec,
+    Variant,
+    WeightsBuilder,
+    write_package,
+)
+from graphc.passes.buffers import Storage
+from graphc.target import Target
+
+_SLOT = "string"
+"""dtype named for operands whose type only the data tells."""
+
+
+class Weights:
+    """The weights region under construction: each constant once in each form that some kernel reads."""
+
+    def __init__(self) -> None:
+        self.builder = WeightsBuilder()
+        self._places: dict[tuple[bytes, Packing | None], Location] = {}
+
+    def place(self, tensor: Tensor, packing: Packing | None) -> Location:
+        """Where a constant lies, packed if asked."""
+        key = (tensor.digest(), packing)
+        found = self._places.get(key)
+        if found is None:
+            array = tensor.array()
+            packed = array if packing is None else packing.apply(array)
+            found = self._places[key] = self.builder.add(np.ascontiguousarray(packed).reshape(packed.shape))
+        return found
+
+
+def compile_kernels(
+    programs: Sequence[Program], options: CompileOptions, cache: ObjectCache
+) -> dict[str, dict[str, bytes]]:
+    """Object code by target and symbol: each distinct kernel once, several at a time, from the cache where it has them.
+
+    Raises:
+        BackendError: A kernel did not compile; names the nodes it came from.
+    """
+    wanted: dict[tuple[str, str], tuple[Kernel, Node]] = {}
+    for program in programs:
+        for node, kernel in program.kernels.items():
+            wanted.setdefault((program.target.isa, kernel.symbol), (kernel, node))
+    objects: dict[str, dict[str, bytes]] = {program.target.isa: {} for program in programs}
+    missing = []
+    for (isa, symbol), (kernel, node) in wanted.items():
+        known = cache.get(kernel.key)
+        if known is None:
+            missing.append((isa, kernel, node))
+        else:
+            objects[isa][symbol] = known
+    total = len(wanted)
+    options.progress("compiling kernels", total - len(missing), total)
+    with concurrent.futures.ThreadPoolExecutor(max(1, options.jobs), "graphc-compile") as pool:
+        pending = {pool.submit(kernel.compile): (isa, kernel, node) for isa, kernel, node in missing}
+        try:
+            for done, future in enumerate(concurrent.futures.as_completed(pending), 1):
+                isa, kernel, node = pending[future]
+                try:
+                    data = future.result()
+                except BackendError as error:
+                    raise BackendError(error.message, nodes=node.origins, hint=error.hint) from error
+                cache.put(kernel.key, data)
+                objects[isa][kernel.symbol] = data
+                options.progress("compiling kernels", total - len(missing) + done, total)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return objects
+
+
+def link_code(
+    objects: Mapping[str, Mapping[str, bytes]], targets: Sequence[Target], backend: Backend, cache: Path | None
+) -> dict[str, bytes]:
+    """The shared library of each instruction set."""
+    code = {}
+    with tempfile.TemporaryDirectory(prefix="graphc-") as folder:
+        for target in targets:
+            out = Path(folder) / f"{target.isa}.so"
+            backend.link(objects.get(target.isa, {}), target, out, cache=cache)
+            code[target.isa] = out.read_bytes()
+    return code
+
+
+def write(
+    path: Path,
+    source: Graph,
+    programs: Sequence[Program],
+    targets: Sequence[Target],
+    backend: Backend,
+    options: CompileOptions,
+    *,
+    model: bytes | None,
+    versions: Mapping[str, str],
+) -> Manifest:
+    """Compiles what the programs need and writes the package.
+
+    Args:
+        path: The package; appears only when whole.
+        source: The graph as imported: names, types and symbols of inputs and outputs.
+        programs: One for each variant and target.
+        targets: Targets of the programs.
+        backend: What lowered them.
+        options: What the compile was told.
+        model: Bytes of the model to embed, if any.
+        versions: Versions of the tools, for the record.
+    """
+    cache = ObjectCache(options.cache)
+    objects = compile_kernels(programs, options, cache)
+    options.progress("linking", 0, 1)
+    code = link_code(objects, targets, backend, options.cache)
+    options.progress("linking", 1, 1)
+    weights = Weights()
+    variants = []
+    for done, program in enumerate(programs):
+        options.progress("packing weights", done, len(programs))
+        variants.append(assemble_variant(program, source, weights))
+    options.progress("packing weights", len(programs), len(programs))
+    manifest = Manifest(
+        model=source.name,
+        inputs=tuple(_spec(value) for value in source.inputs),
+        outputs=tuple(_spec(value) for value in source.outputs),
+        variants=tuple(variants),
+        code={
+            target.isa: Code(f"cpu/{target.isa}/model.so", target.architecture, target.features) for target in targets
+        },
+        symbols={name: SymbolRange(*source.bounds.get(name, (1, None))) for name in input_symbols(source)},
+        weights_size=weights.builder.size,
+        host_steps=any(program.host for program in programs),
+        options=options.recorded(),
+        versions=versions,
+    )
+    return write_package(path, manifest, code=code, weights=weights.builder, model=model)
+
+
+def input_symbols(graph: Graph) -> list[str]:
+    """Symbols of the inputs' shapes, sorted."""
+    types = [value.type for value in graph.inputs]
+    return sorted(set().union(*(kind.symbols() for kind in types if isinstance(kind, TensorType))))
+
+
+def _spec(value: Value) -> TensorSpec:
+    kind = value.type
+    if not isinstance(kind, TensorType):
+        return TensorSpec(value.name, _SLOT, ())
+    shape = tuple(d if isinstance(d, int) else str(d) for d in kind.shape or ())
+    return TensorSpec(value.name, kind.dtype.name, shape)
+
+
+def assemble_variant(program: Program, source: Graph, weights: Weights) -> Variant:
+    """The step table of one program."""
+    places = _Places(program, weights)
+    steps = [places.step(number, node) for number, node in enumerate(program.buffers.steps)]
+    named = [
+        BufferPlan(storage.root.name, storage.start, storage.end, program.plan.offsets[i], storage.size)
+        for i, storage in enumerate(program.buffers.arena())
+    ]
+    for (step, _), position in program.workspaces.items():
+        start, end, size = program.intervals[position]
+        kernel = program.kernels[program.buffers.steps[step]]
+        named.append(BufferPlan(f"workspace of {kernel.template}", start, end, program.plan.offsets[position], size))
+    return Variant(
+        isa=program.target.isa,
+        bindings={name: program.bindings[name] for name in input_symbols(source)},
+        inputs=tuple(value.tensor_type.static_shape for value in program.graph.inputs),
+        outputs=tuple(_known_shape(value) for value in program.graph.outputs),
+        arena_size=program.plan.peak,
+        lower_bound=program.plan.lower_bound,
+        buffers=tuple(named),
+        steps=tuple(steps),
+        copies=tuple(Copy(number, places.host_tensor(value)) for number, value in program.buffers.copies),
+        objects=program.buffers.objects,
+    )
+
+
+def _known_shape(value: Value) -> tuple[int, ...] | None:
+    kind = value.type
+    return kind.static_shape if isinstance(kind, TensorType) and kind.is_static else None
+
+
+class _Places:
+    """Locations of a program's values."""
+
+    def __init__(self, program: Program, weights: Weights) -> None:
+        self.program = program
+        self.weights = weights
+        self.offsets = {id(storage): program.plan.offsets[i] for i, storage in enumerate(program.buffers.arena())}
+
+    def step(self, number: int, node: Node) -> KernelStep | HostStep:
+        """The table's entry for one node."""
+        kernel = self.program.kernels.get(node)
+        return self._host_step(node) if kernel is None else self._kernel_step(number, node, kernel)
+
+    def _kernel_step(self, number: int, node: Node, kernel: Kernel) -> KernelStep:
+        inputs = list(dict.fromkeys(value for value in node.inputs if value is not None))
+        arguments = []
+        for position, operand in enumerate(kernel.operands):
+            if operand.kind == "workspace":
+                offset = self.program.plan.offsets[self.program.workspaces[number, position]]
+                arguments.append(Location("arena", 0, offset))
+            elif operand.kind == "output":
+                outputs = [value for value in node.outputs if value.is_used] or list(node.outputs)
+                arguments.append(self.location(outputs[operand.index]))
+            else:
+                arguments.append(self.location(inputs[operand.index], operand.packing))
+        assert isinstance(kernel.flops, int) and isinstance(kernel.bytes, int)
+        return KernelStep(
+            symbol=kernel.symbol,
+            arguments=tuple(arguments),
+            dims=tuple(int(dim) for dim in kernel.dims if isinstance(dim, int)),
+            label=f"{kernel.template}: {node.name or node.op_type}",
+            origins=node.origins,
+            flops=kernel.flops,
+            bytes=kernel.bytes,
+        )
+
+    def _host_step(self, node: Node) -> HostStep:
+        return HostStep(
+            op_type=node.op_type,
+            domain=node.domain,
+            version=node.version,
+            payload=host.serialize(node),
+            inputs=tuple(None if value is None else self.host_tensor(value) for value in host.operands(node)),
+            outputs=tuple(self.host_tensor(value) if value.name else None for value in node.outputs),
+            label=f"host: {node.op_type}",
+            origins=node.origins,
+        )
+
+    def location(self, value: Value, packing: Packing | None = None) -> Location:
+        """Where a value lies."""
+        storage = self.program.buffers.storage[value]
+        if storage.kind == "weight":
+            return self._weight(storage, packing)
+        offset = self.offsets[id(storage)] if storage.kind == "arena" else 0
+        return Location(storage.kind, 0 if storage.kind == "arena" else storage.index, offset)
+
+    def _weight(self, storage: Storage, packing: Packing | None) -> Location:
+        tensor = storage.root.constant
+        assert tensor is not None
+        return self.weights.place(tensor, packing)
+
+    def host_tensor(self, value: Value) -> HostTensor:
+        """A value as an operand of a host step, or the source of a copy."""
+        kind = value.type
+        dtype = kind.dtype.name if isinstance(kind, TensorType) else _SLOT
+        return HostTensor(self.location(value), dtype, _known_shape(value))

@@ -1,0 +1,68 @@
+"""The cache of compiled objects: one file per kernel, named by the hash of all that decides its bytes."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+
+_MAGIC = b"graphc-object-1\n"
+
+
+def default_folder() -> Path:
+    """`$GRAPHC_CACHE`, else `graphc` in the user's cache folder."""
+    given = os.environ.get("GRAPHC_CACHE")
+    if given:
+        return Path(given)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "graphc"
+
+
+class ObjectCache:
+    """Object files by key. Safe for concurrent processes: entries appear whole or not at all, and check themselves.
+
+    Args:
+        folder: Where to keep them; None keeps nothing.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self.folder = folder
+        self.hits = 0
+        self.misses = 0
+
+    def get(self, key: str) -> bytes | None:
+        """The object stored under `key`, or None; a damaged entry counts as absent."""
+        if self.folder is None:
+            return None
+        try:
+            data = self._path(key).read_bytes()
+        except OSError:
+            self.misses += 1
+            return None
+        body = data[len(_MAGIC) + 32 :]
+        if data[: len(_MAGIC)] != _MAGIC or hashlib.sha256(body).digest() != data[len(_MAGIC) : len(_MAGIC) + 32]:
+            self.misses += 1
+            return None
+        self.hits += 1
+        return body
+
+    def put(self, key: str, data: bytes) -> None:
+        """Stores an object. A cache that cannot be written (full disk, no permission) is no reason to fail."""
+        if self.folder is None:
+            return
+        path = self._path(key)
+        with contextlib.suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor, name = tempfile.mkstemp(dir=path.parent, suffix=".part")
+            try:
+                with os.fdopen(descriptor, "wb") as file:
+                    file.write(_MAGIC + hashlib.sha256(data).digest() + data)
+                os.replace(name, path)
+            except BaseException:
+                os.unlink(name)
+                raise
+
+    def _path(self, key: str) -> Path:
+        assert self.folder is not None
+        return self.folder / "objects" / key[:2] / f"{key}.o"

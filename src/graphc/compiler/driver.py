@@ -1,0 +1,199 @@
+"""`graphc.compile`: an ONNX model in, a package and its executable out."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import graphc
+from graphc.compiler import cache as object_cache
+from graphc.compiler.assembly import input_symbols, write
+from graphc.compiler.options import CompileOptions, DimChoice, expand_dims
+from graphc.compiler.program import Program, build_program
+from graphc.errors import OptionError, ToolchainError
+from graphc.frontend import bind_dims, read_model
+from graphc.frontend.source import ModelSource, read_source
+from graphc.ir import Graph, TensorType
+from graphc.package import Manifest, Package
+from graphc.runtime import Executable, load, set_compile_hook
+from graphc.target import Target, parse_targets
+
+if TYPE_CHECKING:
+    from graphc.backends.base import Backend
+
+
+def compile(
+    model: ModelSource,
+    *,
+    target: str = "cpu",
+    dims: Mapping[str, DimChoice] | None = None,
+    passes: str | None = None,
+    output: str | os.PathLike[str] | None = None,
+    threads: int | None = None,
+    **options: Any,
+) -> Executable:
+    """Compiles an ONNX model and loads the result.
+
+    Args:
+        model: Path of the model, its bytes, or a ModelProto.
+        target: One or more targets, joined by commas: `cpu` is this machine, see `graphc devices`.
+        dims: Extents of symbolic dimensions: `{"batch": 8}`, `{"batch": [1, 8]}` for a variant each, or a whole shape
+            by input name, `{"x": [1, 3, 224, 224]}`.
+        passes: A pipeline as text, in place of the optimization level's.
+        output: Where to keep the package; it lives only as long as the executable if None.
+        threads: Threads of the executable; all cores of this process if None.
+        options: Fields of `CompileOptions`: `level`, `winograd`, `require_compiled`, `embed_model`...
+
+    Returns:
+        The executable: `outputs = model(inputs)`.
+
+    Raises:
+        ModelError: The model is not valid.
+        OptionError: An option, a target or a dimension is unknown or out of range.
+        UnsupportedError: The model has an operator that graphc cannot run.
+        ToolchainError: TVM, onnx or a linker is not installed.
+    """
+    known = {field.name for field in dataclasses.fields(CompileOptions)}
+    for name in options:
+        if name not in known:
+            raise OptionError(f"unknown compile option {name!r}; known: {', '.join(sorted(known))}")
+    chosen = CompileOptions(**{"passes": passes, "cache": object_cache.default_folder(), **options})
+    if output is not None:
+        compile_package(model, output, target=target, dims=dims, options=chosen)
+        return load(output, threads=threads)
+    with tempfile.TemporaryDirectory(prefix="graphc-") as folder:
+        path = Path(folder) / "model.graphc"
+        compile_package(model, path, target=target, dims=dims, options=chosen)
+        return load(path, threads=threads)
+
+
+def compile_package(
+    model: ModelSource,
+    output: str | os.PathLike[str],
+    *,
+    target: str = "cpu",
+    dims: Mapping[str, DimChoice] | None = None,
+    options: CompileOptions | None = None,
+) -> tuple[Manifest, list[Program]]:
+    """Compiles an ONNX model into a package; answers what was written and the programs behind it.
+
+    Raises:
+        As `compile`.
+    """
+    options = options or CompileOptions(cache=object_cache.default_folder())
+    targets = cpu_targets(target)
+    backend = cpu_backend(targets)
+    options.progress("reading the model", 0, 1)
+    imported = read_model(model)
+    source = imported.graph
+    options.progress("reading the model", 1, 1)
+    programs: list[Program] = []
+    choices = expand_dims(dims, imported.inputs)
+    for choice in choices:
+        if missing := unbound_symbols(source, choice, imported.dim_names):
+            if len(choices) == 1 and options.embed_model:
+                continue
+            raise OptionError(
+                f"dimensions {', '.join(missing)} of the inputs are not bound",
+                hint=" ".join(f"--dim {name}=N" for name in missing)
+                + ", or --embed-model to compile shapes when they first come",
+            )
+        for machine in targets:
+            graph = source.clone()
+            bind_dims(graph, choice, imported.dim_names)
+            bindings = _bindings(source, graph)
+            programs.append(build_program(graph, bindings, machine, backend, options))
+    embedded = model_bytes(model) if options.embed_model else None
+    manifest = write(Path(output), source, programs, targets, backend, options, model=embedded, versions=_versions())
+    return manifest, programs
+
+
+def cpu_targets(text: str) -> list[Target]:
+    """The CPU targets that `text` names.
+
+    Raises:
+        OptionError: An unknown target, or one that is no CPU.
+    """
+    targets = [found for found in parse_targets(text) if isinstance(found, Target)]
+    if not targets or len(targets) != len(parse_targets(text)):
+        raise OptionError(f"target {text!r} is no CPU, and this version compiles for CPUs only")
+    return targets
+
+
+def cpu_backend(targets: list[Target]) -> Backend:
+    """The CPU backend, after a look for all that it needs.
+
+    Raises:
+        ToolchainError: TVM or a linker is missing; says what to install.
+    """
+    try:
+        from graphc.backends.tvm.backend import TvmBackend
+        from graphc.backends.tvm.link import find_linker
+    except ImportError as error:
+        raise ToolchainError(
+            f"the CPU backend cannot be imported: {error}", hint="pip install 'graphc[cpu]'"
+        ) from error
+    for target in targets:
+        find_linker(target.triple)
+    return TvmBackend()
+
+
+def unbound_symbols(source: Graph, choice: Mapping[str, DimChoice], names: Mapping[str, str]) -> list[str]:
+    """Symbols of the inputs that `choice` leaves open, by their names in the model."""
+    graph = source.clone()
+    bind_dims(graph, choice, names)
+    return [names.get(name, name) for name in input_symbols(graph)]
+
+
+def _bindings(source: Graph, bound: Graph) -> dict[str, int]:
+    """Value of each symbol of the source's inputs, read off the bound inputs."""
+    bindings: dict[str, int] = {}
+    for before, after in zip(source.inputs, bound.inputs, strict=True):
+        if isinstance(before.type, TensorType) and isinstance(after.type, TensorType):
+            for dim, extent in zip(before.type.shape or (), after.type.shape or (), strict=True):
+                if not isinstance(dim, int) and isinstance(extent, int):
+                    bindings[str(dim)] = extent
+    return bindings
+
+
+def model_bytes(model: ModelSource) -> bytes:
+    """The model as one file, for embedding."""
+    if isinstance(model, bytes):
+        return model
+    data: bytes = read_source(model).model.SerializeToString()
+    return data
+
+
+def _versions() -> dict[str, str]:
+    import onnx
+    import tvm
+
+    return {"graphc": graphc.__version__, "onnx": onnx.__version__, "tvm": tvm.__version__}
+
+
+def _compile_for_shape(package: Package, bindings: Mapping[str, int]) -> Path:
+    """What the runtime calls for a shape that a package has no variant for: compiles the embedded model."""
+    from graphc.package import MODEL
+
+    manifest = package.manifest
+    if MODEL not in package.members:
+        raise ToolchainError("the package carries no model to compile from", hint="compile it with --embed-model")
+    recorded = manifest.options
+    options = CompileOptions(
+        level=recorded.get("level", "O2"),
+        passes=recorded.get("passes") or None,
+        winograd=recorded.get("winograd", "true") == "true",
+        cache=object_cache.default_folder(),
+    )
+    folder = Path(tempfile.mkdtemp(prefix="graphc-"))
+    path = folder / "variant.graphc"
+    target = ",".join(f"cpu:{isa}" for isa in manifest.code)
+    compile_package(package.read(MODEL), path, target=target, dims=dict(bindings), options=options)
+    return path
+
+
+set_compile_hook(_compile_for_shape)

@@ -1,0 +1,74 @@
+"""What a compile is told, checked once."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeAlias
+
+from graphc.errors import OptionError
+
+DimChoice: TypeAlias = "int | Sequence[int | str | None]"
+"""One extent, several (a variant each), or the shape of an input."""
+
+Progress: TypeAlias = Callable[[str, int, int], None]
+"""Called with what is going on, how much of it is done, and how much there is."""
+
+
+@dataclass(frozen=True)
+class CompileOptions:
+    """Everything that decides what a compile writes.
+
+    Args:
+        level: Optimization level, `O0` to `O3`.
+        passes: A pipeline as text, in place of the level's.
+        winograd: Whether 3x3 convolutions may use Winograd's algorithm (relative error up to about 6e-6).
+        require_compiled: Whether a step on the host is an error.
+        embed_model: Whether the package carries the model, so that further shapes can be compiled where it runs.
+        verify: Whether the graph is verified after every pass.
+        cache: Folder of compiled objects; None compiles everything anew.
+        jobs: Kernels compiled at once.
+        progress: Told how far the work is.
+    """
+
+    level: str = "O2"
+    passes: str | None = None
+    winograd: bool = True
+    require_compiled: bool = False
+    embed_model: bool = False
+    verify: bool = False
+    cache: Path | None = None
+    jobs: int = 2
+    progress: Progress = field(default=lambda what, done, total: None, compare=False)
+
+    def recorded(self) -> dict[str, str]:
+        """What the package says of how it was made: options that change its contents."""
+        return {"level": self.level, "passes": self.passes or "", "winograd": str(self.winograd).lower()}
+
+
+def expand_dims(dims: Mapping[str, DimChoice] | None, inputs: Iterable[str]) -> list[dict[str, DimChoice]]:
+    """One binding for each variant: every combination of the extents listed for symbols.
+
+    Args:
+        dims: `{"batch": 8}`, `{"batch": [1, 8, 32]}`, or a shape by input name: `{"x": [1, 3, 224, 224]}`.
+        inputs: Names of the model's inputs.
+
+    Raises:
+        OptionError: An extent is no natural number, or a list is empty.
+    """
+    names = set(inputs)
+    fixed: dict[str, DimChoice] = {}
+    varied: dict[str, list[int]] = {}
+    for name, given in (dims or {}).items():
+        if isinstance(given, bool) or not isinstance(given, int | Sequence) or isinstance(given, str):
+            raise OptionError(f"dimension {name!r} is given as {given!r}; expected an integer or a list of them")
+        if isinstance(given, int) or name in names:
+            fixed[name] = given
+            continue
+        extents = [extent for extent in given if isinstance(extent, int) and not isinstance(extent, bool)]
+        if not extents or len(extents) != len(given):
+            raise OptionError(f"dimension {name!r} is given as {list(given)!r}; expected integers")
+        varied[name] = list(dict.fromkeys(extents))
+    return [{**fixed, **dict(zip(varied, choice, strict=True))} for choice in itertools.product(*varied.values())]

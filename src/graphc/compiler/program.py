@@ -1,0 +1,123 @@
+"""One variant for one target: a graph through the passes, its nodes lowered to kernels, its memory planned."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from graphc import memory
+from graphc.backends.base import Backend, Kernel
+from graphc.compiler.options import CompileOptions
+from graphc.errors import UnsupportedError
+from graphc.ir import Graph, Node
+from graphc.passes import PassContext, PassManager, PipelineReport, default_pipeline
+from graphc.passes.buffers import BufferPlan, assign_buffers
+from graphc.target import Target, Verdict
+
+ALIGNMENT = 64
+_SEARCH_NODES = 20_000
+"""Node budget of the complete search for a memory plan: deterministic, well under a second."""
+
+
+@dataclass(frozen=True)
+class HostReason:
+    """A node that runs on the host, and why."""
+
+    node: Node
+    reason: str
+
+
+@dataclass
+class Program:
+    """What one variant will do on one target.
+
+    Args:
+        graph: The graph after all passes; its nodes are in step order.
+        bindings: Value of each of the model's symbols.
+        target: What it was lowered for.
+        kernels: Kernel of each node that has one.
+        host: Nodes that run on the host.
+        buffers: Storage of each value.
+        plan: Where the arena's buffers lie: first one per storage of `buffers.arena()`, then one per workspace.
+        workspaces: Step and operand of each workspace.
+        report: What the passes did.
+    """
+
+    graph: Graph
+    bindings: Mapping[str, int]
+    target: Target
+    kernels: Mapping[Node, Kernel]
+    host: tuple[HostReason, ...]
+    buffers: BufferPlan
+    plan: memory.Plan
+    workspaces: Mapping[tuple[int, int], int]
+    report: PipelineReport
+
+    @property
+    def intervals(self) -> list[tuple[int, int, int]]:
+        """(start, end, bytes) of everything in the arena, in the plan's order."""
+        return arena_intervals(self.buffers, self.kernels)[0]
+
+
+class _On:
+    """A backend's answers for one target, as passes ask them."""
+
+    def __init__(self, backend: Backend, target: Target) -> None:
+        self._backend = backend
+        self._target = target
+
+    def supports(self, node: Node) -> Verdict:
+        return self._backend.supports(node, self._target)
+
+
+def build_program(
+    graph: Graph, bindings: Mapping[str, int], target: Target, backend: Backend, options: CompileOptions
+) -> Program:
+    """Runs the passes over `graph` (changed in place) and lowers what they leave.
+
+    Raises:
+        PassError: A pass failed.
+        UnsupportedError: A node must run on the host though `require_compiled` forbids it.
+        BackendError: A region could not be lowered.
+    """
+    capability = _On(backend, target)
+    context = PassContext(target=target, capability=capability, options={"winograd": options.winograd})
+    passes = options.passes if options.passes is not None else default_pipeline(options.level, "cpu")
+    report = PassManager(passes, verify=options.verify).run(graph, context)
+    buffers = assign_buffers(graph)
+    kernels: dict[Node, Kernel] = {}
+    host: list[HostReason] = []
+    for node in buffers.steps:
+        verdict = capability.supports(node)
+        if verdict:
+            kernels[node] = backend.lower(node, target, {"winograd": options.winograd})
+        else:
+            host.append(HostReason(node, verdict.reason))
+    if host and options.require_compiled:
+        lines = "\n".join(f"  {', '.join(h.node.origins) or h.node.op}: {h.reason}" for h in host[:20])
+        more = f"\n  and {len(host) - 20} more" if len(host) > 20 else ""
+        raise UnsupportedError(
+            f"{len(host)} nodes have no compiled form:\n{lines}{more}",
+            hint="leave out --require-compiled to run them on the host",
+        )
+    intervals, workspaces = arena_intervals(buffers, kernels)
+    plan = memory.plan(intervals, alignment=ALIGNMENT, node_budget=_SEARCH_NODES)
+    return Program(graph, dict(bindings), target, kernels, tuple(host), buffers, plan, workspaces, report)
+
+
+def arena_intervals(
+    buffers: BufferPlan, kernels: Mapping[Node, Kernel]
+) -> tuple[list[tuple[int, int, int]], dict[tuple[int, int], int]]:
+    """Everything that needs a place in the arena, and at which position each workspace stands in that list."""
+    intervals = [(storage.start, storage.end, storage.size) for storage in buffers.arena()]
+    workspaces: dict[tuple[int, int], int] = {}
+    for step, node in enumerate(buffers.steps):
+        kernel = kernels.get(node)
+        if kernel is None:
+            continue
+        for position, operand in enumerate(kernel.operands):
+            if operand.kind == "workspace":
+                assert isinstance(operand.size, int)
+                workspaces[step, position] = len(intervals)
+                intervals.append((step, step + 1, operand.size))
+    return intervals, workspaces

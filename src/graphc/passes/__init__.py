@@ -1,0 +1,34 @@
+"""What changes a graph: the pass manager, the rule language, a file or folder of rules a pass, pipelines as data."""
+
+from graphc.passes import cse as cse
+from graphc.passes import dce as dce
+from graphc.passes import fold as fold
+from graphc.passes import fold_batch_norm as fold_batch_norm
+from graphc.passes import fuse as fuse
+from graphc.passes import layout as layout
+from graphc.passes import order as order
+from graphc.passes import simplify as simplify
+from graphc.passes.base import PASSES, Pass, PassContext, Refusal, describe_pass, refuse, register_pass
+from graphc.passes.manager import ALL, PassManager, PassRun, PipelineReport, run_passes
+from graphc.passes.pipeline import default_pipeline, parse_pipeline, pipeline_table, print_pipeline
+from graphc.passes.rule_pass import RulePass
+
+__all__ = [
+    "ALL",
+    "PASSES",
+    "Pass",
+    "PassContext",
+    "PassManager",
+    "PassRun",
+    "PipelineReport",
+    "Refusal",
+    "RulePass",
+    "default_pipeline",
+    "describe_pass",
+    "parse_pipeline",
+    "pipeline_table",
+    "print_pipeline",
+    "refuse",
+    "register_pass",
+    "run_passes",
+]
