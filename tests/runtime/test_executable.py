@@ -257,6 +257,19 @@ def test_memory_trim_and_close(affine: Path) -> None:
         model([X])
 
 
+def test_walking_shows_what_each_step_left(affine: Path) -> None:
+    places = [Location("arena", 0, 64), Location("arena", 0, 2048), Location("output")]
+    expected = [2 * X, 2 * X + W, Y]
+    model = load(affine)
+    indices = []
+    for index, read in model.walk([X]):
+        left = read(HostTensor(places[index], "float32", (4, 64)))
+        np.testing.assert_array_equal(left, expected[index])
+        indices.append(index)
+    assert indices == [0, 1, 2]
+    assert len(model.variant_for([X]).steps) == 3
+
+
 def test_options(affine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert load(affine, threads=3).threads == 3
     monkeypatch.setenv("GRAPHC_NUM_THREADS", "5")

@@ -86,6 +86,12 @@ def test_profile_covers_both_kinds(mixed: Path) -> None:
     assert "Square (host)" in str(profile)
 
 
+def test_walking_takes_kernels_and_host_steps_in_order(mixed: Path) -> None:
+    seen = [read(arena(64)).copy() for _, read in load(mixed).walk([DATA])]
+    assert len(seen) == 3
+    np.testing.assert_array_equal(seen[1], (2 * DATA) ** 2)
+
+
 def test_host_steps_read_inputs_and_write_outputs(build: Build) -> None:
     step = host(b"square", [HostTensor(Location("input"), F32, (4,))], [HostTensor(Location("output"), F32, (4,))])
     np.testing.assert_array_equal(load(build([X], [Y], [step]))([DATA])["y"], DATA**2)

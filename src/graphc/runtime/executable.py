@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from time import perf_counter_ns
 from typing import Any
 
 import numpy as np
 
 from graphc.errors import ExecutionError, InputError, OptionError, PackageError, ShapeNotCompiledError
-from graphc.package import Package, TensorSpec, Variant
+from graphc.package import HostTensor, Package, TensorSpec, Variant
 from graphc.runtime.cpu import choose_isa, thread_count
 from graphc.runtime.hook import compile_hook
 from graphc.runtime.host import load_evaluator
 from graphc.runtime.library import Library, load_library
 from graphc.runtime.memory import Array
 from graphc.runtime.profile import Profile, summarize
-from graphc.runtime.program import Program
+from graphc.runtime.program import Context, Program
 from graphc.runtime.signature import Signature
 
 Inputs = Mapping[str, Any] | Sequence[Any]
@@ -146,6 +146,29 @@ class Executable:
         finally:
             program.release(context)
         return summarize(program.variant, stamps, spans, self.threads)
+
+    def walk(self, inputs: Inputs) -> Iterator[tuple[int, Callable[[HostTensor], Any]]]:
+        """Runs step by step, for finding the first wrong one.
+
+        Args:
+            inputs: As of a call.
+
+        Yields:
+            Index of the step that has just run in the variant's steps, and a function that shows what lies at a place:
+            arrays are views, valid until the next step.
+        """
+        arrays, program = self._prepare(inputs)
+        context = Context(program)
+        for index in context.walk(arrays, program.new_outputs()):
+            yield index, context.read
+
+    def variant_for(self, inputs: Inputs) -> Variant:
+        """The program that a call with these inputs runs.
+
+        Raises:
+            InputError: They do not fit the model, or no variant has their shapes.
+        """
+        return self._prepare(inputs)[1].variant
 
     def trim(self) -> None:
         """Frees the arenas that no call is using."""

@@ -102,7 +102,14 @@ def _dlopen(code: bytes, name: str) -> ctypes.CDLL:
             path.write_bytes(code)
             return ctypes.CDLL(str(path))
     except OSError as error:
-        raise PackageError(f"{name} cannot be loaded on this machine: {error}") from error
+        older = "GLIBC_" in str(error)
+        raise PackageError(
+            f"{name} cannot be loaded on this machine: {error}",
+            hint="link for an older C library where you compile: pip install ziglang and set "
+            "CC='python -m ziglang cc -target x86_64-linux-gnu.2.17'"
+            if older
+            else None,
+        ) from error
 
 
 def _memory_file(code: bytes) -> int | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from time import perf_counter_ns
 from typing import Any
@@ -240,13 +240,7 @@ class Context:
         Raises:
             ExecutionError: A step failed; names it and its nodes.
         """
-        arrays, place = self._arrays, 0
-        for array in inputs:
-            arrays[place] = array_handle(array)
-            place += 1
-        for array in outputs.values():
-            arrays[place] = array_handle(_NOTHING if array is None else array)
-            place += 1
+        self._point_at(inputs, outputs)
         if self._whole is not None and stamps is None:
             if status := self._run(self._whole):
                 self._fail(0, status)
@@ -260,6 +254,39 @@ class Context:
         finally:
             self.inputs, self.outputs = (), []
             self.objects[:] = [None] * len(self.objects)
+
+    def walk(self, inputs: Sequence[Array], outputs: dict[str, Any]) -> Iterator[int]:
+        """Runs step by step; yields the index of each when it has run, with `read` showing what it left.
+
+        Args:
+            inputs: As of `execute`.
+            outputs: As of `execute`.
+        """
+        self._point_at(inputs, outputs)
+        self.inputs, self.outputs = inputs, list(outputs.values())
+        for part in self.program.parts:
+            if isinstance(part, _KernelRange):
+                for row in range(part.first, part.last):
+                    index = part.start + row - part.first
+                    self._execute_kernels(self._call(_KernelRange(row, row + 1, index)), index, None)
+                    yield index
+            else:
+                self._execute_host(*part)
+                yield part[0]
+
+    def read(self, tensor: HostTensor) -> Any:
+        """What lies at a place now: a view in arena, weights, inputs and outputs; the object in a slot."""
+        return self._read(tensor)
+
+    def _point_at(self, inputs: Sequence[Array], outputs: dict[str, Any]) -> None:
+        """Tells the launcher where this call's arrays are; the caller keeps them alive."""
+        arrays, place = self._arrays, 0
+        for array in inputs:
+            arrays[place] = array_handle(array)
+            place += 1
+        for array in outputs.values():
+            arrays[place] = array_handle(_NOTHING if array is None else array)
+            place += 1
 
     def _execute_parts(self, stamps: Array | None) -> None:
         for part, start_or_step in self._parts:
