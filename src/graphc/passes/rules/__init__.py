@@ -1,0 +1,59 @@
+"""The rule language: patterns, conditions with reasons, replacements, and the worklist that applies them."""
+
+from graphc.passes.base import Refusal, refuse
+from graphc.passes.rules.driver import explain, rewrite
+from graphc.passes.rules.match import Match, RefusedError, Trace, find_matches, shape_of, tensor_type
+from graphc.passes.rules.pattern import (
+    GRAPHC,
+    Absent,
+    Apply,
+    Const,
+    Either,
+    Optional,
+    P,
+    Pattern,
+    Rest,
+    Var,
+    attr,
+    filled,
+    fixed,
+    maybe,
+)
+from graphc.passes.rules.predicate import Chooser, Filled, OneOf, Scalar, TensorPredicate
+from graphc.passes.rules.rule import RULE_SETS, Rule, RuleSet, rule_set
+
+__all__ = [
+    "GRAPHC",
+    "RULE_SETS",
+    "Absent",
+    "Apply",
+    "Chooser",
+    "Const",
+    "Either",
+    "Filled",
+    "Match",
+    "OneOf",
+    "Optional",
+    "P",
+    "Pattern",
+    "Refusal",
+    "RefusedError",
+    "Rest",
+    "Rule",
+    "RuleSet",
+    "Scalar",
+    "TensorPredicate",
+    "Trace",
+    "Var",
+    "attr",
+    "explain",
+    "filled",
+    "find_matches",
+    "fixed",
+    "maybe",
+    "refuse",
+    "rewrite",
+    "rule_set",
+    "shape_of",
+    "tensor_type",
+]

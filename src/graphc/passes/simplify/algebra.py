@@ -1,0 +1,247 @@
+"""Arithmetic that does nothing, or that constants can do beforehand."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from graphc.ir import Builder, TensorType, Value, dtypes
+from graphc.ops.base import Array
+from graphc.passes.rules import Absent, Const, Match, Optional, P, Refusal, Var, attr, refuse
+from graphc.passes.rules.conditions import is_float, keeps_shape
+from graphc.passes.rules.predicate import Filled
+from graphc.passes.simplify.base import SIMPLIFY
+
+x, y = Var("x"), Var("y")
+c, d = Const("c"), Const("d")
+condition = Const("condition")
+TRUE, FALSE = Filled(1), Filled(0)
+
+
+@SIMPLIFY.rule(P.Add(x, 0.0) | P.Sub(x, 0.0) | P.Mul(x, 1.0) | P.Div(x, 1.0) | P.Pow(x, 1.0), when=keeps_shape("x"))
+def neutral_element(m: Match, b: Builder) -> Value:
+    """X + 0 = x - 0 = x * 1 = x / 1 = x ^ 1 = x."""
+    return m["x"]
+
+
+@SIMPLIFY.rule(P.And(x, Const("", TRUE)) | P.Or(x, Const("", FALSE)), when=keeps_shape("x"))
+def neutral_bool(m: Match, b: Builder) -> Value:
+    """(x and true) = (x or false) = x."""
+    return m["x"]
+
+
+@SIMPLIFY.rule(P.Identity(x))
+def identity(m: Match, b: Builder) -> Value:
+    """Identity(x) = x."""
+    return m["x"]
+
+
+@SIMPLIFY.rule(
+    P.Dropout(x) | P.Dropout(x, Var("ratio")) | P.Dropout(x, Optional(Var("ratio")), Const("training", FALSE)),
+    examples=lambda choose: {"ratio": np.float32(0.5), "training": np.False_},
+)
+def dropout(m: Match, b: Builder) -> Value:
+    """Dropout(x) = x, outside of training."""
+    return m["x"]
+
+
+@SIMPLIFY.rule(P.one_of("Sum", "Max", "Min", "Mean")(x))
+def variadic_of_one(m: Match, b: Builder) -> Value:
+    """Sum(x) = Max(x) = Min(x) = Mean(x) = x."""
+    return m["x"]
+
+
+@SIMPLIFY.rule(P.Sum(x, y))
+def sum_of_two(m: Match, b: Builder) -> Value:
+    """Sum(x, y) = x + y."""
+    return b.op("Add", m["x"], m["y"])
+
+
+@SIMPLIFY.rule(P.Neg(P.Neg(x)) | P.Not(P.Not(x)) | P.Reciprocal(P.Reciprocal(x)))
+def involution(m: Match, b: Builder) -> Value | Refusal:
+    """-(-x) = x, not not x = x, 1/(1/x) = x."""
+    return m["x"]
+
+
+@SIMPLIFY.rule(
+    P.one_of("Relu", "Abs", "Sign", "Floor", "Ceil", "Round")(
+        P.one_of("Relu", "Abs", "Sign", "Floor", "Ceil", "Round")(x).named("inner")
+    )
+)
+def idempotent(m: Match, b: Builder) -> Value | Refusal:
+    """f(f(x)) = f(x)."""
+    inner = m.node("inner")
+    if inner.op_type != m.root.op_type:
+        return refuse(f"{m.root.op_type} of {inner.op_type} is not idempotent")
+    return inner.output
+
+
+@SIMPLIFY.rule(P.Add(x, P.Neg(y)))
+def add_of_negative(m: Match, b: Builder) -> Value:
+    """X + (-y) = x - y."""
+    return b.op("Sub", m["x"], m["y"])
+
+
+@SIMPLIFY.rule(P.Sub(x, P.Neg(y)))
+def subtract_negative(m: Match, b: Builder) -> Value:
+    """X - (-y) = x + y."""
+    return b.op("Add", m["x"], m["y"])
+
+
+@SIMPLIFY.rule(P.Mul(x, P.Reciprocal(y).only_here()), when=is_float("x"))
+def multiply_by_reciprocal(m: Match, b: Builder) -> Value:
+    """X * (1/y) = x / y."""
+    return b.op("Div", m["x"], m["y"])
+
+
+@SIMPLIFY.rule(P.Div(1.0, Var("x", kinds=("float",))), when=keeps_shape("x"))
+def division_of_one(m: Match, b: Builder) -> Value:
+    """1 / x = Reciprocal(x)."""
+    return b.op("Reciprocal", m["x"])
+
+
+@SIMPLIFY.rule(P.Pow(Var("x", kinds=("float",)), 2.0), when=keeps_shape("x"))
+def square(m: Match, b: Builder) -> Value:
+    """X ^ 2 = x * x."""
+    return b.op("Mul", m["x"], m["x"])
+
+
+@SIMPLIFY.rule(P.Pow(Var("x", kinds=("float",)), 0.5), when=keeps_shape("x"))
+def square_root(m: Match, b: Builder) -> Value:
+    """X ^ 0.5 = sqrt(x), but at minus infinity."""
+    return b.op("Sqrt", m["x"])
+
+
+@SIMPLIFY.rule(P.Mul(P.Mul(x, c).only_here(), d), when=is_float("x"))
+def product_of_constants(m: Match, b: Builder) -> Value | Refusal:
+    """(x * c) * d = x * (c * d)."""
+    return _combine(m, b, "Mul", np.multiply)
+
+
+@SIMPLIFY.rule(P.Add(P.Add(x, c).only_here(), d), when=is_float("x"))
+def sum_of_constants(m: Match, b: Builder) -> Value | Refusal:
+    """(x + c) + d = x + (c + d)."""
+    return _combine(m, b, "Add", np.add)
+
+
+@SIMPLIFY.rule(P.Div(P.Mul(x, c).only_here(), d), when=is_float("x"))
+def quotient_of_constants(m: Match, b: Builder) -> Value | Refusal:
+    """(x * c) / d = x * (c / d)."""
+    if not np.all(m.array("d")):
+        return refuse("a divisor is zero")
+    return _combine(m, b, "Mul", np.divide)
+
+
+def _combine(m: Match, b: Builder, op: str, function: np.ufunc) -> Value | Refusal:
+    left, right = m.array("c"), m.array("d")
+    if np.broadcast_shapes(left.shape, right.shape) not in (left.shape, right.shape):
+        return refuse(f"constants of shapes {left.shape} and {right.shape} would combine to a larger one")
+    with np.errstate(all="ignore"):
+        combined = function(left, right)
+    if not np.all(np.isfinite(combined.astype(np.float64))):
+        return refuse("the combined constant would overflow")
+    return b.op(op, m["x"], b.constant(combined.astype(left.dtype)))
+
+
+@SIMPLIFY.rule(P.Relu(P.Clip(x, Const("low"), Optional(Const("high"))).named("clip")))
+def relu_of_clip(m: Match, b: Builder) -> Value | Refusal:
+    """Relu(Clip(x, low, high)) = Clip(x, low, high) where low >= 0, and Clip(x, 0, high) where high >= 0."""
+    low, high = m.array("low"), m.get("high")
+    if np.all(low >= 0):
+        return m.node("clip").output
+    if high is not None and np.all(m.array("high") < 0):
+        return refuse("the upper bound is negative")
+    return b.op("Clip", m["x"], b.constant(np.zeros_like(low)), high)
+
+
+@SIMPLIFY.rule(P.Clip(P.Relu(x), Const("low"), Optional(Const("high"))) | P.Clip(P.Relu(x), Absent(), Const("high")))
+def clip_of_relu(m: Match, b: Builder) -> Value | Refusal:
+    """Clip(Relu(x), low, high) = Clip(x, max(low, 0), high) where the bounds do not cross."""
+    zero = np.zeros((), m.type("x").dtype.numpy)
+    low = m.array("low") if m.get("low") is not None else None
+    high = m.array("high") if m.get("high") is not None else None
+    if high is not None and high < (zero if low is None else np.maximum(low, zero)):
+        return refuse("the bounds cross")
+    return b.op("Clip", m["x"], b.constant(zero if low is None else np.maximum(low, zero)), m.get("high"))
+
+
+@SIMPLIFY.rule(
+    P.Clip(
+        P.Clip(x, Optional(Const("low")), Optional(Const("high"))), Optional(Const("low2")), Optional(Const("high2"))
+    )
+)
+def clip_of_clip(m: Match, b: Builder) -> Value | Refusal:
+    """Clip(Clip(x, a, b), c, d) = Clip(x, max(a, c), min(max(b, c), d)) where a <= b and c <= d."""
+    arrays = {name: m.array(name) for name in ("low", "high", "low2", "high2") if m.get(name) is not None}
+    low, high, low2, high2 = (arrays.get(name) for name in ("low", "high", "low2", "high2"))
+    if low is not None and high is not None and low > high:
+        return refuse("the inner bounds cross")
+    if low2 is not None and high2 is not None and low2 > high2:
+        return refuse("the outer bounds cross")
+    lower = _extreme(np.maximum, low, low2)
+    upper = high if low2 is None or high is None else np.maximum(high, low2)
+    upper = _extreme(np.minimum, upper, high2)
+    if lower is not None and high2 is not None:
+        lower = np.minimum(lower, high2)
+    return b.op(
+        "Clip",
+        m["x"],
+        None if lower is None else b.constant(lower),
+        None if upper is None else b.constant(upper),
+    )
+
+
+def _extreme(function: np.ufunc, left: Array | None, right: Array | None) -> Array | None:
+    if left is None or right is None:
+        return right if left is None else left
+    return np.asarray(function(left, right))
+
+
+@SIMPLIFY.rule(P.Max(x, 0.0), when=(is_float("x"), keeps_shape("x")))
+def max_with_zero(m: Match, b: Builder) -> Value:
+    """max(x, 0) = Relu(x)."""
+    return b.op("Relu", m["x"])
+
+
+@SIMPLIFY.rule(
+    P.Where(condition, x, y),
+    examples=lambda choose: {"condition": np.full(choose.pick(((2, 3), (1, 3))), choose.pick((True, False)))},
+)
+def where_constant(m: Match, b: Builder) -> Value | Refusal:
+    """Where(true, x, y) = x, Where(false, x, y) = y."""
+    mask = m.array("condition")
+    chosen = "x" if mask.all() else "y"
+    if chosen == "y" and mask.any():
+        return refuse("the condition is neither true nor false everywhere")
+    if m.shape(chosen) != m.output_shape:
+        return refuse(f"the result is {m.output}, but %{m[chosen].name} is {m.type(chosen)}")
+    return m[chosen]
+
+
+@SIMPLIFY.rule(P.Where(Var("any"), x, x), when=keeps_shape("x"))
+def where_same(m: Match, b: Builder) -> Value:
+    """Where(c, x, x) = x."""
+    return m["x"]
+
+
+@SIMPLIFY.rule(P.Where(P.Not(Var("any")), x, y))
+def where_not(m: Match, b: Builder) -> Value:
+    """Where(not c, x, y) = Where(c, y, x)."""
+    return b.op("Where", m["any"], m["y"], m["x"])
+
+
+@SIMPLIFY.rule(
+    P.one_of("ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd")(
+        x, Optional(Const("axes")), keepdims=attr("keepdims", default=1), noop_with_empty_axes=attr("noop", default=0)
+    ),
+    examples=lambda choose: {"x": TensorType(dtypes.FLOAT32, (2, 1, 3)), "axes": choose.pick(([1], [-2], [0, 1]))},
+)
+def reduction_of_nothing(m: Match, b: Builder) -> Value | Refusal:
+    """Reduce(x) over axes of extent 1 = x, with its axes kept."""
+    shape = m.shape("x")
+    axes = [int(axis) for axis in m.array("axes")] if m.get("axes") is not None else []
+    reduced = [axis % len(shape) for axis in axes] if axes else ([] if m.attribute("noop") else list(range(len(shape))))
+    if any(shape[axis] != 1 for axis in reduced):
+        return refuse("a reduced axis has more than one element")
+    if not m.attribute("keepdims") and reduced:
+        return refuse("the reduced axes are dropped")
+    return m["x"]

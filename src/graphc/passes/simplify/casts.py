@@ -1,0 +1,51 @@
+"""Casts that do nothing or that one cast can do."""
+
+from __future__ import annotations
+
+from graphc.ir import Builder, DType, Value, dtypes
+from graphc.passes.rules import Match, P, Refusal, Var, attr, refuse
+from graphc.passes.rules.conditions import keeps_shape
+from graphc.passes.simplify.base import SIMPLIFY
+
+x = Var("x")
+
+MANTISSA_BITS = {"float16": 11, "bfloat16": 8, "float32": 24, "float64": 53}
+EXPONENT_BITS = {"float16": 5, "bfloat16": 8, "float32": 8, "float64": 11}
+
+
+@SIMPLIFY.rule(P.Cast(x), when=keeps_shape("x"))
+def cast_to_same(m: Match, b: Builder) -> Value:
+    """Cast[t](x) = x where x is of type t."""
+    return m["x"]
+
+
+@SIMPLIFY.rule(P.CastLike(x, Var("like")))
+def cast_like(m: Match, b: Builder) -> Value:
+    """CastLike(x, y) = Cast[type of y](x)."""
+    return b.op("Cast", m["x"], to=m.type("like").dtype.onnx)
+
+
+@SIMPLIFY.rule(P.Cast(P.Cast(x, to=attr("inner")), to=attr("outer")))
+def cast_of_cast(m: Match, b: Builder) -> Value | Refusal:
+    """Cast[u](Cast[t](x)) = Cast[u](x) where t holds every value of x."""
+    source, middle = m.type("x").dtype, dtypes.from_onnx(m.attribute("inner"))
+    if not holds_exactly(middle, source):
+        return refuse(f"{middle} does not hold every {source}")
+    return b.op("Cast", m["x"], to=m.attribute("outer"))
+
+
+def holds_exactly(wide: DType, narrow: DType) -> bool:
+    """Whether every value of `narrow` has a value in `wide` that converts to whatever `narrow` would convert to."""
+    if wide == narrow:
+        return True
+    if narrow.kind == "bool":
+        return wide.is_integer or wide.is_float
+    if wide.name in MANTISSA_BITS and narrow.name in MANTISSA_BITS:
+        return (
+            MANTISSA_BITS[wide.name] >= MANTISSA_BITS[narrow.name]
+            and EXPONENT_BITS[wide.name] >= EXPONENT_BITS[narrow.name]
+        )
+    if wide.is_integer and narrow.is_integer and (wide.kind == "int" or narrow.kind == "uint"):
+        return wide.bits - (wide.kind == "int") >= narrow.bits - (narrow.kind == "int")
+    # An integer in a float converts to another integer type through that float: out of its range the two differ.
+    return False
