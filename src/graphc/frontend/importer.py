@@ -5,23 +5,22 @@ from __future__ import annotations
 import difflib
 import os
 from collections import ChainMap, Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NoReturn, TypeAlias
 
 import onnx
 
-from graphc.errors import ModelError, TypeInferenceError
+from graphc.errors import GraphcError, ModelError, TypeInferenceError, UnsupportedError
 from graphc.frontend.attributes import attribute_kind, read_attribute
 from graphc.frontend.binding import Bindings, Solution, apply_shapes, solve
-from graphc.frontend.draft import Draft, raise_to
 from graphc.frontend.external import ExternalFiles
 from graphc.frontend.functions import MAX_NESTING, Functions, call_attributes, domain_of, opsets_of
+from graphc.frontend.opset import Draft, constant_tensor, raise_to
 from graphc.frontend.order import node_name, producers, sort_nodes
-from graphc.frontend.schema import CANONICAL_OPSET, NEWEST_OPSET, OLDEST_OPSET, check_node, signature
+from graphc.frontend.schema import CANONICAL_OPSET, NEWEST_OPSET, check_node, signature
 from graphc.frontend.source import LoadedModel, ModelSource, read_source
 from graphc.frontend.tensors import TensorReader
-from graphc.frontend.upgrades import constant_tensor
 from graphc.frontend.value_types import DimNames, Resolve, read_type
 from graphc.ir import Attribute, Graph, Node, Tensor, TensorType, Type, Value
 from graphc.ops.inference import Inference
@@ -64,7 +63,7 @@ class Imported:
 def import_model(
     source: ModelSource, *, dims: Bindings | None = None, folder: str | os.PathLike[str] | None = None
 ) -> Graph:
-    """Reads an ONNX model of opset 7 or newer as a graph at the canonical opset.
+    """Reads an ONNX model of any opset as a graph at the canonical opset.
 
     Weights stay in the file until they are read. Unknown operators are no error here: `check` lists them all.
 
@@ -86,12 +85,23 @@ def import_model(
 
 
 def read_model(
-    source: ModelSource, *, dims: Bindings | None = None, folder: str | os.PathLike[str] | None = None
+    source: ModelSource,
+    *,
+    dims: Bindings | None = None,
+    folder: str | os.PathLike[str] | None = None,
+    on_error: Callable[[GraphcError], None] | None = None,
 ) -> Imported:
-    """Like `import_model`, with the facts around the graph."""
+    """Like `import_model`, with the facts around the graph.
+
+    Args:
+        source: Path, bytes or ModelProto.
+        dims: Values of symbolic dimensions.
+        folder: Folder of external data where the model is not given as a path.
+        on_error: Takes errors of single nodes, whose outputs then stay untyped; raised if None.
+    """
     loaded = read_source(source, folder)
     try:
-        return _Importer(loaded).run(dims or {})
+        return _Importer(loaded, on_error).run(dims or {})
     except UnicodeDecodeError as error:
         raise ModelError(f"{loaded.name} holds a name that is not UTF-8", hint="the file is damaged") from error
 
@@ -118,6 +128,7 @@ class _Frame:
 @dataclass
 class _Importer:
     loaded: LoadedModel
+    on_error: Callable[[GraphcError], None] | None = None
     names: DimNames = field(default_factory=DimNames)
     inference: Inference = field(default_factory=Inference)
     declared: dict[str, Type] = field(default_factory=dict)
@@ -295,7 +306,10 @@ class _Importer:
         if draft.op_type == "Constant" and not domain:
             draft.attributes = {"value": constant_tensor(draft)}
         if found is None or found.since <= CANONICAL_OPSET:
-            raise_to(draft, CANONICAL_OPSET)
+            try:
+                raise_to(draft, CANONICAL_OPSET)
+            except UnsupportedError as error:
+                self.report(error)
         draft.finish()
 
     def append(self, graph: Graph, node: Node) -> Node:
@@ -303,8 +317,16 @@ class _Importer:
         for value in node.outputs:
             value.type = self.declared.pop(value.name, None)
             self.made[value.name] = value
-        self.inference.visit(node)
+        try:
+            self.inference.visit(node)
+        except TypeInferenceError as error:
+            self.report(error)
         return node
+
+    def report(self, error: GraphcError) -> None:
+        if self.on_error is None:
+            raise error
+        self.on_error(error)
 
     def attribute(self, proto: onnx.AttributeProto, label: str, scope: Scope, frame: _Frame) -> Attribute:
         def subgraph(inner: onnx.GraphProto) -> Graph:
@@ -392,10 +414,12 @@ class _Importer:
             elif not lenient and any(isinstance(a, int) and isinstance(b, int) and a != b for a, b in pairs):
                 problem = "the extents differ"
         if problem:
-            raise TypeInferenceError(
-                f"output {info.name!r} is {found}, but the model declares {declared}: {problem}",
-                nodes=value.producer.origins if value.producer is not None else (info.name,),
-                hint="the declaration or a node's attributes are wrong; export the model again",
+            self.report(
+                TypeInferenceError(
+                    f"output {info.name!r} is {found}, but the model declares {declared}: {problem}",
+                    nodes=value.producer.origins if value.producer is not None else (info.name,),
+                    hint="the declaration or a node's attributes are wrong; export the model again",
+                )
             )
 
     def read(self, name: str, scope: Scope, label: str) -> Value | None:
@@ -425,11 +449,8 @@ def _check_versions(model: onnx.ModelProto) -> dict[str, int]:
         raise ModelError(
             "the model imports no operator set", hint="the file is damaged or was written by a broken tool"
         )
-    if version is not None and version < OLDEST_OPSET:
-        raise ModelError(
-            f"the model is of opset {version}; graphc reads opset {OLDEST_OPSET} and newer",
-            hint="export it again, or raise it once with onnx.version_converter.convert_version",
-        )
+    if version is not None and version < 1:
+        raise ModelError(f"the model is of opset {version}, and opsets start at 1", hint="the file is damaged")
     if version is not None and version > NEWEST_OPSET:
         raise ModelError(
             f"the model is of opset {version}; the newest known here is {NEWEST_OPSET}",

@@ -15,8 +15,6 @@ from graphc.errors import ModelError
 CANONICAL_OPSET = 27
 """Version of ai.onnx that graphs are normalized to: the newest at which ONNX Runtime 1.32 lacks no kernel that it has
 for older versions (its kernels of QuantizeLinear, DequantizeLinear, If and Loop end before 28)."""
-OLDEST_OPSET = 7
-"""Operator definitions before this version (2017) broadcast by attributes; ONNX Runtime does not run them either."""
 NEWEST_OPSET: int = onnx.defs.onnx_opset_version()
 """Newest version of ai.onnx that the installed onnx package defines."""
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from graphc.errors import ModelError
-from graphc.frontend.draft import Draft, Step, step
+from graphc.frontend.opset.draft import Draft, Step, step
 from graphc.ir import Tensor, TensorType, dtypes
 
 REDUCTIONS = (

@@ -144,6 +144,8 @@ def raise_to(draft: Draft, version: int) -> None:
     """Runs the steps that a draft needs to mean the same at `version`; a node newer than that keeps its own."""
     if draft.domain:
         return
+    # Versions 1 allowed work in place to be announced; it never changed a result.
+    draft.take("consumed_inputs")
     done: set[tuple[str, int]] = set()
     while True:
         # A step may turn the draft into another operator, whose own steps then count.
