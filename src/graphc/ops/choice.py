@@ -17,7 +17,7 @@ from graphc.ops.elementwise import (
     pointwise,
     propagate_elementwise,
 )
-from graphc.ops.expr import Scalar, TensorExpr, axes_of, call, cast, select
+from graphc.ops.expr import Scalar, TensorExpr, axes_of, call, cast, const, select
 from graphc.ops.indexing import broadcast_load, indices_of
 
 
@@ -139,3 +139,60 @@ for _name in ("Cast", "CastLike"):
             scalar=_cast_form,
         )
     )
+
+
+def _infer_identity(ctx: InferenceContext) -> Sequence[Type]:
+    kind = ctx.inputs[0] if ctx.inputs else None
+    if kind is None:
+        ctx.fail("input 0 is missing")
+    return [TensorType(kind.dtype, kind.shape) if isinstance(kind, TensorType) else kind]
+
+
+def _same_form(node: Node, x: Scalar, *ignored: Scalar | None) -> Scalar:
+    return x
+
+
+def _propagate_same(ctx: InferenceContext) -> tuple[Dim, ...] | None:
+    return ctx.dims(0)
+
+
+register(
+    Operator(
+        "Identity",
+        _infer_identity,
+        lambda node, data: [data[0]],
+        traits=frozenset({Trait.POINTWISE, Trait.VIEW}),
+        expression=lambda ctx: express_pointwise(ctx, _same_form),
+        propagate=_propagate_same,
+        scalar=_same_form,
+    )
+)
+
+
+def _infer_dropout(ctx: InferenceContext) -> Sequence[Type]:
+    kind = ctx.tensor(0)
+    return [TensorType(kind.dtype, kind.shape), TensorType(dtypes.BOOL, kind.shape)]
+
+
+def _is_training(mode: Array | None) -> bool:
+    return mode is not None and bool(np.asarray(mode).reshape(()))
+
+
+def _evaluate_dropout(node: Node, arrays: Sequence[Datum]) -> Sequence[Datum]:
+    if len(arrays) > 2 and _is_training(arrays[2]):
+        from graphc.ops.host import evaluate_with_reference
+
+        return evaluate_with_reference(node, arrays)
+    return [arrays[0], np.ones(np.shape(arrays[0]), np.bool_)]
+
+
+def _express_dropout(ctx: ExpressionContext) -> Sequence[TensorExpr] | None:
+    if len(ctx.inputs) > 2 and ctx.inputs[2] is not None and (ctx.constant(2) is None or _is_training(ctx.constant(2))):
+        return None
+    kind = ctx.tensor(0)
+    kept, mask = axes_of(kind.dims), axes_of(kind.dims)
+    data = TensorExpr(kept, broadcast_load(0, kind, indices_of(kept)))
+    return [data, TensorExpr(mask, const(True, dtypes.BOOL))][: len(ctx.outputs)]
+
+
+register(Operator("Dropout", _infer_dropout, _evaluate_dropout, expression=_express_dropout))

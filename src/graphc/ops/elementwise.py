@@ -208,11 +208,6 @@ def propagate_elementwise(function: Callable[..., Dim | None]) -> Propagate:
     return propagate
 
 
-def propagate_first(ctx: InferenceContext) -> tuple[Dim, ...] | None:
-    """The elements of the first input, unchanged."""
-    return ctx.dims(0)
-
-
 def propagate_whole(ctx: InferenceContext) -> tuple[Dim, ...] | None:
     """The elements of the first input where they are integers already (rounding, casting)."""
     kind = ctx.tensor(0)

@@ -448,25 +448,27 @@ def _infer_space_to_depth(ctx: InferenceContext) -> Sequence[Type]:
     return [ctx.tensor(0).with_shape((n, multiply(c, block * block), floordiv(h, block), floordiv(w, block)))]
 
 
+def _columns_first(node: Node) -> bool:
+    return node.str_attribute("mode", "DCR") == "CRD"
+
+
 def _evaluate_space_to_depth(node: Node, arrays: Sequence[Datum]) -> Sequence[Datum]:
     (n, c, h, w), block = arrays[0].shape, node.int_attribute("blocksize", 1)
     split = arrays[0].reshape(n, c, h // block, block, w // block, block)
-    return [split.transpose(0, 3, 5, 1, 2, 4).reshape(n, c * block * block, h // block, w // block)]
+    moved = split.transpose(0, 1, 3, 5, 2, 4) if _columns_first(node) else split.transpose(0, 3, 5, 1, 2, 4)
+    return [moved.reshape(n, c * block * block, h // block, w // block)]
 
 
 def _express_space_to_depth(ctx: ExpressionContext) -> Sequence[TensorExpr] | None:
     kind, block = ctx.tensor(0), ctx.node.int_attribute("blocksize", 1)
     n, c, h, w = axes = axes_of(ctx.outputs[0].dims)
-    channels = kind.dims[1]
-    tap = floordiv(c.index, channels)
-    row, column = floordiv(tap, block), mod(tap, block)
-    place = (
-        n.index,
-        mod(c.index, channels),
-        add(multiply(h.index, block), row),
-        add(multiply(w.index, block), column),
-    )
-    return [TensorExpr(axes, load(0, kind.dtype, place))]
+    taps = block * block
+    if _columns_first(ctx.node):
+        channel, tap = floordiv(c.index, taps), mod(c.index, taps)
+    else:
+        channel, tap = mod(c.index, kind.dims[1]), floordiv(c.index, kind.dims[1])
+    row, column = add(multiply(h.index, block), floordiv(tap, block)), add(multiply(w.index, block), mod(tap, block))
+    return [TensorExpr(axes, load(0, kind.dtype, (n.index, channel, row, column)))]
 
 
 def _infer_depth_to_space(ctx: InferenceContext) -> Sequence[Type]:
@@ -475,10 +477,6 @@ def _infer_depth_to_space(ctx: InferenceContext) -> Sequence[Type]:
     if isinstance(c, int) and c % (block * block):
         ctx.fail(f"blocksize {block} squared does not divide {c} channels")
     return [ctx.tensor(0).with_shape((n, floordiv(c, block * block), multiply(h, block), multiply(w, block)))]
-
-
-def _columns_first(node: Node) -> bool:
-    return node.str_attribute("mode", "DCR") == "CRD"
 
 
 def _evaluate_depth_to_space(node: Node, arrays: Sequence[Datum]) -> Sequence[Datum]:

@@ -25,7 +25,6 @@ from graphc.ops.elementwise import (
     like,
     pointwise,
     propagate_elementwise,
-    propagate_first,
     propagate_whole,
     unary,
 )
@@ -105,7 +104,6 @@ for _name, _domain, _meaning, _op in _UNARY:
 for _name, _round, _op in (("Floor", np.floor, "floor"), ("Ceil", np.ceil, "ceil"), ("Round", np.rint, "round")):
     pointwise(_name, 1, is_float, lambda node, x, f=_round: f(x), unary(_op), propagate=propagate_whole)
 
-pointwise("Identity", 1, is_any, lambda node, x: x, lambda node, x: x, propagate=propagate_first, traits=[Trait.VIEW])
 pointwise("IsNaN", 1, is_float, lambda node, x: np.isnan(x), unary("isnan"), result=dtypes.BOOL)
 
 
