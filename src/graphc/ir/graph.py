@@ -8,6 +8,7 @@ its nodes may use values of enclosing graphs, except in regions, whose bodies ar
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
@@ -35,7 +36,7 @@ class Value:
     """What one node output, graph input or captured name stands for.
 
     Args:
-        name: Unique in the model (subgraphs included).
+        name: Unique in the model, subgraphs included; a region's body, being closed, has names of its own.
         type: Its type; None where inference has not come yet.
         producer: The node that makes it; None for a graph input.
         index: Position among the producer's outputs or the graph's inputs.
@@ -270,7 +271,7 @@ class Graph:
         self._first: Node | None = None
         self._last: Node | None = None
         self._count = 0
-        self._names: set[str] = set()
+        self._names = _Names()
         for input_name, input_type in inputs:
             self.add_input(input_name, input_type)
 
@@ -302,7 +303,7 @@ class Graph:
     def add_input(self, name: str, type: Type | None) -> Value:
         """Appends an input."""
         value = Value(name, type, None, len(self._inputs))
-        self._names.add(name)
+        self._names.take(name)
         self._inputs.append(value)
         return value
 
@@ -364,11 +365,19 @@ class Graph:
         else:
             following._previous = node
         self._count += 1
-        self._names.update(value.name for value in node.outputs if value.name)
+        for value in node.outputs:
+            self._names.take(value.name)
+        for _, subgraph in node.subgraphs():
+            for inner in subgraph.all_graphs():
+                self._names.absorb(inner._names)
+                inner._names = self._names
         return node
 
     def remove(self, node: Node) -> None:
         """Takes out a node whose outputs nothing reads; its inputs lose their uses.
+
+        Graphs in its attributes read nothing any more, so that no use by them is left on values outside: clone one, or
+        take it out of `attributes` first, to keep it.
 
         Raises:
             VerifyError: Some output is still read.
@@ -378,6 +387,11 @@ class Graph:
                 raise VerifyError(f"cannot remove {node}: %{value.name} is still read by {value.uses[0].user}")
         self._unlink(node)
         node.inputs = ()
+        for _, subgraph in node.subgraphs():
+            for inner in subgraph.all_graphs():
+                inner.outputs = ()
+                for dead in inner.nodes:
+                    dead.inputs = ()
 
     def _unlink(self, node: Node) -> None:
         assert node.graph is self, f"{node} is not in graph {self.name}"
@@ -401,13 +415,8 @@ class Graph:
             self.append(node)
 
     def fresh_name(self, base: str) -> str:
-        """A value name that this graph has not seen: `base`, or `base_1`, `base_2`..."""
-        name, count = base, 0
-        while name in self._names:
-            count += 1
-            name = f"{base}_{count}"
-        self._names.add(name)
-        return name
+        """A value name that neither this graph nor one nested in it has seen: `base`, or `base_1`, `base_2`..."""
+        return self._names.fresh(base)
 
     def topological_sort(self) -> None:
         """Orders nodes so that producers come first, keeping the present order where it is free (stable).
@@ -426,8 +435,6 @@ class Graph:
                 consumers[producer].append(node)
             if node in _producers(node):
                 raise VerifyError(f"node reads its own output: {node}", nodes=node.origins or (node.name,))
-        import heapq
-
         ready = [position[node] for node in nodes if waiting[node] == 0]
         heapq.heapify(ready)
         order: list[Node] = []
@@ -439,9 +446,9 @@ class Graph:
                 if waiting[consumer] == 0:
                     heapq.heappush(ready, position[consumer])
         if len(order) != len(nodes):
-            stuck = [node for node in nodes if waiting[node]]
-            names = tuple(name for node in stuck[:5] for name in (node.origins or (node.name or node.op,)))
-            raise VerifyError(f"{len(stuck)} nodes form a cycle, among them {stuck[0]}", nodes=names)
+            cycle = _cycle({node: position[node] for node in nodes if waiting[node]})
+            names = tuple(name for node in cycle for name in (node.origins or (node.name or node.op,)))
+            raise VerifyError(f"{len(cycle)} nodes form a cycle: {' <- '.join(map(str, cycle[:5]))}", nodes=names[:10])
         if order != nodes:
             self.reorder(order)
 
@@ -476,6 +483,43 @@ def captured_values(graph: Graph) -> tuple[Value, ...]:
             read.update(dict.fromkeys(v for v in node.inputs if v is not None))
         read.update(dict.fromkeys(inner.outputs))
     return tuple(value for value in read if value not in own)
+
+
+class _Names:
+    """Names of values taken in a model; a graph shares it with the graphs nested in it."""
+
+    __slots__ = ("_next", "_taken")
+
+    def __init__(self) -> None:
+        self._taken: set[str] = set()
+        self._next: dict[str, int] = {}
+
+    def take(self, name: str) -> None:
+        self._taken.add(name)
+
+    def absorb(self, other: _Names) -> None:
+        if other is not self:
+            self._taken |= other._taken
+
+    def fresh(self, base: str) -> str:
+        name, count = base, self._next.get(base, 0)
+        while name in self._taken:
+            count += 1
+            name = f"{base}_{count}"
+        self._next[base] = count
+        self._taken.add(name)
+        return name
+
+
+def _cycle(stuck: Mapping[Node, int]) -> list[Node]:
+    """A cycle, from consumer to producer, among nodes (with their positions) each of which waits for another."""
+    path: dict[Node, None] = {}
+    node = next(iter(stuck))
+    while node not in path:
+        path[node] = None
+        node = min((producer for producer in _producers(node) if producer in stuck), key=stuck.__getitem__)
+    cycle = list(path)
+    return cycle[cycle.index(node) :]
 
 
 def _producers(node: Node) -> set[Node]:
