@@ -12,16 +12,12 @@ from graphc.package.manifest import (
     Code,
     Copy,
     HostStep,
-    HostTensor,
     KernelStep,
-    Location,
     Manifest,
-    SymbolRange,
-    TensorSpec,
     Variant,
-    numpy_dtype,
 )
 from graphc.package.safetensors import Blob, WeightsBuilder
+from graphc.package.tensor import HostTensor, Location, SymbolRange, TensorSpec, numpy_dtype
 
 __all__ = [
     "ALIGNMENT",

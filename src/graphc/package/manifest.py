@@ -10,119 +10,24 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache
-from typing import Any, ClassVar
-
-import ml_dtypes
-import numpy as np
+from typing import ClassVar
 
 from graphc.errors import PackageError
 from graphc.package import codec
 from graphc.package.expression import symbols_of
+from graphc.package.tensor import (
+    MAX_BYTES,
+    HostTensor,
+    Location,
+    SymbolRange,
+    TensorSpec,
+    check_extents,
+    check_not_negative,
+    numpy_dtype,
+)
 
 FORMAT_VERSION = 1
 MAX_ARGUMENTS = 40
-_MAX_RANK = 64
-_MAX_BYTES = 1 << 62
-_INTEGERS = {f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}
-_NUMPY_DTYPES = _INTEGERS | {"bool", "float16", "float32", "float64", "complex64", "complex128"}
-
-
-@cache
-def numpy_dtype(name: str) -> np.dtype[Any]:
-    """The NumPy dtype of a dtype name of a manifest; `string` is an object array of `str`.
-
-    Raises:
-        PackageError: No such dtype.
-    """
-    if name == "string":
-        return np.dtype(object)
-    if name in _NUMPY_DTYPES:
-        return np.dtype(name)
-    scalar = getattr(ml_dtypes, name, None)
-    if not (isinstance(scalar, type) and issubclass(scalar, np.generic)):
-        raise PackageError(f"unknown dtype {name!r}")
-    return np.dtype(scalar)
-
-
-def _check_extents(shape: tuple[int | str, ...], what: str) -> None:
-    if len(shape) > _MAX_RANK:
-        raise PackageError(f"{what}: rank {len(shape)} is beyond NumPy's limit of {_MAX_RANK}")
-    size = 1
-    for extent in shape:
-        if isinstance(extent, str):
-            symbols_of(extent)
-        elif extent < 0:
-            raise PackageError(f"{what}: negative extent {extent}")
-        else:
-            size *= max(extent, 1)
-    if size > _MAX_BYTES:
-        raise PackageError(f"{what}: {size} elements cannot be addressed")
-
-
-def _check_not_negative(what: str, value: int) -> None:
-    if not 0 <= value <= _MAX_BYTES:
-        raise PackageError(f"{what} is {value}; expected 0 to 2^62")
-
-
-@dataclass(frozen=True)
-class TensorSpec:
-    """One input or output of the model.
-
-    Attributes:
-        name: Its name in the model.
-        dtype: A NumPy or ml_dtypes name, or `string`.
-        shape: Extents; text is an expression over symbols (`graphc.package.expression`).
-    """
-
-    name: str
-    dtype: str
-    shape: tuple[int | str, ...]
-
-    def __post_init__(self) -> None:
-        numpy_dtype(self.dtype)
-        _check_extents(self.shape, f"tensor {self.name!r}")
-
-    def __str__(self) -> str:
-        return f"{self.name}: {self.dtype}[{', '.join(str(extent) for extent in self.shape)}]"
-
-
-@dataclass(frozen=True)
-class SymbolRange:
-    """Least and greatest value of a symbolic dimension, both inclusive; `maximum=None` is unbounded."""
-
-    minimum: int = 1
-    maximum: int | None = None
-
-    def __post_init__(self) -> None:
-        _check_not_negative("minimum of a symbol", self.minimum)
-        if self.maximum is not None and self.maximum < self.minimum:
-            raise PackageError(f"symbol range {self.minimum}..{self.maximum} is empty")
-
-
-KINDS = ("arena", "weight", "input", "output", "object")
-
-
-@dataclass(frozen=True)
-class Location:
-    """A place that a step reads or writes.
-
-    Attributes:
-        kind: `arena` and `weight` are one region each (index 0); `input` and `output` are the call's arrays; `object`
-            is a slot of the call holding what a host step made, where its size is known only at run time.
-        index: Which input, output or slot.
-        offset: Bytes from the start of that region or array.
-    """
-
-    kind: str
-    index: int = 0
-    offset: int = 0
-
-    def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise PackageError(f"unknown location kind {self.kind!r}; expected one of {', '.join(KINDS)}")
-        _check_not_negative("location index", self.index)
-        _check_not_negative("location offset", self.offset)
 
 
 @dataclass(frozen=True)
@@ -153,29 +58,8 @@ class KernelStep:
             raise PackageError(f"kernel symbol {self.symbol!r} is not a C identifier")
         if len(self.arguments) > MAX_ARGUMENTS:
             raise PackageError(f"kernel {self.symbol}: {len(self.arguments)} arguments; at most {MAX_ARGUMENTS}")
-        if any(abs(dim) > _MAX_BYTES for dim in self.dims):
+        if any(abs(dim) > MAX_BYTES for dim in self.dims):
             raise PackageError(f"kernel {self.symbol}: a dimension does not fit 63 bits")
-
-
-@dataclass(frozen=True)
-class HostTensor:
-    """A host step's operand: where it lies and how to see it as an array; `shape=None` is whatever the slot holds."""
-
-    location: Location
-    dtype: str
-    shape: tuple[int, ...] | None = None
-
-    def __post_init__(self) -> None:
-        numpy_dtype(self.dtype)
-        if self.shape is not None:
-            _check_extents(self.shape, "operand of a host step")
-        elif self.location.kind in ("arena", "weight"):
-            raise PackageError(f"an operand of a host step in the {self.location.kind} needs a shape")
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes it takes where its shape is known, else 0."""
-        return math.prod(self.shape) * numpy_dtype(self.dtype).itemsize if self.shape is not None else 0
 
 
 @dataclass(frozen=True)
@@ -250,10 +134,10 @@ class Variant:
     objects: int = 0
 
     def __post_init__(self) -> None:
-        _check_not_negative("arena size", self.arena_size)
-        _check_not_negative("number of object slots", self.objects)
+        check_not_negative("arena size", self.arena_size)
+        check_not_negative("number of object slots", self.objects)
         for shape in (*self.inputs, *(shape for shape in self.outputs if shape is not None)):
-            _check_extents(shape, "shape of a variant")
+            check_extents(shape, "shape of a variant")
 
     @property
     def host_steps(self) -> tuple[HostStep, ...]:
@@ -311,7 +195,7 @@ class Manifest:
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:
-        _check_not_negative("size of the weights", self.weights_size)
+        check_not_negative("size of the weights", self.weights_size)
         _check_names(self)
         for index, variant in enumerate(self.variants):
             try:
@@ -398,7 +282,7 @@ class _Limits:
     def __init__(self, manifest: Manifest, variant: Variant) -> None:
         def sizes(specs: tuple[TensorSpec, ...], shapes: tuple[tuple[int, ...] | None, ...]) -> list[int]:
             return [
-                _MAX_BYTES if shape is None else math.prod(shape) * numpy_dtype(spec.dtype).itemsize
+                MAX_BYTES if shape is None else math.prod(shape) * numpy_dtype(spec.dtype).itemsize
                 for spec, shape in zip(specs, shapes, strict=True)
             ]
 
@@ -407,7 +291,7 @@ class _Limits:
             "weight": [manifest.weights_size],
             "input": sizes(manifest.inputs, variant.inputs),
             "output": sizes(manifest.outputs, variant.outputs),
-            "object": [_MAX_BYTES] * min(variant.objects, 1 << 20),
+            "object": [MAX_BYTES] * min(variant.objects, 1 << 20),
         }
 
     def check(self, location: Location, nbytes: int) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 
 from graphc.errors import PackageError
 from graphc.package.archive import ALIGNMENT
-from graphc.package.manifest import Location
+from graphc.package.tensor import Location
 
 _FILLER = "pad."
 _CHUNK = 1 << 24

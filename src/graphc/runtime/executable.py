@@ -12,13 +12,14 @@ import numpy as np
 
 from graphc.errors import ExecutionError, InputError, OptionError, PackageError, ShapeNotCompiledError
 from graphc.package import HostTensor, Package, TensorSpec, Variant
+from graphc.runtime.context import Context
 from graphc.runtime.cpu import choose_isa, thread_count
 from graphc.runtime.hook import compile_hook
 from graphc.runtime.host import load_evaluator
 from graphc.runtime.library import Library, load_library
 from graphc.runtime.memory import Array
 from graphc.runtime.profile import Profile, summarize
-from graphc.runtime.program import Context, Program
+from graphc.runtime.program import Program
 from graphc.runtime.signature import Signature
 
 Inputs = Mapping[str, Any] | Sequence[Any]

@@ -14,9 +14,9 @@ import threading
 from pathlib import Path
 
 from graphc.errors import PackageError
+from graphc.runtime import abi
 
 NATIVE_SOURCES = sorted((Path(__file__).parent / "native").glob("*.[ch]"))
-_ABI = 1
 _lock = threading.Lock()
 _loaded: dict[str, Library] = {}
 _pool: ctypes.c_void_p | None = None
@@ -33,15 +33,15 @@ class Library:
         self._name = name
         self._handle = _dlopen(code, name)
         try:
-            abi = self._handle.graphc_abi
+            version = self._handle.graphc_abi
             self._use_pool = self._handle.graphc_use_pool
             self._workers = self._handle.graphc_workers
             self.run = self._handle.graphc_run
         except AttributeError as error:
             raise PackageError(f"{name} has no launcher: {error}", hint="compile the model again") from error
-        if (version := abi()) != _ABI:
+        if (found := version()) != abi.VERSION:
             raise PackageError(
-                f"{name} has launcher version {version}; this graphc calls version {_ABI}",
+                f"{name} has launcher version {found}; this graphc calls version {abi.VERSION}",
                 hint="compile the model again with this version of graphc",
             )
         self.run.restype = ctypes.c_int64

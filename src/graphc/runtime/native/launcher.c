@@ -1,7 +1,7 @@
 // Walks a table of kernel calls in one call from Python.
 //
 // Kernel ABI: int32_t kernel(const int64_t* dims, void* a0, ..., void* aN-1), at most 40 pointers; zero is success.
-// The structures below are mirrored by graphc/runtime/program.py; graphc_abi() says which version of them this is.
+// The structures below are mirrored by graphc/runtime/abi.py; graphc_abi() says which version of them this is.
 #define _GNU_SOURCE
 #include <stddef.h>
 #include <stdint.h>

@@ -1,0 +1,230 @@
+"""What one call in flight owns: its arena, its pointers, what host steps leave to each other; and how it runs."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from time import perf_counter_ns
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from graphc.errors import ExecutionError, GraphcError
+from graphc.package import Copy, HostStep, HostTensor, KernelStep, numpy_dtype
+from graphc.runtime import abi
+from graphc.runtime.memory import DATA_OFFSET, Array, address, allocate, array_handle
+
+if TYPE_CHECKING:
+    from graphc.runtime.program import Program
+
+
+@dataclass(frozen=True)
+class KernelRange:
+    """Rows [first, last) of the step table; `start` is the variant's index of the first."""
+
+    first: int
+    last: int
+    start: int
+
+
+@dataclass(frozen=True)
+class HostPart:
+    """A host step and its index in the variant."""
+
+    index: int
+    step: HostStep
+
+
+class Context:
+    """Belongs to one call at a time; `Program` keeps them for reuse, so that a call only says where its arrays are."""
+
+    def __init__(self, program: Program) -> None:
+        variant = program.variant
+        self.program = program
+        self.arena = allocate(variant.arena_size)
+        count = program.input_count + program.output_count
+        self._bases = (ctypes.c_void_p * (abi.FIRST_ARRAY + count + variant.objects))()
+        self._bases[abi.ARENA], self._bases[abi.WEIGHTS] = address(self.arena), address(program.weights)
+        self._arrays = (ctypes.c_ssize_t * count)()
+        self.inputs: Sequence[Array] = ()
+        self.outputs: list[Any] = []
+        self.objects: list[Any] = [None] * variant.objects
+        self._run = program.run
+        self._calls = {part: self._call(part) for part in program.parts if isinstance(part, KernelRange)}
+        # Most models are one run of kernels writing all outputs: that call is made without a loop.
+        whole = len(program.parts) == 1 and self._calls and not variant.copies
+        self._whole = ctypes.byref(next(iter(self._calls.values()))) if whole else None
+        self._views: dict[HostTensor, Array] = {}
+
+    def _call(self, part: KernelRange) -> abi.Call:
+        return abi.Call(
+            self.program.table.ctypes.data,
+            part.first,
+            part.last,
+            ctypes.addressof(self._bases),
+            ctypes.addressof(self._arrays),
+            abi.FIRST_ARRAY,
+            len(self._arrays),
+            DATA_OFFSET,
+            self.program.threads,
+            None,
+        )
+
+    def execute(self, inputs: Sequence[Array], outputs: dict[str, Any], stamps: Array | None = None) -> None:
+        """Runs every step.
+
+        Args:
+            inputs: Arrays of exactly the variant's shapes and dtypes, C-contiguous and aligned.
+            outputs: The same, by name in the model's order; None where the shape is known only at run time, replaced
+                here.
+            stamps: int64[steps, 2]: receives start and stop of each step in nanoseconds.
+
+        Raises:
+            ExecutionError: A step failed; names it and its nodes.
+        """
+        self._point_at(inputs, outputs)
+        if self._whole is not None and stamps is None:
+            if status := self._run(self._whole):
+                self._fail(0, status)
+            return
+        self.inputs, self.outputs = inputs, list(outputs.values())
+        try:
+            self._execute_parts(stamps)
+            for copy in self.program.variant.copies:
+                self._copy_output(copy)
+            outputs.update(zip(outputs, self.outputs, strict=True))
+        finally:
+            self.inputs, self.outputs = (), []
+            self.objects[:] = [None] * len(self.objects)
+
+    def walk(self, inputs: Sequence[Array], outputs: dict[str, Any]) -> Iterator[int]:
+        """Runs step by step; yields the index of each when it has run, with `read` showing what it left.
+
+        Args:
+            inputs: As of `execute`.
+            outputs: As of `execute`.
+        """
+        self._point_at(inputs, outputs)
+        self.inputs, self.outputs = inputs, list(outputs.values())
+        for part in self.program.parts:
+            if isinstance(part, KernelRange):
+                for row in range(part.first, part.last):
+                    index = part.start + row - part.first
+                    self._execute_kernels(self._call(KernelRange(row, row + 1, index)), index - row, None)
+                    yield index
+            else:
+                self._execute_host(part)
+                yield part.index
+
+    def read(self, tensor: HostTensor) -> Any:
+        """What lies at a place now: a view in arena, weights, inputs and outputs; the object in a slot."""
+        place = tensor.location
+        return self.objects[place.index] if place.kind == "object" else self._view(tensor)
+
+    def _point_at(self, inputs: Sequence[Array], outputs: dict[str, Any]) -> None:
+        """Tells the launcher where this call's arrays are; the caller keeps them alive."""
+        arrays, place = self._arrays, 0
+        for array in inputs:
+            arrays[place] = array_handle(array)
+            place += 1
+        for array in outputs.values():
+            arrays[place] = array_handle(_NOTHING if array is None else array)
+            place += 1
+
+    def _execute_parts(self, stamps: Array | None) -> None:
+        for part in self.program.parts:
+            if isinstance(part, KernelRange):
+                self._execute_kernels(self._calls[part], part.start - part.first, stamps)
+            else:
+                started = perf_counter_ns()
+                self._execute_host(part)
+                if stamps is not None:
+                    stamps[part.index] = started, perf_counter_ns()
+
+    def _execute_kernels(self, call: abi.Call, shift: int, stamps: Array | None) -> None:
+        """Runs a range; `shift` turns a row of the table, which counts kernels only, into an index of the variant."""
+        if stamps is None:
+            status = self._run(ctypes.byref(call))
+        else:
+            call.stamps = address(stamps) + shift * stamps.strides[0]
+            try:
+                status = self._run(ctypes.byref(call))
+            finally:
+                call.stamps = None
+        if status:
+            self._fail(shift, status)
+
+    def _fail(self, shift: int, status: int) -> None:
+        """Raises for what the launcher answered."""
+        index = (status >> 32) + shift
+        step = self.program.variant.steps[index]
+        assert isinstance(step, KernelStep)
+        raise ExecutionError(
+            f"step {index} ({step.label or step.symbol}) failed with status {status & 0xFFFFFFFF}", nodes=step.origins
+        )
+
+    def _execute_host(self, part: HostPart) -> None:
+        step, evaluate = part.step, self.program.evaluate
+        assert evaluate is not None
+        try:
+            results = evaluate(step.payload, [None if tensor is None else self.read(tensor) for tensor in step.inputs])
+            for tensor, result in zip(step.outputs, results, strict=True):
+                if tensor is not None:
+                    self._write(tensor, result)
+        except GraphcError as error:
+            raise ExecutionError(f"step {part.index} ({step.op_type}) failed: {error}", nodes=step.origins) from error
+        except Exception as error:
+            # An operator's NumPy meaning fails as NumPy fails; the user's model is what the error is about.
+            raise ExecutionError(
+                f"step {part.index} ({step.op_type}) failed: {type(error).__name__}: {error}", nodes=step.origins
+            ) from error
+
+    def _view(self, tensor: HostTensor) -> Array:
+        """The array of an operand with bytes of its own; those in arena and weights are made once."""
+        place = tensor.location
+        if place.kind in ("input", "output"):
+            array = (self.inputs if place.kind == "input" else self.outputs)[place.index]
+            if tensor.shape is None or (array.shape == tensor.shape and not place.offset):
+                return array
+            return _window(array.reshape(-1).view(np.uint8), tensor)
+        if tensor not in self._views:
+            region = self.arena if place.kind == "arena" else self.program.weights
+            self._views[tensor] = _window(region, tensor)
+        return self._views[tensor]
+
+    def _write(self, tensor: HostTensor, result: Any) -> None:
+        place = tensor.location
+        if place.kind == "object":
+            if isinstance(result, np.ndarray):
+                result = np.ascontiguousarray(result).reshape(result.shape)
+                self._bases[abi.FIRST_ARRAY + len(self._arrays) + place.index] = address(result)
+            self.objects[place.index] = result
+        elif place.kind == "output" and self.outputs[place.index] is None:
+            self.outputs[place.index] = np.asarray(result, numpy_dtype(tensor.dtype))
+        else:
+            _assign(self._view(tensor), np.asarray(result))
+
+    def _copy_output(self, copy: Copy) -> None:
+        source, target = self.read(copy.source), self.outputs[copy.output]
+        if target is not None and isinstance(source, np.ndarray):
+            _assign(target, source)
+        else:
+            self.outputs[copy.output] = source.copy() if isinstance(source, np.ndarray) else source
+
+
+_NOTHING = np.zeros(1, np.uint8)
+
+
+def _window(region: Array, tensor: HostTensor) -> Array:
+    assert tensor.shape is not None
+    start = tensor.location.offset
+    return region[start : start + tensor.nbytes].view(numpy_dtype(tensor.dtype)).reshape(tensor.shape)
+
+
+def _assign(target: Array, source: Array) -> None:
+    if target.shape != source.shape or target.dtype != source.dtype:
+        raise ExecutionError(
+            f"expected {target.dtype}{list(target.shape)}, the step made {source.dtype}{list(source.shape)}"
+        )
+    target[...] = source
