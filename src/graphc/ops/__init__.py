@@ -1,6 +1,7 @@
 """What operators mean: one definition each, found by domain, name and version."""
 
 from graphc.ops import activations as activations
+from graphc.ops import attention as attention
 from graphc.ops import choice as choice
 from graphc.ops import compiler_ops as compiler_ops
 from graphc.ops import contraction as contraction
@@ -12,7 +13,9 @@ from graphc.ops import normalization as normalization
 from graphc.ops import pointwise as pointwise
 from graphc.ops import pooling as pooling
 from graphc.ops import quantization as quantization
+from graphc.ops import recurrent as recurrent
 from graphc.ops import reduction as reduction
+from graphc.ops import resize as resize
 from graphc.ops import sequence as sequence
 from graphc.ops import shape as shape
 from graphc.ops.base import express as express

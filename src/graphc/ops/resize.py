@@ -1,0 +1,401 @@
+"""Resize: sampling an image at other places, by nearest, linear or cubic interpolation.
+
+Where a sample lies follows from the ratio of extents, so its index is a quotient of integers:
+`floordiv(numerator, denominator)` with a numerator that is linear in the output's index. ONNX Runtime computes the same
+place in float32, which now and then falls on the other side of a tie; an expression is answered only where both agree.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+
+from graphc.ir import Dim, Node, Type, dtypes
+from graphc.ir.symbolic import add, floordiv, maximum, minimum, mod, multiply, substitute
+from graphc.ops.base import Array, Datum, ExpressionContext, InferenceContext, Operator, Trait, register
+from graphc.ops.elementwise import widened
+from graphc.ops.expr import Axis, IndexValue, Scalar, TensorExpr, axes_of, call, cast, const
+from graphc.ops.indexing import accumulator, subtract, wide_load
+from graphc.ops.shape import unknown_dims
+
+_LARGEST_DENOMINATOR = 4096
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How one axis is sampled; `scale` is output extent over input extent as the model gives it."""
+
+    source: int
+    output: int
+    scale: float
+    transform: str
+    region: tuple[float, float] = (0.0, 1.0)
+
+    def coordinates(self) -> Array:
+        """Place in the input of every output element, in float32."""
+        x = np.arange(self.output, dtype=np.float32)
+        one, half, scale = np.float32(1), np.float32(0.5), np.float32(self.scale)
+        last = np.float32(self.source - 1)
+        match self.transform:
+            case "asymmetric":
+                return np.asarray(x / scale)
+            case "align_corners":
+                return x * last / np.float32(self.output - 1) if self.output > 1 else np.zeros_like(x)
+            case "pytorch_half_pixel" if self.output <= 1:
+                return np.zeros_like(x)
+            case "half_pixel_symmetric":
+                adjustment = np.float32(self.output) / (scale * np.float32(self.source))
+                centre = np.float32(self.source) * half
+                return np.asarray(centre * (one - adjustment) + (x + half) / scale - half)
+            case "tf_crop_and_resize":
+                start, end = map(np.float32, self.region)
+                if self.output > 1:
+                    return np.asarray(start * last + x * (end - start) * last / np.float32(self.output - 1))
+                return np.full_like(x, half * (start + end) * last)
+            case _:
+                return np.asarray((x + half) / scale - half)
+
+    def nearest(self, rounding: str) -> Array:
+        """Index of the sample next to every output element."""
+        x = self.coordinates()
+        if self.scale == 1 and self.transform != "tf_crop_and_resize":
+            return np.arange(self.output)
+        half = np.float32(0.5)
+        match rounding:
+            case "floor":
+                found = np.floor(x)
+            case "ceil":
+                found = np.ceil(x)
+            case "round_prefer_ceil":
+                found = np.floor(x + half)
+            case _:
+                found = np.ceil(x - half)
+        return np.clip(found.astype(np.int64), 0, self.source - 1)
+
+    def taps(self, node: Node, mode: str) -> tuple[Array, Array]:
+        """Indices and weights, `(output, taps)` each, of linear or cubic interpolation."""
+        x = self.coordinates().astype(np.float64)
+        if mode == "linear":
+            x = np.clip(x, 0, self.source - 1)
+            low = np.floor(x).astype(np.int64)
+            high = np.minimum(low + 1, self.source - 1)
+            return np.stack([low, high], -1), np.stack([1 - (x - low), x - low], -1)
+        low = np.floor(x).astype(np.int64)
+        index = low[:, None] + np.arange(-1, 3)
+        weights = cubic_weights(x - low, node.float_attribute("cubic_coeff_a", -0.75))
+        if node.int_attribute("exclude_outside", 0):
+            weights = np.where((index >= 0) & (index < self.source), weights, 0)
+            weights = weights / weights.sum(-1, keepdims=True)
+        return np.clip(index, 0, self.source - 1), weights
+
+
+def cubic_weights(fraction: Array, a: float) -> Array:
+    """Weights of the four samples around a place, after Keys (1981), "Cubic convolution interpolation"."""
+    distance = np.abs(fraction[:, None] - np.arange(-1, 3))
+    near = ((a + 2) * distance - (a + 3)) * distance**2 + 1
+    far = ((a * distance - 5 * a) * distance + 8 * a) * distance - 4 * a
+    return np.where(distance <= 1, near, far)
+
+
+def _mode(node: Node) -> str:
+    return node.str_attribute("mode", "nearest")
+
+
+def _transform(node: Node) -> str:
+    return node.str_attribute("coordinate_transformation_mode", "half_pixel")
+
+
+def resized_axes(node: Node, rank: int) -> tuple[int, ...]:
+    """Axes that scales and sizes speak of."""
+    return tuple(axis % rank for axis in node.ints_attribute("axes") or range(rank))
+
+
+def _common_scale(node: Node, sizes: Sequence[int], extents: Sequence[int]) -> float | None:
+    """The one scale of all axes where the aspect ratio is kept."""
+    ratios = [size / extent for size, extent in zip(sizes, extents, strict=True)]
+    match node.str_attribute("keep_aspect_ratio_policy", "stretch"):
+        case "not_larger":
+            return min(ratios)
+        case "not_smaller":
+            return max(ratios)
+    return None
+
+
+def output_extents(
+    node: Node, shape: Sequence[int], scales: Array | None, sizes: Array | None
+) -> list[tuple[int, float]]:
+    """Output extent and scale of every axis."""
+    found = [(extent, 1.0) for extent in shape]
+    axes = resized_axes(node, len(shape))
+    if sizes is not None:
+        wanted = [int(size) for size in sizes]
+        common = _common_scale(node, wanted, [shape[axis] for axis in axes])
+        for axis, size in zip(axes, wanted, strict=True):
+            if common is not None:
+                found[axis] = (math.floor(common * shape[axis] + 0.5), common)
+            else:
+                found[axis] = (size, size / shape[axis] if shape[axis] else 1.0)
+    elif scales is not None:
+        for axis, scale in zip(axes, scales.tolist(), strict=True):
+            found[axis] = (math.floor(np.float32(shape[axis]) * np.float32(scale)), scale)
+    else:
+        raise ValueError("neither scales nor sizes are given")
+    return found
+
+
+def _given(inputs: Sequence[Any], index: int) -> bool:
+    return index < len(inputs) and inputs[index] is not None
+
+
+def _array(data: Sequence[Datum], index: int) -> Array | None:
+    """An optional input; an empty tensor stands for an absent one."""
+    found = data[index] if _given(data, index) else None
+    return None if found is None or np.size(found) == 0 else np.asarray(found)
+
+
+def _scaled_extent(extent: Dim, scale: float, ctx: InferenceContext) -> Dim:
+    if scale <= 0:
+        ctx.fail(f"scale {scale} is not positive")
+    if isinstance(extent, int):
+        return math.floor(np.float32(extent) * np.float32(scale))
+    ratio = Fraction(scale).limit_denominator(_LARGEST_DENOMINATOR)
+    if float(ratio) != scale:
+        return ctx.fresh("d")
+    return floordiv(multiply(extent, ratio.numerator), ratio.denominator)
+
+
+def _infer_resize(ctx: InferenceContext) -> Sequence[Type]:
+    kind = ctx.tensor(0)
+    if kind.shape is None:
+        return [kind.with_shape(None)]
+    shape = list(kind.shape)
+    rank = len(shape)
+    for axis in ctx.node.ints_attribute("axes") or ():
+        ctx.axis(axis, rank)
+    axes = resized_axes(ctx.node, rank)
+    sizes = ctx.dims(3) if ctx.has(3) else None
+    if ctx.has(3) and sizes != ():
+        return [kind.with_shape(_infer_sizes(ctx, shape, axes, sizes))]
+    scales = ctx.constant(2) if ctx.has(2) else None
+    if not ctx.has(2):
+        ctx.fail("neither scales nor sizes are given")
+    if scales is None:
+        fresh = unknown_dims(ctx, rank)
+        return [kind.with_shape(fresh[i] if i in axes else d for i, d in enumerate(shape))]
+    if scales.size != len(axes):
+        ctx.fail(f"{scales.size} scales do not fit {len(axes)} axes")
+    for axis, scale in zip(axes, scales.tolist(), strict=True):
+        shape[axis] = _scaled_extent(shape[axis], scale, ctx)
+    return [kind.with_shape(shape)]
+
+
+def _infer_sizes(
+    ctx: InferenceContext, shape: list[Dim], axes: Sequence[int], sizes: Sequence[Dim] | None
+) -> Sequence[Dim]:
+    policy = ctx.node.str_attribute("keep_aspect_ratio_policy", "stretch")
+    if sizes is not None and len(sizes) != len(axes):
+        ctx.fail(f"{len(sizes)} sizes do not fit {len(axes)} axes")
+    if sizes is not None and policy == "stretch":
+        for axis, size in zip(axes, sizes, strict=True):
+            shape[axis] = size
+        return shape
+    wanted = [size for size in sizes or () if isinstance(size, int)]
+    extents = [shape[axis] for axis in axes]
+    known = [extent for extent in extents if isinstance(extent, int)]
+    if wanted and len(wanted) == len(known) == len(axes):
+        common = _common_scale(ctx.node, wanted, known)
+        for axis, extent in zip(axes, known, strict=True):
+            shape[axis] = math.floor((common or 1.0) * extent + 0.5)
+        return shape
+    fresh = unknown_dims(ctx, len(shape))
+    return [fresh[i] if i in axes else d for i, d in enumerate(shape)]
+
+
+def _samplings(node: Node, data: Sequence[Datum]) -> list[Sampling]:
+    x, roi = data[0], _array(data, 1)
+    extents = output_extents(node, x.shape, _array(data, 2), _array(data, 3))
+    axes = resized_axes(node, x.ndim)
+    regions = {axis: (0.0, 1.0) for axis in range(x.ndim)}
+    if _transform(node) == "tf_crop_and_resize" and roi is not None:
+        half = len(axes)
+        regions.update((axis, (float(roi[i]), float(roi[i + half]))) for i, axis in enumerate(axes))
+    return [
+        Sampling(source, output, scale, _transform(node), regions[axis])
+        for axis, (source, (output, scale)) in enumerate(zip(x.shape, extents, strict=True))
+    ]
+
+
+def _evaluate_resize(node: Node, data: Sequence[Datum]) -> Sequence[Datum]:
+    x, mode = np.asarray(data[0]), _mode(node)
+    if node.int_attribute("antialias", 0) or (mode != "nearest" and x.dtype.kind in "iu"):
+        from graphc.ops.host import evaluate_with_reference
+
+        return evaluate_with_reference(node, data)
+    samplings = _samplings(node, data)
+    result = x if mode == "nearest" else widened(x).astype(np.float64)
+    outside = np.zeros((1,) * x.ndim, np.bool_)
+    for axis, sampling in enumerate(samplings):
+        places = sampling.coordinates()
+        if sampling.transform == "tf_crop_and_resize":
+            beyond = (places < 0) | (places > sampling.source - 1)
+            outside = outside | beyond.reshape([-1 if i == axis else 1 for i in range(x.ndim)])
+        if mode == "nearest":
+            result = np.take(result, sampling.nearest(node.str_attribute("nearest_mode", "round_prefer_floor")), axis)
+        elif sampling.scale != 1 or sampling.transform == "tf_crop_and_resize":
+            index, weights = sampling.taps(node, mode)
+            taken = np.moveaxis(np.take(result, index, axis), axis + 1, -1)
+            spread = weights.reshape([*(-1 if i == axis else 1 for i in range(x.ndim)), weights.shape[-1]])
+            result = (taken * spread).sum(-1)
+    if outside.any():
+        result = np.where(outside, node.float_attribute("extrapolation_value", 0.0), result)
+    return [result.astype(x.dtype, copy=False)]
+
+
+# --- as an expression -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Place:
+    """The place of a sample as `numerator / denominator`, the numerator linear in the output's index."""
+
+    numerator: Dim
+    denominator: int
+
+
+def _ratio(source: Dim, output: Dim, scale: float | None) -> Fraction | None:
+    """Input extent over output extent."""
+    if scale is not None:
+        return 1 / Fraction(scale).limit_denominator(_LARGEST_DENOMINATOR) if scale > 0 else None
+    if isinstance(source, int) and isinstance(output, int):
+        return Fraction(source, output) if output else None
+    if mod(output, source) == 0:
+        factor = floordiv(output, source)
+        return Fraction(1, factor) if isinstance(factor, int) and factor > 0 else None
+    return None
+
+
+def _place(transform: str, index: Dim, source: Dim, output: Dim, ratio: Fraction) -> _Place | None:
+    up, down = ratio.numerator, ratio.denominator
+    match transform:
+        case "asymmetric":
+            return _Place(multiply(index, up), down)
+        case "half_pixel":
+            return _Place(subtract(multiply(add(multiply(2, index), 1), up), down), 2 * down)
+        case "pytorch_half_pixel" if output != 1:
+            return _Place(subtract(multiply(add(multiply(2, index), 1), up), down), 2 * down)
+        case "align_corners" if isinstance(source, int) and isinstance(output, int) and output > 1:
+            return _Place(multiply(index, source - 1), output - 1)
+    return None
+
+
+def _nearest_index(place: _Place, rounding: str, source: Dim) -> Dim:
+    n, d = place.numerator, place.denominator
+    match rounding:
+        case "floor":
+            found = floordiv(n, d)
+        case "ceil":
+            found = floordiv(add(n, d - 1), d)
+        case "round_prefer_ceil":
+            found = floordiv(add(multiply(2, n), d), 2 * d)
+        case _:
+            found = floordiv(add(multiply(2, n), d - 1), 2 * d)
+    return minimum(maximum(found, 0), subtract(source, 1))
+
+
+def _values(index: Dim, axis: Axis, extent: int) -> list[Dim]:
+    return [substitute(index, {axis.name: i}) for i in range(extent)]
+
+
+def _simplest(index: Dim, axis: Axis, source: Dim) -> Dim:
+    """`index` without the clamp, where no output needs it."""
+    extent = axis.extent
+    if isinstance(source, int) and isinstance(extent, int):
+        values = _values(index, axis, extent)
+        for step in range(1, max(2, extent // max(source, 1) + 1)):
+            plain = floordiv(axis.index, step)
+            if values == _values(plain, axis, extent):
+                return plain
+    return index
+
+
+def _express_resize(ctx: ExpressionContext) -> Sequence[TensorExpr] | None:
+    kind, output, mode = ctx.tensor(0), ctx.outputs[0], _mode(ctx.node)
+    policy = ctx.node.str_attribute("keep_aspect_ratio_policy", "stretch")
+    if mode == "cubic" or ctx.node.int_attribute("antialias", 0) or policy != "stretch":
+        return None
+    if mode == "linear" and not kind.dtype.is_float:
+        return None
+    scales = ctx.constant(2) if _given(ctx.inputs, 2) else None
+    by_size = _given(ctx.inputs, 3) and ctx.tensor(3).shape != (0,)
+    if not by_size and scales is None:
+        return None
+    axes = axes_of(output.dims)
+    place: list[Dim] = [axis.index for axis in axes]
+    blends: dict[int, tuple[Dim, Scalar]] = {}
+    resized = resized_axes(ctx.node, len(axes))
+    for number, axis in enumerate(resized):
+        scale = None if by_size or scales is None else float(scales[number])
+        source = kind.dims[axis]
+        if scale == 1.0 or (scale is None and source == output.dims[axis]):
+            continue
+        sample = _sample(ctx.node, axes[axis], source, scale, mode)
+        if sample is None:
+            return None
+        place[axis] = sample[0]
+        if sample[1] is not None:
+            blends[axis] = (minimum(add(sample[0], 1), subtract(source, 1)), sample[1])
+    wide = accumulator(kind.dtype)
+
+    def blend(pending: Sequence[int], at: tuple[Dim, ...]) -> Scalar:
+        if not pending:
+            return wide_load(0, kind, at)
+        axis, *rest = pending
+        high, weight = blends[axis]
+        weight = cast(weight, wide)
+        low_part = blend(rest, at)
+        high_part = blend(rest, (*at[:axis], high, *at[axis + 1 :]))
+        return call("add", low_part, call("mul", call("sub", high_part, low_part), weight))
+
+    return [TensorExpr(axes, cast(blend(tuple(blends), tuple(place)), kind.dtype))]
+
+
+def _sample(node: Node, axis: Axis, source: Dim, scale: float | None, mode: str) -> tuple[Dim, Scalar | None] | None:
+    """Index of the sample along one axis, and for linear interpolation the weight of its successor."""
+    ratio = _ratio(source, axis.extent, scale)
+    found = None if ratio is None else _place(_transform(node), axis.index, source, axis.extent, ratio)
+    if found is None or not (_is_exact(scale, ratio) or (isinstance(source, int) and isinstance(axis.extent, int))):
+        return None
+    sampling = None
+    if isinstance(source, int) and isinstance(axis.extent, int):
+        effective = scale if scale is not None else axis.extent / source if source else 1.0
+        sampling = Sampling(source, axis.extent, effective, _transform(node))
+    if mode == "nearest":
+        rounding = node.str_attribute("nearest_mode", "round_prefer_floor")
+        index = _nearest_index(found, rounding, source)
+        if sampling is not None and _values(index, axis, sampling.output) != sampling.nearest(rounding).tolist():
+            return None
+        return _simplest(index, axis, source), None
+    numerator = maximum(found.numerator, 0)
+    low = minimum(floordiv(numerator, found.denominator), subtract(source, 1))
+    part = cast(IndexValue(dtypes.INT64, mod(numerator, found.denominator)), dtypes.FLOAT32)
+    return low, call("div", part, const(found.denominator, dtypes.FLOAT32))
+
+
+def _is_exact(scale: float | None, ratio: Fraction | None) -> bool:
+    return scale is None or (ratio is not None and float(1 / ratio) == scale)
+
+
+register(
+    Operator(
+        "Resize",
+        _infer_resize,
+        _evaluate_resize,
+        traits=frozenset({Trait.MOVEMENT, Trait.WINDOW}),
+        expression=_express_resize,
+    )
+)
