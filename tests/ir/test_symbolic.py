@@ -228,3 +228,10 @@ def test_any_text_is_an_expression_or_a_typed_error(text: str) -> None:
 def test_an_unbound_symbol_is_named() -> None:
     with pytest.raises(OptionError, match=r"no value is bound for m in m \+ n"):
         symbolic.evaluate(symbol("n") + symbol("m"), {"n": 1})
+
+
+def test_an_index_split_and_flattened_again_is_itself() -> None:
+    x = symbolic.symbol("x")
+    split = 24 * (x // 24) + 8 * (x // 8 % 3) + x % 8 + 5
+    assert symbolic.simplify(split, {}) == x + 5
+    assert symbolic.simplify(16 * (x // 8) + x % 8, {}) != x

@@ -379,7 +379,23 @@ def _substitute_atom(atom: Atom, replacements: Mapping[str, Dim], bounds: Bounds
 
 def simplify(value: Dim, bounds: Bounds) -> Dim:
     """`value` rebuilt under `bounds`, so that divisions and remainders of bounded terms fall away."""
-    return substitute(value, {}, bounds)
+    return _recombined(substitute(value, {}, bounds))
+
+
+def _recombined(value: Dim) -> Dim:
+    """`c*(x // c) + x % c` is `x`: what splitting an index and flattening it again leaves."""
+    for monomial, scale in _terms(value):
+        if len(monomial) != 1 or monomial[0].op != "mod":
+            continue
+        whole, divisor = (_lower(argument) for argument in monomial[0].arguments)
+        if not isinstance(divisor, int):
+            continue
+        quotient = floordiv(whole, divisor)
+        terms = dict(_terms(value))
+        if all(terms.get(m) == c * scale * divisor for m, c in _terms(quotient)):
+            rest = add(multiply(-scale * divisor, quotient), multiply(-scale, _make({monomial: 1})))
+            return _recombined(add(add(value, rest), multiply(scale, whole)))
+    return value
 
 
 def evaluate(value: Dim, bindings: Mapping[str, int]) -> int:

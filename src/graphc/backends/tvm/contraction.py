@@ -10,12 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from graphc.backends.regions import Expander
-from graphc.backends.tvm.tir import Expr, KernelBuilder
+from graphc.backends.tvm.tir import KernelBuilder
 from graphc.errors import BackendError
 from graphc.ir import Dim, Graph, Node, TensorType, Value, dtypes
-from graphc.ir.symbolic import Bounds, linear_coefficient, product, simplify, substitute, symbols
+from graphc.ir.symbolic import Bounds, floordiv, linear_coefficient, mod, product, simplify, substitute, symbols
 from graphc.ops.contraction import matmul_parts
-from graphc.ops.expr import Axis, Load, Scalar, axes_of
+from graphc.ops.expr import Axis, Load, Scalar, axes_of, call, const
 from graphc.ops.indexing import broadcast_index, indices_of
 
 
@@ -184,15 +184,27 @@ def _gemm(body: Graph, expander: Expander, anchor: Node, a: Value, b: Value) -> 
     )
 
 
-def unflatten(axes: Sequence[Axis], flat: Dim, builder: KernelBuilder) -> dict[str, Dim]:
+def flat_stride(view: View, axes: Sequence[Axis]) -> int | None:
+    """Elements between neighbours in the row-major order of `axes`; None where they are not walked in step."""
+    moving = [axis for axis in reversed(axes) if axis.extent != 1]
+    if not moving:
+        return 0
+    step = view.stride(moving[0])
+    expected = step
+    for axis in moving:
+        if expected is None or view.stride(axis) != expected:
+            return None
+        expected = expected * extent_of([axis])
+    return step
+
+
+def unflatten(axes: Sequence[Axis], flat: Dim, bounds: Bounds) -> dict[str, Dim]:
     """The place of each of `axes` at a position in their row-major order."""
     places: dict[str, Dim] = {}
-    rest = flat
-    for axis in reversed(axes[1:]):
-        places[axis.name] = builder.simplify(_mod(rest, axis.extent))
-        rest = builder.simplify(_floordiv(rest, axis.extent))
-    if axes:
-        places[axes[0].name] = rest
+    for number, axis in enumerate(reversed(axes)):
+        last = number == len(axes) - 1
+        places[axis.name] = flat if last else mod(flat, axis.extent, bounds)
+        flat = floordiv(flat, axis.extent, bounds)
     return places
 
 
@@ -201,8 +213,3 @@ def extent_of(axes: Sequence[Axis]) -> int:
     total = product(axis.extent for axis in axes)
     assert isinstance(total, int), "contraction_of refuses unbound extents"
     return total
-
-
-def load_scalar(builder: KernelBuilder, operand: int, view: View, places: Mapping[str, Dim]) -> Expr:
-    """One element of a view."""
-    return builder.load(operand, view.at(builder, places))

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from tvm.tirx.script.builder import ir as T
+
 from graphc.backends.tvm.tir import Expr, KernelBuilder, Register, bind, broadcast
 from graphc.ir import Dim
 from graphc.target import Target
@@ -55,8 +57,11 @@ def with_ways(tile: Tile, target: Target) -> Tile:
 
 
 def step_cost(rows: int, vectors: int) -> float:
-    """Relative time of one step of a tile: multiply-adds and loads overlap; the right operand comes from L2."""
-    return max(rows * vectors, vectors + rows, IN_FLIGHT / 2) + 0.25 * vectors
+    """Relative time of one step of a tile: multiply-adds and loads overlap, up to what comes from L2.
+
+    Vectors of the right operand come from there every time, elements of the left one once a cache line.
+    """
+    return max(rows * vectors, vectors + rows, IN_FLIGHT / 2) + 0.25 * vectors + 0.1 * rows
 
 
 def sweep_cost(tile: Tile, rows: int, vectors: int) -> float:
@@ -107,7 +112,7 @@ def multiply(
     sums = [
         [[builder.accumulator(lanes) for _ in range(tile.vectors)] for _ in range(tile.rows)] for _ in range(tile.ways)
     ]
-    zero = broadcast(builder.float32(0.0), lanes)
+    zero = broadcast(T.float32(0), lanes)
     for register in (r for way in sums for row in way for r in row):
         register.value = zero
 
@@ -120,14 +125,14 @@ def multiply(
                 register.value = register.value + factor * vectors[v]
 
     unroll = max(UNROLL, tile.ways)
-    if isinstance(depth, int) and depth < unroll:
-        unroll = 1
-    with builder.serial(depth // unroll, "k") as block:
-        for u in range(unroll):
-            step(block * unroll + u, u % tile.ways)
     done = depth // unroll * unroll
-    with builder.serial(depth - done, "k") as k:
-        step(done + k, 0)
+    if done != 0:
+        with builder.serial(depth // unroll, "k") as block:
+            for u in range(unroll):
+                step(block * unroll + u, u % tile.ways)
+    if depth - done != 0:
+        with builder.serial(depth - done, "k") as k:
+            step(done + k, 0)
     return [[_total([way[row][v] for way in sums]) for v in range(tile.vectors)] for row in range(tile.rows)]
 
 
