@@ -92,7 +92,7 @@ def open_view(path: Path) -> memoryview:
         raise ModelError(f"there is no file {str(path)!r}") from error
     except (OSError, ValueError) as error:
         raise ModelError(f"cannot open {str(path)!r}: {getattr(error, 'strerror', None) or error}") from error
-    with os.fdopen(descriptor, "rb") as file:
+    try:
         facts = os.fstat(descriptor)
         if stat.S_ISDIR(facts.st_mode):
             raise ModelError(f"{str(path)!r} is a folder", hint="pass the .onnx file in it")
@@ -100,7 +100,10 @@ def open_view(path: Path) -> memoryview:
             raise ModelError(f"{str(path)!r} is not a regular file")
         if facts.st_size >= MAP_BYTES:
             return memoryview(mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ))
-        return memoryview(file.read())
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            return memoryview(file.read())
+    finally:
+        os.close(descriptor)
 
 
 def _parse(data: memoryview, name: str) -> tuple[onnx.ModelProto, Payloads]:
