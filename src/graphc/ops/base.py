@@ -63,9 +63,7 @@ class InferenceContext:
 
     def fail(self, message: str, hint: str | None = None) -> NoReturn:
         """Raises TypeInferenceError that names the node."""
-        node = self.node
-        names = node.origins or ((node.name,) if node.name else (node.describe(),))
-        raise TypeInferenceError(f"{node.op}: {message}", nodes=names, hint=hint)
+        raise TypeInferenceError(f"{self.node.op}: {message}", nodes=node_names(self.node), hint=hint)
 
     def tensor(self, index: int) -> TensorType:
         """Type of input `index`, which must be a tensor that is there."""
@@ -225,6 +223,11 @@ def find(node: Node) -> Operator | None:
     return REGISTRY.find(node.domain, node.op_type, node.version)
 
 
+def node_names(node: Node) -> tuple[str, ...]:
+    """What messages call a node: the ONNX nodes that it came from, its name, or what it does."""
+    return node.origins or (node.name or node.describe(),)
+
+
 def express(node: Node) -> Sequence[TensorExpr] | None:
     """Tensor expressions of a typed node's outputs, or None where it has none.
 
@@ -296,5 +299,6 @@ __all__ = [
     "broadcast_dims",
     "express",
     "find",
+    "node_names",
     "register",
 ]

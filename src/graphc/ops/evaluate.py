@@ -10,7 +10,7 @@ import numpy as np
 from graphc.errors import ExecutionError, InputError, UnsupportedError
 from graphc.ir import GRAPHC_DOMAIN, Graph, Layout, Node, TensorType, Value, captured_values
 from graphc.ir.dtypes import DType
-from graphc.ops.base import Array, Datum, Trait, find
+from graphc.ops.base import Array, Datum, Trait, find, node_names
 from graphc.ops.render_numpy import evaluate_expression as evaluate_expression
 
 Accepts: TypeAlias = Callable[[Node, int, Layout], bool]
@@ -42,9 +42,8 @@ def evaluate_node(node: Node, data: Sequence[Datum]) -> list[Datum]:
         UnsupportedError: The operator is unknown.
     """
     operator = find(node)
-    names = node.origins or ((node.name,) if node.name else (node.describe(),))
     if operator is None:
-        raise UnsupportedError(f"operator {node.op} of version {node.version} is unknown", nodes=names)
+        raise UnsupportedError(f"operator {node.op} of version {node.version} is unknown", nodes=node_names(node))
     if operator.evaluate is None:
         from graphc.ops.host import evaluate_with_reference
 
@@ -53,7 +52,7 @@ def evaluate_node(node: Node, data: Sequence[Datum]) -> list[Datum]:
         with np.errstate(all="ignore"):
             return list(operator.evaluate(node, data))
     except (ValueError, IndexError, KeyError, TypeError, ArithmeticError, AssertionError) as error:
-        raise ExecutionError(f"{node.op} cannot run on this data: {error}", nodes=names) from error
+        raise ExecutionError(f"{node.op} cannot run on this data: {error}", nodes=node_names(node)) from error
 
 
 def evaluate_graph(

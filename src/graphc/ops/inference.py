@@ -15,7 +15,7 @@ import numpy as np
 from graphc.errors import ExecutionError, GraphcError, TypeInferenceError, UnsupportedError
 from graphc.ir import Dim, Graph, Node, TensorType, Type, Value, symbol
 from graphc.ir.symbolic import symbols
-from graphc.ops.base import Array, InferenceContext, Operator, Trait, find
+from graphc.ops.base import Array, InferenceContext, Operator, Trait, find, node_names
 from graphc.ops.evaluate import evaluate_node
 
 CONTENTS_LIMIT = 1024
@@ -26,6 +26,9 @@ UNKNOWN_PREFIX = "unk_"
 
 _DEPTH_LIMIT = 100
 """How far a chain of small tensors is walked back where it was not learned in order."""
+
+_PROBED_RANKS = 7
+"""Ranks from 0 on that are tried where the rank of an input is unknown."""
 
 _OPAQUE = frozenset({Trait.RANDOM, Trait.CONTROL, Trait.DATA_DEPENDENT})
 
@@ -66,33 +69,57 @@ class Inference:
             UnsupportedError: The operator is unknown, and the run is strict.
         """
         operator = find(node)
-        names = node.origins or ((node.name,) if node.name else (node.describe(),))
         if operator is None:
             if self.strict:
-                raise UnsupportedError(f"operator {node.op} of version {node.version} is unknown", nodes=names)
+                message = f"operator {node.op} of version {node.version} is unknown"
+                raise UnsupportedError(message, nodes=node_names(node))
             return [None] * len(node.outputs)
         inputs = tuple(None if value is None else value.type for value in node.inputs)
         untyped = [value.name for value in node.inputs if value is not None and value.type is None]
         if untyped:
             if self.strict:
-                raise TypeInferenceError(f"{node.op}: input {untyped[0]!r} has no type", nodes=names)
+                raise TypeInferenceError(f"{node.op}: input {untyped[0]!r} has no type", nodes=node_names(node))
             return [None] * len(node.outputs)
         try:
-            types: Sequence[Type] = operator.infer(self._context(node, inputs))
-        except GraphcError as error:
-            if not self.strict and any(isinstance(kind, TensorType) and kind.shape is None for kind in inputs):
-                # An unknown rank upstream is why; whoever asks for complete types reports that one.
-                return [None] * len(node.outputs)
-            if isinstance(error, TypeInferenceError):
+            types = self._apply(operator, node, inputs)
+        except TypeInferenceError:
+            if not any(map(_is_unranked, inputs)):
                 raise
-            raise TypeInferenceError(f"{node.op}: {error.message}", nodes=names, hint=error.hint) from error
-        except (AssertionError, KeyError, IndexError, TypeError, ValueError, ArithmeticError) as error:
-            # Attributes of a wrong kind or inputs of a wrong rank surface like this; they are the model's fault.
-            raise TypeInferenceError(f"{node.op}: attributes or inputs do not fit: {error}", nodes=names) from error
+            probed = self._probe(operator, node, inputs)
+            if probed is None and self.strict:
+                raise
+            return probed or [None] * len(node.outputs)
         if len(types) < len(node.outputs):
             message = f"{node.op}: has {len(node.outputs)} outputs, but the operator makes {len(types)}"
-            raise TypeInferenceError(message, nodes=names)
+            raise TypeInferenceError(message, nodes=node_names(node))
         return list(types[: len(node.outputs)])
+
+    def _apply(self, operator: Operator, node: Node, inputs: tuple[Type | None, ...]) -> Sequence[Type | None]:
+        try:
+            return operator.infer(self._context(node, inputs))
+        except TypeInferenceError:
+            raise
+        except GraphcError as error:
+            raise TypeInferenceError(f"{node.op}: {error.message}", nodes=node_names(node), hint=error.hint) from error
+        except (AssertionError, KeyError, IndexError, TypeError, ValueError, ArithmeticError) as error:
+            # Attributes of a wrong kind or inputs of a wrong rank surface like this; they are the model's fault.
+            message = f"{node.op}: attributes or inputs do not fit: {error}"
+            raise TypeInferenceError(message, nodes=node_names(node)) from error
+
+    def _probe(self, operator: Operator, node: Node, inputs: tuple[Type | None, ...]) -> list[Type | None] | None:
+        """What the operator makes of inputs of unknown rank, whichever of the ranks that it takes they have."""
+        found: list[Type | None] | None = None
+        for rank in range(_PROBED_RANKS):
+            trial = tuple(
+                _with_rank(kind, value, rank) if isinstance(kind, TensorType) and value is not None else kind
+                for kind, value in zip(inputs, node.inputs, strict=True)
+            )
+            try:
+                types = list(self._apply(operator, node, trial))[: len(node.outputs)]
+            except TypeInferenceError:
+                continue
+            found = types if found is None else [_common(a, b) for a, b in zip(found, types, strict=True)]
+        return found
 
     def contents(self, value: Value) -> tuple[Dim, ...] | None:
         """Elements of a small integer tensor (or a float one of whole numbers), row-major; None where unknown."""
@@ -187,10 +214,9 @@ class Inference:
         if isinstance(declared, TensorType) and isinstance(found, TensorType):
             problem = _contradiction(declared, found)
             if problem and (self.strict or value.is_graph_output):
-                names = node.origins or ((node.name,) if node.name else (node.describe(),))
                 raise TypeInferenceError(
                     f"{node.op}: output {value.name!r} is {found}, but the model declares {declared} ({problem})",
-                    nodes=names,
+                    nodes=node_names(node),
                 )
             return found if problem else _refine(declared, found)
         return found
@@ -224,6 +250,24 @@ def infer_graph(graph: Graph, *, strict: bool = False) -> None:
         UnsupportedError: An operator is unknown, where `strict`.
     """
     Inference(strict=strict).run(graph)
+
+
+def _is_unranked(kind: Type | None) -> bool:
+    return isinstance(kind, TensorType) and kind.shape is None
+
+
+def _with_rank(kind: TensorType, value: Value, rank: int) -> TensorType:
+    """A type of unknown rank given one, its extents named after the value."""
+    if kind.shape is not None:
+        return kind
+    return kind.with_shape(symbol(f"{UNKNOWN_PREFIX}{_identifier(value.name)}_d{axis}") for axis in range(rank))
+
+
+def _common(left: Type | None, right: Type | None) -> Type | None:
+    """What two answers agree on."""
+    if left == right or not isinstance(left, TensorType) or not isinstance(right, TensorType):
+        return left if left == right else None
+    return left.with_shape(None) if left.dtype == right.dtype else None
 
 
 def _is_small(kind: Type | None) -> bool:

@@ -11,6 +11,7 @@ from graphc.ir import Dim, Node, TensorType, Type, dtypes
 from graphc.ir.symbolic import add, floordiv, maximum, minimum, mod, multiply
 from graphc.ops.base import Datum, ExpressionContext, InferenceContext, Operator, Trait, broadcast_dims, register
 from graphc.ops.expr import (
+    Index,
     Scalar,
     TensorExpr,
     all_of,
@@ -261,21 +262,34 @@ def _slices(arrays: Sequence[Datum]) -> tuple[slice, ...]:
     return tuple(found)
 
 
+def _computed_start(ctx: ExpressionContext, position: int, extent: Dim, step: int) -> Scalar:
+    """The first index of a slice whose start the run time tells."""
+    start = cast(load(1, ctx.tensor(1).dtype, (position,)), dtypes.INT64)
+    whole, last = index_value(extent), index_value(extent if step > 0 else subtract(extent, 1))
+    counted = select(compare("lt", start, 0), call("add", start, whole), start)
+    return call("min", call("max", counted, const(0, dtypes.INT64)), last)
+
+
 def _express_slice(ctx: ExpressionContext) -> Sequence[TensorExpr] | None:
-    kind = ctx.tensor(0)
-    given = [ctx.constant(index) if index < len(ctx.inputs) else None for index in range(5)]
-    present = [index for index in range(1, len(ctx.inputs)) if ctx.inputs[index] is not None]
-    if any(given[index] is None for index in present):
+    kind, starts = ctx.tensor(0), ctx.constant(1)
+    (count,) = ctx.tensor(1).dims
+    optional = [ctx.inputs[index] if index < len(ctx.inputs) else None for index in range(5)]
+    given, strides = (ctx.constant(index) if optional[index] is not None else None for index in (3, 4))
+    unknown = any(optional[index] is not None and found is None for index, found in ((3, given), (4, strides)))
+    if unknown or not isinstance(count, int):
         return None
-    starts = integers(given[1])
-    axes_given = integers(given[3]) if given[3] is not None else tuple(range(len(starts)))
-    steps = integers(given[4]) if given[4] is not None else (1,) * len(starts)
+    sliced = range(count) if given is None else integers(given)
+    steps = (1,) * count if strides is None else integers(strides)
     axes = axes_of(ctx.outputs[0].dims)
-    place = [axis.index for axis in axes]
-    for axis, start, step in zip(axes_given, starts, steps, strict=True):
+    place: list[Index] = [axis.index for axis in axes]
+    for position, (axis, step) in enumerate(zip(sliced, steps, strict=True)):
         axis %= len(place)
-        first = slice_start(start, kind.dims[axis], step)
-        place[axis] = add(first, multiply(place[axis], step))
+        distance = multiply(axes[axis].index, step)
+        if starts is None:
+            first = _computed_start(ctx, position, kind.dims[axis], step)
+            place[axis] = call("add", first, index_value(distance))
+        else:
+            place[axis] = add(slice_start(int(starts[position]), kind.dims[axis], step), distance)
     return [TensorExpr(axes, load(0, kind.dtype, place))]
 
 

@@ -323,7 +323,7 @@ _global_pool("GlobalMaxPool", _extreme(np.maximum, 1), _reduced("max", "any"))
 # --- running sums and products ----------------------------------------------------------------------------------------
 
 QUADRATIC_LIMIT = 1024
-"""Longest axis over which a running sum is written as one sum per element, whose cost is the square of it."""
+"""Longest known axis over which a running sum is written as one sum per element, whose cost is the square of it."""
 
 
 def _infer_running(ctx: InferenceContext) -> Sequence[Type]:
@@ -353,7 +353,7 @@ def _express_running(ctx: ExpressionContext) -> Sequence[TensorExpr] | None:
         return None
     over = int(constant.reshape(())) % len(kind.dims)
     extent = kind.dims[over]
-    if not isinstance(extent, int) or extent > QUADRATIC_LIMIT:
+    if isinstance(extent, int) and extent > QUADRATIC_LIMIT:
         return None
     axes = axes_of(kind.dims)
     (inner,), element = reader(0, kind, [axis.index for axis in axes], (over,))()
