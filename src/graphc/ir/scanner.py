@@ -14,14 +14,14 @@ VALUE_NAME = re.compile(r"[\w./$+-]+(?:::[\w./$+-]+)*", re.ASCII)
 """Value names that need no quotes after their `%`."""
 STRING = re.compile(r'"(?:[^"\\\n]|\\.)*"')
 
-_SPACE = re.compile(r"(?:\s|#[^\n]*)*")
+_SPACE = re.compile(r"(?:\s|(?:#|//)[^\n]*)*")
 _INTEGER = re.compile(r"[-+]?\d{1,40}", re.ASCII)
 _SOMETHING = re.compile(r"[\w.$]{1,20}|\S{1,10}")
 _DEEPEST = 50
 
 
 class Scanner:
-    """Stands at one place of a text, blanks and comments (`# ...`) before it passed.
+    """Stands at one place of a text, blanks and comments before it passed.
 
     Args:
         text: What is read.

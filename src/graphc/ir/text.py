@@ -22,7 +22,7 @@
 - Floats are exact; `1e-05f` is the float32 nearest to 1e-05. A tensor's elements stand between angle brackets, alike
   ones as `<splat 0.0>`, many as the start of their SHA-256: `collect_constants` maps these to tensors, and with
   `constants="embed"` they follow the graph in base64.
-- `#` starts a comment.
+- `#` and `//` start a comment.
 """
 
 from __future__ import annotations

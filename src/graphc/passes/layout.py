@@ -13,6 +13,7 @@ from typing import ClassVar
 
 from graphc.ir import GRAPHC_DOMAIN, ROW_MAJOR, Graph, Layout, Node, TensorType, Value, blocked
 from graphc.ir.dtypes import FLOAT32
+from graphc.ir.verify import ANY_OPERATOR, register_layout_rule, row_major_only
 from graphc.ops.base import Trait, find
 from graphc.passes.base import PassContext, register_pass
 
@@ -161,3 +162,21 @@ def _relayout(value: Value, layout: Layout, name: str) -> Node:
     node = Node("Relayout", [value], [name], domain=GRAPHC_DOMAIN, version=1, origins=origins)
     node.output.type = value.tensor_type.with_layout(layout)
     return node
+
+
+def _accepts(node: Node) -> str | None:
+    """The verifier's rule: a convolution reads blocked images with a border of zeros; its weights are row-major."""
+    if _computes_in_any_layout(node):
+        return None
+    if not _is_convolution(node):
+        return row_major_only(node)
+    data, *weights = node.inputs
+    if data is not None and data.tensor_type.layout.halo and data.tensor_type.layout.fill != 0:
+        return f"a convolution must see zeros around its image, not {data.type}"
+    for value in weights:
+        if value is not None and not value.tensor_type.layout.is_row_major:
+            return f"weights of a convolution must be row-major, not {value.type}"
+    return None
+
+
+register_layout_rule(ANY_OPERATOR, _accepts)
