@@ -13,8 +13,8 @@ import onnx
 from graphc.errors import ModelError
 
 CANONICAL_OPSET = 27
-"""Version of ai.onnx that graphs are normalized to: the newest at which ONNX Runtime 1.32 lacks no kernel that it has
-for older versions (its kernels of QuantizeLinear, DequantizeLinear, If and Loop end before 28)."""
+"""Version of ai.onnx that graphs are normalized to: the newest that ONNX Runtime 1.32 runs quantized models and models
+with branches at; it accepts 28, but its kernels of QuantizeLinear, DequantizeLinear, If and Loop end before that."""
 NEWEST_OPSET: int = onnx.defs.onnx_opset_version()
 """Newest version of ai.onnx that the installed onnx package defines."""
 
