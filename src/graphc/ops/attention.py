@@ -106,7 +106,8 @@ def softmax(scores: Array) -> Array:
     top = scores.max(axis=-1, keepdims=True, initial=-np.inf)
     exponentials = np.exp(scores - np.where(np.isneginf(top), 0, top))
     total = exponentials.sum(axis=-1, keepdims=True)
-    return exponentials / np.where(total == 0, 1, total)
+    weights: Array = exponentials / np.where(total == 0, 1, total)
+    return weights
 
 
 def _bias(node: Node, queries: int, keys: int, past: int, mask: Array | None, valid: Array | None) -> Array:

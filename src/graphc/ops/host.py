@@ -111,6 +111,15 @@ def _reference(node: Node) -> Callable[[Sequence[Datum]], list[Datum]]:
         except Exception as error:
             raise ExecutionError(f"{node.op} cannot run on this data: {error}", nodes=names) from error
         found = [next(results) if value.name else None for value in node.outputs]
-        return [np.asarray(datum) if isinstance(datum, np.generic) else datum for datum in found]
+        return [_normal(datum) for datum in found]
 
     return run
+
+
+def _normal(datum: Datum) -> Datum:
+    """An answer of onnx.reference in the forms that evaluation knows: no scalars, strings as objects."""
+    if isinstance(datum, np.generic):
+        datum = np.asarray(datum)
+    if isinstance(datum, np.ndarray) and datum.dtype.kind in "UST":
+        return datum.astype(object)
+    return datum

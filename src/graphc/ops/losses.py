@@ -1,0 +1,74 @@
+"""Losses, which inference models carry now and then, and the optimizers of the training preview."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from graphc.ir import Node, Type
+from graphc.ops.base import Array, Datum, InferenceContext, Operator, register
+from graphc.ops.contraction import wide
+
+
+def _loss_shape(ctx: InferenceContext) -> Type:
+    scores, labels = ctx.shape(0), ctx.shape(1)
+    if len(scores) < 2 or len(labels) != len(scores) - 1:
+        ctx.fail(f"labels of shape {list(labels)} do not fit scores of shape {list(scores)}")
+    reduction = ctx.node.str_attribute("reduction", "mean")
+    if reduction not in ("none", "sum", "mean"):
+        ctx.fail(f"reduction {reduction!r} is none of none, sum, mean")
+    return ctx.tensor(0).with_shape((scores[0], *scores[2:]) if reduction == "none" else ())
+
+
+def _infer_likelihood(ctx: InferenceContext) -> Sequence[Type]:
+    return [_loss_shape(ctx)]
+
+
+def _infer_cross_entropy(ctx: InferenceContext) -> Sequence[Type]:
+    return [_loss_shape(ctx), ctx.tensor(0).with_shape(ctx.shape(0))][: max(len(ctx.node.outputs), 1)]
+
+
+def _likelihood(node: Node, log_probabilities: Array, labels: Array, weights: Array | None) -> Array:
+    """Negative log-likelihood of `labels`, weighted by class and reduced; ignored labels weigh nothing."""
+    ignored = node.attributes.get("ignore_index")
+    counted = np.ones(labels.shape, bool) if ignored is None else labels != ignored
+    safe = np.where(counted, labels, 0)
+    picked = np.take_along_axis(log_probabilities, np.expand_dims(safe, 1), axis=1).squeeze(1)
+    scale = counted.astype(log_probabilities.dtype) if weights is None else np.where(counted, weights[safe], 0)
+    loss: Array = -picked * scale
+    reduction = node.str_attribute("reduction", "mean")
+    if reduction == "none":
+        return loss
+    return np.asarray(loss.sum() / scale.sum() if reduction == "mean" else loss.sum())
+
+
+def _evaluate_likelihood(node: Node, inputs: Sequence[Datum]) -> Sequence[Datum]:
+    scores, labels, weights = [*inputs, None][:3]
+    loss = _likelihood(node, wide(scores), labels, None if weights is None else wide(weights))
+    return [loss.astype(scores.dtype)]
+
+
+def _evaluate_cross_entropy(node: Node, inputs: Sequence[Datum]) -> Sequence[Datum]:
+    scores, labels, weights = [*inputs, None][:3]
+    shifted = wide(scores) - wide(scores).max(axis=1, keepdims=True)
+    logs = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    loss = _likelihood(node, logs, labels, None if weights is None else wide(weights))
+    return [loss.astype(scores.dtype), logs.astype(scores.dtype)]
+
+
+def _infer_optimizer(ctx: InferenceContext) -> Sequence[Type]:
+    """Outputs are the new values of the tensors after R and T, less the gradients that stand second among them."""
+    states = {"Adam": 2, "Adagrad": 1, "Momentum": 1}[ctx.node.op_type]
+    count = (len(ctx.inputs) - 2) // (2 + states)
+    if len(ctx.inputs) != 2 + count * (2 + states):
+        ctx.fail(f"{len(ctx.inputs)} inputs do not make up whole sets of {2 + states} after the rate and the step")
+    groups = [ctx.inputs[2 + i * count : 2 + (i + 1) * count] for i in range(2 + states)]
+    kept = [groups[0], *groups[2:]]
+    return [kind for group in kept for kind in group if kind is not None]
+
+
+register(Operator("NegativeLogLikelihoodLoss", _infer_likelihood, _evaluate_likelihood))
+register(Operator("SoftmaxCrossEntropyLoss", _infer_cross_entropy, _evaluate_cross_entropy))
+for name in ("Adagrad", "Adam", "Momentum"):
+    register(Operator(name, _infer_optimizer, domain="ai.onnx.preview.training"))

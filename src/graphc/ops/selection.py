@@ -1,0 +1,100 @@
+"""Operators that pick elements by their values: TopK, NonMaxSuppression."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from graphc.ir import Dim, Node, TensorType, Type, dtypes
+from graphc.ops.base import Array, Datum, InferenceContext, Operator, Trait, register
+
+DATA_DEPENDENT = frozenset({Trait.DATA_DEPENDENT})
+
+
+def _infer_top_k(ctx: InferenceContext) -> Sequence[Type]:
+    shape = ctx.shape(0)
+    axis = ctx.node.int_attribute("axis", -1)
+    if not -len(shape) <= axis < len(shape):
+        ctx.fail(f"axis {axis} of an input of shape {list(shape)}")
+    axis %= len(shape)
+    count: Dim
+    wanted = ctx.dims(1)
+    count = ctx.fresh("k") if wanted is None else wanted[0]
+    extent = shape[axis]
+    if isinstance(count, int) and (count < 0 or (isinstance(extent, int) and count > extent)):
+        ctx.fail(f"{count} elements of an axis of {extent}")
+    kind = ctx.tensor(0).with_shape((*shape[:axis], count, *shape[axis + 1 :]))
+    return [kind, kind.with_dtype(dtypes.INT64)]
+
+
+def descending(x: Array, axis: int) -> Array:
+    """Positions along `axis` from the largest element to the smallest; of equal ones the first stands first."""
+    backwards = np.flip(np.argsort(np.flip(x, axis), axis, kind="stable"), axis)
+    found: Array = x.shape[axis] - 1 - backwards
+    return found
+
+
+def _evaluate_top_k(node: Node, inputs: Sequence[Datum]) -> Sequence[Datum]:
+    x, count = inputs[0], int(np.asarray(inputs[1]).reshape(()))
+    axis = node.int_attribute("axis", -1)
+    if not 0 <= count <= x.shape[axis]:
+        raise ValueError(f"{count} elements of an axis of {x.shape[axis]}")
+    largest = node.int_attribute("largest", 1)
+    order = descending(x, axis) if largest else np.argsort(x, axis, kind="stable")
+    indices = np.take(order, np.arange(count), axis)
+    return [np.take_along_axis(x, indices, axis), indices.astype(np.int64)]
+
+
+def _infer_non_max(ctx: InferenceContext) -> Sequence[Type]:
+    boxes, scores = ctx.shape(0), ctx.shape(1)
+    if len(boxes) != 3 or len(scores) != 3:
+        ctx.fail(f"boxes and scores must have 3 axes, not shapes {list(boxes)} and {list(scores)}")
+    return [TensorType(dtypes.INT64, (ctx.fresh("selected"), 3))]
+
+
+def _corners(boxes: Array, *, centred: bool) -> Array:
+    """Boxes as (low, low, high, high), whatever corners or centres they were given by."""
+    if centred:
+        half = boxes[..., 2:] / 2
+        low, high = boxes[..., :2] - half, boxes[..., :2] + half
+    else:
+        low, high = np.minimum(boxes[..., :2], boxes[..., 2:]), np.maximum(boxes[..., :2], boxes[..., 2:])
+    return np.concatenate([low, high], axis=-1)
+
+
+def overlaps(box: Array, others: Array) -> Array:
+    """Intersection over union of one box with others; zero where the union has no area."""
+    extents = np.minimum(box[2:], others[:, 2:]) - np.maximum(box[:2], others[:, :2])
+    shared = np.prod(np.maximum(extents, 0), axis=-1)
+    union = np.prod(box[2:] - box[:2]) + np.prod(others[:, 2:] - others[:, :2], axis=-1) - shared
+    found: Array = np.where(union > 0, shared / np.where(union > 0, union, 1), 0)
+    return found
+
+
+def _scalar(datum: Datum, default: float) -> float:
+    return default if datum is None else float(np.asarray(datum).reshape(-1)[0])
+
+
+def _evaluate_non_max(node: Node, inputs: Sequence[Datum]) -> Sequence[Datum]:
+    boxes, scores, limit, overlap, least = [*inputs, *[None] * 3][:5]
+    count = int(_scalar(limit, 0))
+    threshold = _scalar(overlap, 0)
+    corners = _corners(boxes, centred=bool(node.int_attribute("center_point_box", 0)))
+    found: list[tuple[int, int, int]] = []
+    for batch, category in np.ndindex(*scores.shape[:2]):
+        values = scores[batch, category]
+        candidates = descending(values, 0)
+        if least is not None:
+            candidates = candidates[values[candidates] > np.float32(_scalar(least, 0))]
+        kept = 0
+        while candidates.size and kept < count:
+            best, candidates = candidates[0], candidates[1:]
+            found.append((batch, category, int(best)))
+            kept += 1
+            candidates = candidates[overlaps(corners[batch, best], corners[batch, candidates]) <= threshold]
+    return [np.array(found, np.int64).reshape(-1, 3)]
+
+
+register(Operator("TopK", _infer_top_k, _evaluate_top_k))
+register(Operator("NonMaxSuppression", _infer_non_max, _evaluate_non_max, traits=DATA_DEPENDENT))
