@@ -121,7 +121,7 @@ def lower(body: Graph, target: Target, constants: frozenset[int], options: Mappi
     """
     problem = contraction_of(body)
     weight = problem.right.input
-    _check(problem, body, constants)
+    read = _check(problem, body, constants)
     override = options.get("tile")
     rows = extent_of(problem.axes[:-1])
     columns, depth = extent_of(problem.axes[-1:]), extent_of([problem.inner])
@@ -132,18 +132,19 @@ def lower(body: Graph, target: Target, constants: frozenset[int], options: Mappi
     key = content_key(["gemm", signature(body), target, schedule, packing, objects.versions()])
     name = f"graphc_gemm_{key[:16]}"
     packed_bytes = (schedule.full_panels * schedule.width + schedule.tail_vectors * schedule.lanes) * depth * 4
+    inputs = sorted(read)
     operands = [
         Operand("input", i, packed_bytes, packing)
         if i == weight
-        else Operand("input", i, value.tensor_type.storage_bytes)
-        for i, value in enumerate(body.inputs)
+        else Operand("input", i, body.inputs[i].tensor_type.storage_bytes)
+        for i in inputs
     ]
     operands += [Operand("output", i, value.tensor_type.storage_bytes) for i, value in enumerate(body.outputs)]
 
     def emit() -> Any:
-        types = [value.tensor_type.dtype for value in (*body.inputs, *body.outputs)]
+        types = [value.tensor_type.dtype for value in (*(body.inputs[i] for i in inputs), *body.outputs)]
         with KernelBuilder(name, types, vector_bytes=target.vector_bytes, bounds=body.bounds) as builder:
-            _Gemm(builder, body, problem, schedule).emit()
+            _Gemm(builder, body, problem, schedule, {i: number for number, i in enumerate(inputs)}).emit()
         return builder.function
 
     moved: Dim = 0
@@ -161,7 +162,12 @@ def lower(body: Graph, target: Target, constants: frozenset[int], options: Mappi
     )
 
 
-def _check(problem: Contraction, body: Graph, constants: frozenset[int]) -> None:
+def _check(problem: Contraction, body: Graph, constants: frozenset[int]) -> set[int]:
+    """Numbers of the body inputs that the kernel reads.
+
+    Raises:
+        BackendError: The template does not take the contraction.
+    """
     right = problem.right
     if right.input not in constants:
         raise BackendError("the right operand is not a constant")
@@ -180,8 +186,10 @@ def _check(problem: Contraction, body: Graph, constants: frozenset[int]) -> None
     elements = [expander.output(value).body for value in body.outputs]
     if problem.addend is not None:
         elements.append(problem.addend)
-    if any(load.input == right.input for element in elements for load in loads(element)):
+    read = {load.input for element in elements for load in loads(element)} - {number}
+    if right.input in read:
         raise BackendError("the right operand is read again after the product")
+    return read | {problem.left.input, right.input}
 
 
 def _packing(problem: Contraction, schedule: Schedule) -> Packing:
@@ -225,15 +233,22 @@ def pack_panels(matrix: np.ndarray[Any, Any], width: int, lanes: int) -> np.ndar
 class _Gemm:
     """Emits the loops of one product."""
 
-    def __init__(self, builder: KernelBuilder, body: Graph, problem: Contraction, schedule: Schedule) -> None:
+    def __init__(
+        self,
+        builder: KernelBuilder,
+        body: Graph,
+        problem: Contraction,
+        schedule: Schedule,
+        operands: Mapping[int, int],
+    ) -> None:
         self.builder = builder
         self.problem = problem
         self.schedule = schedule
         self.row_axes = problem.axes[:-1]
-        inputs = {i: i for i in range(len(body.inputs))}
-        outputs = range(len(inputs), len(inputs) + len(body.outputs))
-        self.epilogue = Epilogue(builder, body, problem.anchor, inputs, outputs)
-        self.renderer = Renderer(builder, [value.tensor_type for value in body.inputs], inputs)
+        self.left, self.right = operands[problem.left.input], operands[problem.right.input]
+        outputs = range(len(operands), len(operands) + len(body.outputs))
+        self.epilogue = Epilogue(builder, body, problem.anchor, operands, outputs)
+        self.renderer = Renderer(builder, [value.tensor_type for value in body.inputs], operands)
         self.row_stride = flat_stride(problem.left, self.row_axes)
 
     def emit(self) -> None:
@@ -288,10 +303,10 @@ class _Gemm:
         assert stride is not None
 
         def left(r: int, k: Dim) -> Expr:
-            return builder.load(problem.left.input, starts[r] + k * stride)
+            return builder.load(self.left, starts[r] + k * stride)
 
         def right(k: Dim, v: int) -> Expr:
-            return builder.load(problem.right.input, base + k * width + v * plan.lanes, plan.lanes)
+            return builder.load(self.right, base + k * width + v * plan.lanes, plan.lanes)
 
         ways = plan.tile.ways if rows * vectors * plan.tile.ways <= plan.tile.rows * plan.tile.vectors * 4 else 1
         sums = multiply(builder, Tile(rows, vectors, ways), plan.lanes, plan.depth, left, right)

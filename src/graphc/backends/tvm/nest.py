@@ -306,7 +306,7 @@ class Nest:
             widest = max(widest, scalar_ops.compute_dtype(scalar.dtype).itemsize if not _is_index(scalar) else 1)
             if isinstance(scalar, ArgReduce):
                 return 1
-            if isinstance(scalar, Call):
+            if isinstance(scalar, Call) and scalar.arguments[0].dtype.is_float:
                 wide = scalar.arguments[0].dtype.name == "float64"
                 if scalar.op in (scalar_ops.FLOAT64_SCALAR_ONLY if wide else scalar_ops.SCALAR_ONLY):
                     return 1

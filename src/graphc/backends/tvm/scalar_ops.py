@@ -23,7 +23,10 @@ SUPPORTED_DTYPES = frozenset(
 """Element types that kernels load and store; half-width floats compute in float32."""
 
 SCALAR_ONLY = frozenset(
-    {"asin", "acos", "atan", "sinh", "cosh", "asinh", "acosh", "atanh", "expm1", "log1p", "atan2", "fmod", "tan"}
+    {
+        *("asin", "acos", "atan", "sinh", "cosh", "asinh", "acosh", "atanh"),
+        *("expm1", "log1p", "atan2", "fmod", "mod", "tan"),
+    }
 )
 """Operations that are libm calls with no vector form: an expression that has one is rendered a lane at a time."""
 
@@ -57,7 +60,7 @@ def from_storage(value: Expr, dtype: DType) -> Expr:
     """A loaded element, or vector of them, in its computing type."""
     lanes = lanes_of(value)
     if dtype == dtypes.BOOL:
-        return value != broadcast(T.uint8(0), lanes)
+        return T.NE(value, broadcast(T.uint8(0), lanes))
     if dtype == dtypes.FLOAT16:
         return T.Cast(tir_dtype(dtypes.FLOAT32, lanes), value)
     if dtype == dtypes.BFLOAT16:
@@ -102,7 +105,7 @@ def cast(value: Expr, source: DType, target: DType) -> Expr:
     """Conversion between element types, both in their computing forms."""
     lanes = lanes_of(value)
     if target == dtypes.BOOL:
-        return value if source == dtypes.BOOL else value != broadcast(constant(0, source), lanes)
+        return value if source == dtypes.BOOL else T.NE(value, broadcast(constant(0, source), lanes))
     if source == dtypes.BOOL:
         return T.Select(value, broadcast(constant(1, target), lanes), broadcast(constant(0, target), lanes))
     if target == dtypes.FLOAT16 and source != dtypes.FLOAT16:
@@ -180,16 +183,16 @@ def _integer_division(rounding: str) -> Renderer:
         left, right = bind(left), bind(right)
         zero, one = _number(0, dtype, lanes), _number(1, dtype, lanes)
         # x / 0 and INT_MIN / -1 trap on x86: both divide by 1 and are put right after.
-        unsafe = right == zero
+        unsafe = T.EQ(right, zero)
         if dtype.kind == "int":
-            minus_one = right == _number(-1, dtype, lanes)
-            unsafe = T.Or(unsafe, minus_one) if lanes == 1 else T.bitwise_or(unsafe, minus_one)
+            minus_one = T.EQ(right, _number(-1, dtype, lanes))
+            unsafe = T.Or(unsafe, minus_one)
         divisor = bind(T.Select(unsafe, one, right))
         if rounding in ("floordiv", "div"):
             result = T.floordiv(left, divisor) if rounding == "floordiv" else T.truncdiv(left, divisor)
             if dtype.kind == "int":
-                result = T.Select(right == _number(-1, dtype, lanes), zero - left, result)
-            return T.Select(right == zero, zero, result)
+                result = T.Select(T.EQ(right, _number(-1, dtype, lanes)), zero - left, result)
+            return T.Select(T.EQ(right, zero), zero, result)
         remainder = T.floormod(left, divisor) if rounding == "mod" else T.truncmod(left, divisor)
         return T.Select(unsafe, zero, remainder)
 
@@ -217,13 +220,16 @@ def _sign(dtype: DType, lanes: int, value: Expr) -> Expr:
 
 
 def _float_mod(dtype: DType, lanes: int, left: Expr, right: Expr) -> Expr:
+    zero = _number(0, dtype, lanes)
     left, right = bind(left), bind(right)
-    remainder = bind(T.fmod(left, right))
-    wrong_sign = T.And(
-        remainder != _number(0, dtype, lanes),
-        (remainder < _number(0, dtype, lanes)) != (right < _number(0, dtype, lanes)),
-    )
-    return T.Select(wrong_sign, remainder + right, remainder)
+    remainder = bind(_libm("fmod")(dtype, lanes, left, right))
+    signs_differ = _differ(remainder < zero, right < zero)
+    return T.Select(T.And(T.NE(remainder, zero), signs_differ), remainder + right, remainder)
+
+
+def _differ(left: Expr, right: Expr) -> Expr:
+    """Whether two predicates differ."""
+    return T.Or(T.And(left, T.Not(right)), T.And(T.Not(left), right))
 
 
 def _intrinsic(name: str) -> Renderer:
@@ -248,8 +254,8 @@ def _not(dtype: DType, lanes: int, value: Expr) -> Expr:
 
 def _compare(op: str) -> Renderer:
     return {
-        "eq": _plain(lambda a, b: a == b),
-        "ne": _plain(lambda a, b: a != b),
+        "eq": _plain(T.EQ),
+        "ne": _plain(T.NE),
         "lt": _plain(lambda a, b: a < b),
         "le": _plain(lambda a, b: a <= b),
         "gt": _plain(lambda a, b: a > b),
@@ -297,7 +303,7 @@ _FLOAT: dict[str, Renderer] = {
     "sin": _intrinsic("llvm.sin"),
     "cos": _intrinsic("llvm.cos"),
     "isnan": lambda dtype, lanes, x: isnan(x),
-    "isinf": lambda dtype, lanes, x: _absolute(dtype, lanes, x) == _number(float("inf"), dtype, lanes),
+    "isinf": lambda dtype, lanes, x: T.EQ(_absolute(dtype, lanes, x), _number(float("inf"), dtype, lanes)),
     "isfinite": lambda dtype, lanes, x: _absolute(dtype, lanes, x) < _number(float("inf"), dtype, lanes),
     "sigmoid": lambda dtype, lanes, x: (
         _number(1, dtype, lanes) / (_number(1, dtype, lanes) + _libm("exp")(dtype, lanes, _number(0, dtype, lanes) - x))
@@ -326,9 +332,9 @@ _INTEGER: dict[str, Renderer] = {
 _BOOL: dict[str, Renderer] = {
     "and": _plain(T.And),
     "or": _plain(T.Or),
-    "xor": lambda dtype, lanes, a, b: T.Or(T.And(a, T.Not(b)), T.And(T.Not(a), b)),
-    "eq": lambda dtype, lanes, a, b: T.Or(T.And(a, b), T.And(T.Not(a), T.Not(b))),
-    "ne": lambda dtype, lanes, a, b: T.Or(T.And(a, T.Not(b)), T.And(T.Not(a), b)),
+    "xor": _plain(_differ),
+    "eq": lambda dtype, lanes, a, b: T.Not(_differ(a, b)),
+    "ne": _plain(_differ),
     "max": _plain(T.Or),
     "min": _plain(T.And),
     "add": _plain(T.Or),

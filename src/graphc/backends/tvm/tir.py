@@ -298,8 +298,17 @@ def _combine(function: Any, left: Expr, right: Expr) -> Expr:
 
 
 def bind(value: Expr) -> Expr:
-    """Computes `value` once; answers the variable. Predicates are passed through: TVM cannot bind bool vectors."""
-    return value if is_bool(value) else T.bind(value)
+    """Computes `value` once; answers it as a register to be read many times.
+
+    Through a stack slot rather than a TIR variable: TVM's analyzers follow variables to their definitions, which takes
+    exponential time over a deep chain of arithmetic, and stop at memory. Predicates are passed through, because TVM has
+    no vectors of them in memory.
+    """
+    if is_bool(value):
+        return value
+    register = Register(lanes_of(value), str(value.ty).partition("x")[0])
+    register.value = value
+    return register.value
 
 
 def is_bool(value: Expr) -> bool:

@@ -1,7 +1,7 @@
 """Transcendental functions as vector arithmetic, for any number of lanes.
 
-TVM lowers `exp`, `tanh` and their like to one libm call per lane, five to eleven times slower than a polynomial over the
-vector. These are the float32 ones that models spend time in; the rest stay libm calls (see `scalar_ops`).
+TVM lowers `exp`, `tanh` and their like to one libm call per lane, five to eleven times slower than a polynomial over
+the vector. These are the float32 ones that models spend time in; the rest stay libm calls (see `scalar_ops`).
 
 Sources: `exp`, `log`: Cephes (S. L. Moshier, netlib.org/cephes), expf and logf; `erf`: the rational minimax
 approximation used by Eigen; `tanh` and the logistic function follow from `exp`.
@@ -65,6 +65,18 @@ def exp(x: Expr) -> Expr:
     return y * _power_of_two(half, lanes) * _power_of_two(whole - half, lanes)
 
 
+def exp_nonpositive(x: Expr) -> Expr:
+    """`exp` of what is known to be at most 0, as a softmax needs it: within 2 ulp; 0 below -87.7, NaN for NaN."""
+    lanes = lanes_of(x)
+    # At the lower bound n is -127, whose power of two has a zero exponent field: the float 0.
+    x = bind(T.max(_float(-88.0, lanes), x))
+    n = bind(T.call_llvm_pure_intrin(_type("float32", lanes), "llvm.rint", x * _float(1.4426950408889634, lanes)))
+    r = bind(x - n * _float(_LN2_HIGH, lanes))
+    r = bind(r - n * _float(_LN2_LOW, lanes))
+    y = bind(_horner(r, _EXP, lanes) * (r * r) + r + _float(1.0, lanes))
+    return y * _power_of_two(T.Cast(_type("int32", lanes), n), lanes)
+
+
 def _power_of_two(exponent: Expr, lanes: int) -> Expr:
     biased = T.shift_left(exponent + _int(127, lanes), _int(23, lanes))
     return T.reinterpret(_type("float32", lanes), biased)
@@ -90,8 +102,8 @@ def log(x: Expr) -> Expr:
     y = bind(_horner(r, _LOG, lanes) * r * z + e * _float(-2.12194440e-4, lanes) - _float(0.5, lanes) * z)
     result = bind(r + y + e * _float(0.693359375, lanes))
     infinity = _float(float("inf"), lanes)
-    result = bind(T.Select(x == infinity, x, result))
-    result = bind(T.Select(x == _float(0.0, lanes), _float(float("-inf"), lanes), result))
+    result = bind(T.Select(T.EQ(x, infinity), x, result))
+    result = bind(T.Select(T.EQ(x, _float(0.0, lanes)), _float(float("-inf"), lanes), result))
     return T.Select(x >= _float(0.0, lanes), result, _float(float("nan"), lanes))
 
 

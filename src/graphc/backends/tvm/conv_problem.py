@@ -1,0 +1,225 @@
+"""What a convolution region computes: its geometry, and which of the body's inputs it reads for what."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from graphc.backends.regions import Expander
+from graphc.backends.tvm.contraction import anchor_of, storage_offset
+from graphc.errors import BackendError
+from graphc.ir import Dim, Graph, Layout, Node, TensorType, Value, blocked, dtypes, symbol
+from graphc.ir.symbolic import linear_coefficient
+from graphc.ops.convolution import conv_window
+from graphc.ops.expr import loads
+from graphc.ops.window import StaticWindow
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """A 2-D convolution of float32 with known extents.
+
+    Args:
+        anchor: The Conv node.
+        window: Geometry of its windows; entry 0 of every field is rows, entry 1 columns.
+        batch: Images.
+        inputs: Channels of the input.
+        outputs: Channels of the output.
+        group: Groups of channels that do not see each other.
+        height: Rows of the input.
+        width: Columns of the input.
+        data: Number of the body input that is convolved.
+        weights: Number of the body input that holds the weights.
+        bias: Number of the body input added to each channel, or None.
+    """
+
+    anchor: Node
+    window: StaticWindow
+    batch: int
+    inputs: int
+    outputs: int
+    group: int
+    height: int
+    width: int
+    data: int
+    weights: int
+    bias: int | None
+
+    @property
+    def macs(self) -> int:
+        """Multiply-adds."""
+        rows, columns = self.window.output
+        taps = self.window.kernel[0] * self.window.kernel[1]
+        return self.batch * self.outputs * rows * columns * (self.inputs // self.group) * taps
+
+    @property
+    def is_depthwise(self) -> bool:
+        """Whether every channel is convolved alone."""
+        return self.group == self.inputs == self.outputs
+
+    @property
+    def border(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Rows and columns that windows read outside the input: before it and after it."""
+        found = []
+        for axis, extent in enumerate((self.height, self.width)):
+            window = self.window
+            reach = window.dilations[axis] * (window.kernel[axis] - 1) + 1
+            begin = window.pads_begin[axis]
+            last = (window.output[axis] - 1) * window.strides[axis] - begin + reach
+            found.append((begin, max(0, last - extent)))
+        return found[0], found[1]
+
+
+def convolution_of(body: Graph) -> Convolution:
+    """The convolution that a body is built around.
+
+    Raises:
+        BackendError: It has none, or one that is not 2-D, of float32, and between inputs of the body.
+    """
+    anchor = anchor_of(body, frozenset({"Conv"}))
+    numbers = {value: i for i, value in enumerate(body.inputs)}
+
+    def number(value: Value | None, what: str) -> int:
+        if value not in numbers:
+            raise BackendError(f"the {what} of the convolution is not an input of the region")
+        return numbers[value]
+
+    x, w = anchor.inputs[0], anchor.inputs[1]
+    bias = anchor.input(2)
+    data, weights = number(x, "input"), number(w, "weights")
+    for value in (x, w, anchor.output):
+        assert value is not None
+        kind = value.tensor_type
+        if kind.dtype != dtypes.FLOAT32:
+            raise BackendError(f"a convolution of {kind.dtype}, not of float32")
+        if kind.rank != 4:
+            raise BackendError("the convolution is not 2-D")
+        if not kind.is_static or kind.numel == 0:
+            raise BackendError(f"%{value.name} has an extent that is not bound, or is empty")
+    assert x is not None and w is not None
+    batch, inputs, height, width = _extents(x.tensor_type)
+    return Convolution(
+        anchor,
+        conv_window(anchor, x.tensor_type.dims, w.tensor_type.dims).static(),
+        batch,
+        inputs,
+        _extents(w.tensor_type)[0],
+        anchor.int_attribute("group", 1),
+        height,
+        width,
+        data,
+        weights,
+        None if bias is None else number(bias, "bias"),
+    )
+
+
+def _extents(kind: TensorType) -> tuple[int, ...]:
+    return tuple(extent for extent in kind.dims if isinstance(extent, int))
+
+
+def epilogue_inputs(body: Graph, anchor: Node) -> frozenset[int]:
+    """Numbers of the body inputs that are read after the anchor."""
+    number = len(body.inputs)
+    expander = Expander(body, {anchor.output: number})
+    elements = [expander.output(value).body for value in body.outputs]
+    return frozenset(load.input for element in elements for load in loads(element)) - {number}
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a kernel reads its input: the border included, so that windows need no test.
+
+    Args:
+        type: The storage that windows read.
+        is_staged: Whether that is a copy with a border, made by the kernel in a workspace.
+    """
+
+    type: TensorType
+    is_staged: bool
+
+    @property
+    def block(self) -> int:
+        """Channels that lie at one stride from each other."""
+        layout = self.type.layout
+        channels = self.type.dims[1]
+        assert isinstance(channels, int)
+        return channels if layout.blocked_axis is None else layout.block
+
+    def strides(self) -> Strides:
+        """Elements between neighbours along each axis of the storage."""
+        names = ("n", "b", "c", "h", "w")
+        image, outer, inner, row, column = map(symbol, names)
+        bounds: dict[str, tuple[int, int | None]] = {name: (0, None) for name in names}
+        bounds["c"] = (0, self.block - 1)
+        channel = inner if self.type.layout.blocked_axis is None else outer * self.block + inner
+        offset = storage_offset(self.type, (image, channel, row, column), bounds)
+        steps = [linear_coefficient(offset, name) for name in names]
+        origin = storage_offset(self.type, (0, 0, 0, 0), {})
+        assert None not in steps and isinstance(origin, int), f"{self.type} is not strided"
+        n, b, c, h, w = (step for step in steps if step is not None)
+        return Strides(origin, n, b, c, h, w)
+
+
+@dataclass(frozen=True)
+class Strides:
+    """Storage of images as `origin + image*n + block*b + channel*c + row*h + column*w`."""
+
+    origin: int
+    image: int
+    block: int
+    channel: int
+    row: int
+    column: int
+
+    def at(self, image: Dim, block: Dim, row: Dim, column: Dim) -> Dim:
+        """The offset of the first channel of a block at a pixel; rows and columns may lie in the border."""
+        return self.origin + image * self.image + block * self.block + row * self.row + column * self.column
+
+
+def source_of(problem: Convolution, type_: TensorType) -> Source:
+    """The input as it lies where its border is wide enough and zero, else a copy that has one."""
+    layout = type_.layout
+    wanted = problem.border
+    images = layout.blocked_axis in (None, 1) and not layout.order and not any(map(any, layout.halo[:2]))
+    if images and not any(map(any, wanted)):
+        return Source(type_, False)
+    if images and layout.halo and layout.fill == 0.0:
+        found = layout.halo[2:]
+        if all(f[0] >= w[0] and f[1] >= w[1] for f, w in zip(found, wanted, strict=True)):
+            return Source(type_, False)
+    halo = ((0, 0), (0, 0), *wanted)
+    if layout.blocked_axis == 1:
+        copy = blocked(1, layout.block, halo=halo, fill=0.0)
+    else:
+        copy = Layout(halo=halo, fill=0.0)
+    return Source(type_.with_layout(copy), True)
+
+
+def flattened(body: Graph) -> Graph:
+    """The same computation over one row of pixels, where pixels do not see each other and lie side by side.
+
+    That holds for a 1x1 convolution of stride 1 when no tensor of the region has a border; longer rows leave fewer
+    tails. Any other body is answered unchanged.
+    """
+    problem = convolution_of(body)
+    window = problem.window
+    if window.kernel != (1, 1) or window.strides != (1, 1) or problem.height == 1 or any(map(any, problem.border)):
+        return body
+    spatial = (problem.height, problem.width)
+    values = [*body.inputs, *(value for node in body.nodes for value in node.outputs)]
+    for value in values:
+        kind = value.tensor_type
+        if kind.layout.halo or kind.layout.order:
+            return body
+        if kind.rank == 4 and value is not body.inputs[problem.weights] and kind.dims[2:] not in (spatial, (1, 1)):
+            return body
+        if kind.rank != 4 and any(extent != 1 for extent in kind.dims[-2:]) and value.producer is not None:
+            return body
+    for node in body.nodes:
+        if node is not problem.anchor and not _is_elementwise(node):
+            return body
+    flat = body.clone()
+    for value in (*flat.inputs, *(value for node in flat.nodes for value in node.outputs)):
+        kind = value.tensor_type
+        if kind.rank == 4 and kind.dims[2:] == spatial:
+            value.type = kind.with_shape((*kind.dims[:2], 1, problem.height * problem.width))
+    return flat

@@ -1,0 +1,174 @@
+"""How a direct convolution is cut: the tile of results in registers, and the tasks that threads share.
+
+A tile is `rows` x `columns` pixels of `vectors` channel blocks. Each step over an input channel and a tap loads
+`vectors` vectors of weights, broadcasts one input element per pixel and does one multiply-add for each of them (the
+direct convolution of NeoCPU: Liu et al., "Optimizing CNN Model Inference on CPUs", USENIX ATC 2019).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from graphc.target import Target
+
+IN_FLIGHT = 8
+"""Fused multiply-adds that must be independent to fill the units: latency 4 times 2 a cycle."""
+
+TILE_OVERHEAD = 20
+"""Multiply-adds that one more tile costs: clearing, addresses, the epilogue's start."""
+
+BYTES_PER_STEP = 8
+"""Bytes from beyond L2 that move in the time of one vector multiply-add."""
+
+PARALLEL_MACS = 150_000
+"""Multiply-adds under which a parallel region costs more than it saves (about 2 microseconds of one core)."""
+
+Order = Literal["rows", "channels"]
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Results held in registers."""
+
+    rows: int
+    columns: int
+    vectors: int
+
+    def __str__(self) -> str:
+        pixels = f"{self.rows}x{self.columns}" if self.rows > 1 else str(self.columns)
+        return f"{pixels} pixels x {self.vectors} blocks"
+
+
+@dataclass(frozen=True)
+class Plane:
+    """What is computed for one group of channels of one image, and how often.
+
+    Args:
+        rows: Output rows.
+        columns: Output columns.
+        blocks: Output channel blocks of a group.
+        repeats: Images times groups.
+        depth: Multiply-adds per result.
+        weight_bytes: Packed weights of a group.
+        input_bytes: Input of one image and group.
+    """
+
+    rows: int
+    columns: int
+    blocks: int
+    repeats: int
+    depth: int
+    weight_bytes: int
+    input_bytes: int
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How a convolution is cut.
+
+    Args:
+        tile: Results in registers.
+        order: What neighbouring tasks share: "rows" runs all channels over a few rows before the next rows,
+            "channels" runs all rows for a few channels before the next channels.
+        task_rows: Full rows of tiles in one task.
+        parallel: Whether threads share the tasks.
+    """
+
+    tile: Tile
+    order: Order
+    task_rows: int
+    parallel: bool
+
+
+def tile_cost(rows: int, columns: int, vectors: int) -> float:
+    """Relative time of one step of a tile: multiply-adds and loads overlap; weights come from L2."""
+    results = rows * columns * vectors
+    return max(results, rows * columns + vectors, IN_FLIGHT) + 0.25 * vectors
+
+
+def sweep_cost(tile: Tile, plane: Plane) -> float:
+    """Relative time of all tiles of a plane, tails included."""
+    total = 0.0
+    for rows, row_count in _parts(plane.rows, tile.rows):
+        for columns, column_count in _parts(plane.columns, tile.columns):
+            for vectors, vector_count in _parts(plane.blocks, tile.vectors):
+                one = tile_cost(rows, columns, vectors) * plane.depth + TILE_OVERHEAD
+                total += row_count * column_count * vector_count * one
+    return total
+
+
+def _parts(extent: int, size: int) -> Iterator[tuple[int, int]]:
+    """Sizes that cover `extent` and how many there are of each."""
+    full, tail = divmod(extent, size)
+    if full:
+        yield size, full
+    if tail:
+        yield tail, 1
+
+
+def fitting(target: Target, plane: Plane, *, whole_blocks: bool) -> Iterator[Tile]:
+    """Every tile whose accumulators, one step's weights and one broadcast fit the registers.
+
+    Args:
+        target: The CPU.
+        plane: What is tiled.
+        whole_blocks: Whether the blocks of a tile must divide those of the plane.
+    """
+    for vectors in range(1, min(plane.blocks, 6) + 1):
+        if whole_blocks and plane.blocks % vectors:
+            continue
+        pixels = (target.vector_registers - vectors - 1) // vectors
+        for columns in range(1, min(pixels, plane.columns) + 1):
+            # Tiles of several rows make code of several shapes: only where rows are too short to fill the registers.
+            rows = min(pixels // columns, plane.rows) if columns == plane.columns else 1
+            yield Tile(max(1, rows), columns, vectors)
+
+
+def choose_tile(target: Target, plane: Plane, *, whole_blocks: bool) -> Tile:
+    """The tile that takes the least time; of equals, the one with fewest shapes of code."""
+
+    def cost(tile: Tile) -> tuple[float, int, int]:
+        variants = 1
+        for extent, size in ((plane.rows, tile.rows), (plane.columns, tile.columns), (plane.blocks, tile.vectors)):
+            variants *= 1 + (extent % size > 0 and extent > size)
+        return round(sweep_cost(tile, plane) * (1 + 0.005 * variants), 3), variants, -tile.columns
+
+    return min(fitting(target, plane, whole_blocks=whole_blocks), key=cost)
+
+
+def choose_schedule(target: Target, plane: Plane, *, whole_blocks: bool, tile: Tile | None = None) -> Schedule:
+    """The schedule that takes the least time on the target's cores, with the tile given or the best one."""
+    tile = tile or choose_tile(target, plane, whole_blocks=whole_blocks)
+    macs = plane.rows * plane.columns * plane.blocks * plane.repeats * plane.depth * target.vector_bytes // 4
+    parallel = macs >= PARALLEL_MACS
+    height = max(1, plane.rows // tile.rows)
+    groups = -(-plane.blocks // tile.vectors)
+    work = sweep_cost(tile, plane) * plane.repeats
+    threads = target.cores if parallel else 1
+
+    def cost(order: Order, task_rows: int) -> float:
+        slices = -(-height // task_rows)
+        tasks = plane.repeats * slices * (groups if order == "channels" else 1)
+        busiest = -(-tasks // threads)
+        compute = work * busiest / tasks
+        if order == "rows":
+            sweeps = busiest if plane.weight_bytes > target.l2_bytes // 2 else 1
+            moved = plane.weight_bytes * sweeps + plane.input_bytes * plane.repeats / threads
+        else:
+            sweeps = busiest if plane.input_bytes > target.l2_bytes // 2 else 1
+            moved = plane.input_bytes * min(sweeps, groups) + plane.weight_bytes / threads
+        return compute + moved / BYTES_PER_STEP
+
+    options: list[tuple[Order, int]] = [("channels", height)]
+    if groups * plane.repeats < 2 * threads:
+        options += [("channels", rows) for rows in _slices(height, threads)]
+    options += [("rows", rows) for rows in _slices(height, threads)]
+    order, task_rows = min(options, key=lambda option: (cost(*option), -option[1]))
+    return Schedule(tile, order, task_rows, parallel)
+
+
+def _slices(height: int, threads: int) -> list[int]:
+    """Rows of tiles per task worth trying: from one task a thread to several."""
+    return sorted({-(-height // count) for count in range(1, min(height, 6 * threads) + 1)}, reverse=True)

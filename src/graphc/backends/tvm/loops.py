@@ -1,0 +1,76 @@
+"""Loop forms that several kernel templates share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from graphc.backends.tvm.nest import Nest, Problem
+from graphc.backends.tvm.tir import KernelBuilder
+from graphc.ir import Dim, TensorType
+from graphc.ops.expr import axes_of, load
+
+
+def unravel(builder: KernelBuilder, flat: Dim, extents: Sequence[int]) -> list[Dim]:
+    """The index, over axes of `extents`, of place `flat` in their row-major order; each computed once."""
+    index: list[Dim] = []
+    rest = flat
+    for position, extent in reversed(list(enumerate(extents))):
+        if extent == 1:
+            index.append(0)
+        elif all(e == 1 for e in extents[:position]):
+            index.append(rest)
+        else:
+            place = builder.simplify(rest % extent)
+            index.append(builder.bind_index(place, 0, extent - 1, "at"))
+            rest = builder.bind_index(builder.simplify(rest // extent), 0, None, "rest")
+    return index[::-1]
+
+
+@contextmanager
+def only(builder: KernelBuilder, index: Dim, extent: int, *, below: int = 0, last: bool = False) -> Iterator[Dim]:
+    """Statements for indices below a bound, or for the last index only; yields the index with bounds to match.
+
+    Args:
+        builder: The kernel under construction.
+        index: An index over `extent`.
+        extent: How many there are.
+        below: The bound; 0 for none.
+        last: Whether the statements are for index `extent - 1`.
+    """
+    if below == extent or (last and extent == 1):
+        yield index
+    elif last:
+        with builder.when(builder.index(index) == builder.index(extent - 1)):
+            yield extent - 1
+    else:
+        with builder.when(builder.index(index) < builder.index(below)):
+            yield builder.bind_index(index, 0, below - 1, "at") if below > 1 else 0
+
+
+def unrolled(builder: KernelBuilder, extent: int, factor: int, step: Callable[[Dim], None]) -> None:
+    """`step(k)` for `0 <= k < extent`, `factor` of them per iteration; short loops are unrolled whole."""
+    if extent <= 2 * factor:
+        for k in range(extent):
+            step(k)
+        return
+    with builder.serial(extent // factor, "k") as block:
+        for u in range(factor):
+            step(block * factor + u)
+    for k in range(extent // factor * factor, extent):
+        step(k)
+
+
+def copy_tensor(builder: KernelBuilder, source: TensorType, read: int, made: TensorType, written: int) -> None:
+    """Copies a tensor into another layout, fill of halos included.
+
+    Args:
+        builder: The kernel under construction.
+        source: Type of what is read.
+        read: Its pointer argument.
+        made: Type of what is written, of the same shape.
+        written: Its pointer argument.
+    """
+    axes = axes_of(source.dims)
+    element = load(0, source.dtype, [axis.index for axis in axes])
+    Nest(builder, Problem(axes, (element,), (source,), (made,)), (read, written)).emit()
