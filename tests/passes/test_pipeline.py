@@ -134,7 +134,7 @@ def test_default_pipelines_parse(level: str) -> None:
 def test_unknown_level_and_target_are_named() -> None:
     with pytest.raises(OptionError, match="unknown optimization level 'O9' for cpu; known: O0, O1, O2, O3"):
         default_pipeline("O9")
-    with pytest.raises(OptionError, match="no pipeline is known for target 'tpu'; known: .*cpu"):
+    with pytest.raises(OptionError, match=r"no pipeline is known for target 'tpu'; known: .*cpu"):
         default_pipeline("O2", "tpu")
 
 
@@ -155,5 +155,5 @@ def test_a_pass_must_be_a_frozen_dataclass_with_a_name_of_its_own() -> None:
         def run(self, graph: Graph, context: PassContext) -> int:
             return 0
 
-    with pytest.raises(OptionError, match="pass 'fold' is registered already, by graphc.passes.fold.Fold"):
+    with pytest.raises(OptionError, match=r"pass 'fold' is registered already, by graphc\.passes\.fold\.Fold"):
         register_pass(Impostor)

@@ -14,7 +14,7 @@ RULES = [(f"{group.name}.{rule.name}", rule) for group in RULE_SETS.values() for
 
 @pytest.mark.parametrize("rule", [rule for _, rule in RULES], ids=[name for name, _ in RULES])
 def test_rule_is_right_and_fires(rule: Rule) -> None:
-    report = check_rule(rule, examples=30)
+    report = check_rule(rule, examples=40)
     assert report.fired > 0
 
 

@@ -7,6 +7,7 @@ from graphc.passes import fold_batch_norm as fold_batch_norm
 from graphc.passes import fuse as fuse
 from graphc.passes import layout as layout
 from graphc.passes import order as order
+from graphc.passes import raising as raising
 from graphc.passes import simplify as simplify
 from graphc.passes.base import PASSES, Pass, PassContext, Refusal, describe_pass, refuse, register_pass
 from graphc.passes.manager import ALL, PassManager, PassRun, PipelineReport, run_passes

@@ -126,6 +126,28 @@ def input_scale_into_conv(m: Match, b: Builder) -> Value | Refusal:
     return copy_op(b, m.root, m["x"], b.constant(scaled, name="weight"), m.get("bias"))
 
 
+@RULES.rule(P.Conv(P.Add(x, c).named("shifted").only_here(), w, bias), when=is_float("x"))
+def input_shift_into_conv(m: Match, b: Builder) -> Value | Refusal:
+    """Conv(x + c, w, b) = Conv(x, w, b + Σ w * c), without padding, for c constant along all but the channels of x."""
+    weight, shape = m.array("w"), m.shape("x")
+    if any(m.root.ints_attribute("pads") or ()) or m.root.str_attribute("auto_pad", "NOTSET") not in (
+        "NOTSET",
+        "VALID",
+    ):
+        return refuse("the padding is zero, not the shift")
+    shift = _channel_vector(m.array("c"), len(shape))
+    if isinstance(shift, Refusal):
+        return shift
+    groups = m.root.int_attribute("group", 1)
+    if m.node("shifted").output.type != m.type("x") or shift.size not in (1, weight.shape[1] * groups):
+        return refuse("the shift broadcasts the input")
+    per_input = _spread(shift, weight.shape[1] * groups).reshape(groups, 1, -1, 1)
+    grouped = weight.astype(np.float64).reshape(groups, weight.shape[0] // groups, weight.shape[1], -1)
+    added = (grouped * per_input).sum(axis=(2, 3)).reshape(-1)
+    old = m.array("bias").astype(np.float64) if m.get("bias") is not None else 0
+    return copy_op(b, m.root, m["x"], m["w"], b.constant((old + added).astype(weight.dtype), name="bias"))
+
+
 @RULES.rule(P.MatMul(P.Mul(x, c).named("scaled").only_here(), w), when=is_float("x"))
 def input_scale_into_matmul(m: Match, b: Builder) -> Value | Refusal:
     """(x * c) @ w = x @ (c * w) for c constant along all but the last axis of x."""

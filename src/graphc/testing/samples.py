@@ -171,7 +171,7 @@ def _reshape(type_: TensorType, choose: Chooser) -> Sample:
     size = int(np.prod(type_.static_shape))
     divisors = [d for d in range(1, size + 1) if size % d == 0]
     first = choose.pick(divisors)
-    targets = ((size,), type_.static_shape, (first, size // first), (first, -1), (1, first, size // first))
+    targets = (type_.static_shape, (size,), type_.static_shape, (first, size // first), (first, -1), (1, first, size // first))
     target = choose.pick(targets)
     return Sample((Operand(type_), ints(*target)))
 

@@ -19,7 +19,7 @@ TRUE, FALSE = Filled(1), Filled(0)
 
 @SIMPLIFY.rule(P.Add(x, 0.0) | P.Sub(x, 0.0) | P.Mul(x, 1.0) | P.Div(x, 1.0) | P.Pow(x, 1.0), when=keeps_shape("x"))
 def neutral_element(m: Match, b: Builder) -> Value:
-    """X + 0 = x - 0 = x * 1 = x / 1 = x ^ 1 = x."""
+    """x + 0 = x - 0 = x * 1 = x / 1 = x ^ 1 = x."""
     return m["x"]
 
 
@@ -77,19 +77,19 @@ def idempotent(m: Match, b: Builder) -> Value | Refusal:
 
 @SIMPLIFY.rule(P.Add(x, P.Neg(y)))
 def add_of_negative(m: Match, b: Builder) -> Value:
-    """X + (-y) = x - y."""
+    """x + (-y) = x - y."""
     return b.op("Sub", m["x"], m["y"])
 
 
 @SIMPLIFY.rule(P.Sub(x, P.Neg(y)))
 def subtract_negative(m: Match, b: Builder) -> Value:
-    """X - (-y) = x + y."""
+    """x - (-y) = x + y."""
     return b.op("Add", m["x"], m["y"])
 
 
 @SIMPLIFY.rule(P.Mul(x, P.Reciprocal(y).only_here()), when=is_float("x"))
 def multiply_by_reciprocal(m: Match, b: Builder) -> Value:
-    """X * (1/y) = x / y."""
+    """x * (1/y) = x / y."""
     return b.op("Div", m["x"], m["y"])
 
 
@@ -101,13 +101,13 @@ def division_of_one(m: Match, b: Builder) -> Value:
 
 @SIMPLIFY.rule(P.Pow(Var("x", kinds=("float",)), 2.0), when=keeps_shape("x"))
 def square(m: Match, b: Builder) -> Value:
-    """X ^ 2 = x * x."""
+    """x ^ 2 = x * x."""
     return b.op("Mul", m["x"], m["x"])
 
 
 @SIMPLIFY.rule(P.Pow(Var("x", kinds=("float",)), 0.5), when=keeps_shape("x"))
 def square_root(m: Match, b: Builder) -> Value:
-    """X ^ 0.5 = sqrt(x), but at minus infinity."""
+    """x ^ 0.5 = sqrt(x), but at minus infinity."""
     return b.op("Sqrt", m["x"])
 
 

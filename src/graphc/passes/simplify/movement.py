@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from graphc.ir import Builder, TensorType, Value, dtypes
-from graphc.passes.rules import Const, Filled, Match, Optional, P, Refusal, Rest, Var, attr, fixed, refuse
+from graphc.ir.symbolic import product
+from graphc.passes.rules import Const, Filled, Match, Optional, P, Refusal, Rest, Var, attr, fixed, refuse, shape_of
 from graphc.passes.rules.conditions import copy_op, keeps_shape, normalized_axes, reshape
 from graphc.passes.simplify.base import SIMPLIFY
 
@@ -217,3 +218,36 @@ def squeeze_of_reduction(m: Match, b: Builder) -> Value | Refusal:
     if not axes or axes != normalized_axes([int(axis) for axis in m.array("dropped")], rank):
         return refuse("other axes are squeezed than reduced")
     return copy_op(b, m.node("reduce"), m["x"], m["axes"], keepdims=0)
+
+
+@SIMPLIFY.rule(
+    P.Reshape(
+        P.Transpose(P.Reshape(x, Var("merged")).named("merge").only_here(), perm=attr("perm"))
+        .named("inner")
+        .only_here(),
+        Var("split"),
+    ),
+    examples=lambda choose: {
+        "x": TensorType(dtypes.FLOAT32, (2, 3, 4, 5)),
+        "merged": [6, 4, 5],
+        "perm": (0, 2, 1),
+        "split": choose.pick(([2, 3, 5, 4], [2, 3, 5, 4], [6, 20])),
+    },
+)
+def transpose_of_merged_axes(m: Match, b: Builder) -> Value | Refusal:
+    """Reshape(Transpose(Reshape(x))) = Transpose(x), where leading axes are merged, stay in front, and are split."""
+    whole, merged = m.shape("x"), shape_of(m.node("merge").output)
+    perm = permutation(m, "perm", len(merged))
+    count = len(whole) - len(merged) + 1
+    if (
+        count < 1
+        or not merged
+        or perm[:1] != (0,)
+        or product(whole[:count]) != merged[0]
+        or whole[count:] != merged[1:]
+    ):
+        return refuse("it does not merge leading axes and leave them in front")
+    moved = (*range(count), *(axis + count - 1 for axis in perm[1:]))
+    if m.output_shape != tuple(whole[axis] for axis in moved):
+        return refuse("the result is not split as it was before")
+    return b.op("Transpose", m["x"], perm=moved)
