@@ -14,7 +14,6 @@ from typing import ClassVar
 from graphc.ir import GRAPHC_DOMAIN, ROW_MAJOR, Graph, Layout, Node, TensorType, Value, blocked
 from graphc.ir.dtypes import FLOAT32
 from graphc.ir.layout_checks import ANY_OPERATOR, register_layout_rule, row_major_only
-from graphc.ir.verify import ANY_OPERATOR, register_layout_rule, row_major_only
 from graphc.ops.base import Trait, find
 from graphc.passes.base import PassContext, register_pass
 
@@ -181,11 +180,3 @@ def _accepts(node: Node) -> str | None:
 
 
 register_layout_rule(ANY_OPERATOR, _accepts)
-
-
-def _accepted_layouts(node: Node) -> str | None:
-    """The verifier's rule: what follows convolutions computes in any layout, everything else in row-major order."""
-    return None if _is_convolution(node) or _computes_in_any_layout(node) else row_major_only(node)
-
-
-register_layout_rule(ANY_OPERATOR, _accepted_layouts)
