@@ -10,11 +10,10 @@ import onnx
 
 from graphc.errors import ModelError
 from graphc.frontend.order import subgraphs
+from graphc.frontend.source import MAX_NESTING
 
 MAX_NODES = 250_000
 """Nodes of a whole model after functions are unfolded."""
-MAX_NESTING = 50
-"""Subgraphs and function calls inside each other."""
 
 Key: TypeAlias = tuple[str, str, str]
 """Domain, name and overload."""

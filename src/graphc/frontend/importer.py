@@ -15,11 +15,11 @@ from graphc.errors import GraphcError, ModelError, TypeInferenceError, Unsupport
 from graphc.frontend.attributes import attribute_kind, read_attribute
 from graphc.frontend.binding import Bindings, Solution, apply_shapes, solve
 from graphc.frontend.external import ExternalFiles
-from graphc.frontend.functions import MAX_NESTING, Functions, call_attributes, domain_of, opsets_of
+from graphc.frontend.functions import Functions, call_attributes, domain_of, opsets_of
 from graphc.frontend.opset import Draft, constant_tensor, raise_to
 from graphc.frontend.order import node_name, producers, sort_nodes
 from graphc.frontend.schema import CANONICAL_OPSET, NEWEST_OPSET, check_node, signature
-from graphc.frontend.source import LoadedModel, ModelSource, read_source
+from graphc.frontend.source import MAX_NESTING, LoadedModel, ModelSource, read_source
 from graphc.frontend.tensors import TensorReader
 from graphc.frontend.value_types import DimNames, Resolve, read_type
 from graphc.ir import Attribute, Graph, Node, Tensor, TensorType, Type, Value
@@ -100,10 +100,7 @@ def read_model(
         on_error: Takes errors of single nodes, whose outputs then stay untyped; raised if None.
     """
     loaded = read_source(source, folder)
-    try:
-        return _Importer(loaded, on_error).run(dims or {})
-    except UnicodeDecodeError as error:
-        raise ModelError(f"{loaded.name} holds a name that is not UTF-8", hint="the file is damaged") from error
+    return _Importer(loaded, on_error).run(dims or {})
 
 
 @dataclass(frozen=True)

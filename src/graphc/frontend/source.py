@@ -8,7 +8,7 @@ import os
 import stat
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import onnx
 from google.protobuf.message import DecodeError
@@ -19,6 +19,8 @@ from graphc.frontend.wire import Payloads, lift_payloads
 ModelSource: TypeAlias = "str | os.PathLike[str] | bytes | memoryview | onnx.ModelProto"
 """What `import_model` reads."""
 
+MAX_NESTING = 50
+"""Graphs inside each other; each takes three levels of messages."""
 MAP_BYTES = 16 << 20
 """Files of at least this size are memory-mapped; smaller ones are read, so that rewriting them cannot disturb us."""
 
@@ -68,15 +70,17 @@ def read_source(source: ModelSource, folder: str | os.PathLike[str] | None = Non
     """
     base = None if folder is None else Path(folder)
     if isinstance(source, onnx.ModelProto):
-        return LoadedModel(source, Payloads(), base, "model")
+        return LoadedModel(_refuse_bytes(source, "the model"), Payloads(), base, "model")
     if isinstance(source, bytes | bytearray | memoryview):
         proto, payloads = _parse(memoryview(source).cast("B"), "the model")
-        return LoadedModel(proto, payloads, base, "model")
+        return LoadedModel(_refuse_bytes(proto, "the model"), payloads, base, "model")
     if not isinstance(source, str | os.PathLike):
         raise ModelError(f"a model is given as a path, bytes or an onnx.ModelProto, not as {type(source).__name__}")
     path = Path(source)
     proto, payloads = _parse(open_view(path), f"{str(path)!r}")
-    return LoadedModel(proto, payloads, path.parent if base is None else base, path.name)
+    return LoadedModel(
+        _refuse_bytes(proto, repr(path.name)), payloads, path.parent if base is None else base, path.name
+    )
 
 
 def open_view(path: Path) -> memoryview:
@@ -120,6 +124,30 @@ def _parse(data: memoryview, name: str) -> tuple[onnx.ModelProto, Payloads]:
             hint="the file is damaged; compare its checksum with the original and copy it again",
         ) from error
     return proto, payloads
+
+
+def _refuse_bytes(proto: onnx.ModelProto, name: str) -> onnx.ModelProto:
+    bad = _undecodable(proto, 0)
+    if bad is not None:
+        raise ModelError(f"{name} holds a name that is not UTF-8: {bad!r}", hint="the file is damaged")
+    return proto
+
+
+def _undecodable(message: Any, depth: int) -> bytes | None:
+    """A string field that is not UTF-8, which protobuf hands out as bytes; None where there is none."""
+    if depth > 3 * MAX_NESTING:
+        raise ModelError(f"graphs are nested deeper than {MAX_NESTING} levels")
+    for field, value in message.ListFields():
+        if field.type == field.TYPE_STRING:
+            for text in value if field.is_repeated else (value,):
+                if isinstance(text, bytes):
+                    return text[:40]
+        elif field.type == field.TYPE_MESSAGE:
+            for inner in value if field.is_repeated else (value,):
+                found = _undecodable(inner, depth + 1)
+                if found is not None:
+                    return found
+    return None
 
 
 def _refuse_other_formats(head: bytes, size: int, name: str) -> None:

@@ -17,6 +17,8 @@ from graphc.ir.symbolic import parse, substitute, symbols
 from graphc.ops.inference import UNKNOWN_PREFIX
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_HYPHENATED = re.compile(r"[A-Za-z_]\w*(-[A-Za-z_]\w*)+")
+"""`batch-size` is one name; a difference is written with spaces or numbers."""
 MAX_EXTENT = (1 << 63) - 1
 
 
@@ -69,6 +71,8 @@ class DimNames:
 
     def _expression(self, text: str, *, known: bool) -> Dim | None:
         """`text` as a number or an expression over symbols; None if it is neither."""
+        if _HYPHENATED.fullmatch(text):
+            return None
         try:
             value = parse(text)
         except OptionError:
