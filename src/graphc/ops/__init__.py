@@ -2,12 +2,16 @@
 
 from graphc.ops import activations as activations
 from graphc.ops import attention as attention
+from graphc.ops import bits as bits
 from graphc.ops import choice as choice
 from graphc.ops import classical as classical
 from graphc.ops import compiler_ops as compiler_ops
 from graphc.ops import contraction as contraction
 from graphc.ops import control as control
 from graphc.ops import convolution as convolution
+from graphc.ops import cropping as cropping
+from graphc.ops import flex_attention as flex_attention
+from graphc.ops import gated as gated
 from graphc.ops import gathering as gathering
 from graphc.ops import losses as losses
 from graphc.ops import movement as movement

@@ -1,4 +1,4 @@
-"""Operators that pick elements by their values: TopK, NonMaxSuppression."""
+"""Operators that pick elements by their values: TopK, Unique, NonMaxSuppression."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from graphc.ir import Dim, Node, TensorType, Type, dtypes
+from graphc.ir.symbolic import product
 from graphc.ops.base import Array, Datum, InferenceContext, Operator, Trait, register
 
 DATA_DEPENDENT = frozenset({Trait.DATA_DEPENDENT})
@@ -96,5 +97,41 @@ def _evaluate_non_max(node: Node, inputs: Sequence[Datum]) -> Sequence[Datum]:
     return [np.array(found, np.int64).reshape(-1, 3)]
 
 
+def _infer_unique(ctx: InferenceContext) -> Sequence[Type]:
+    kind, shape = ctx.tensor(0), ctx.shape(0)
+    axis = ctx.node.attributes.get("axis")
+    count = ctx.fresh("unique")
+    if axis is None:
+        found, total = kind.with_shape((count,)), product(shape)
+    else:
+        place = ctx.node.int_attribute("axis", 0) % len(shape)
+        found, total = kind.with_shape((*shape[:place], count, *shape[place + 1 :])), shape[place]
+    index = TensorType(dtypes.INT64, (count,))
+    return [found, index, TensorType(dtypes.INT64, (total,)), index]
+
+
+def _evaluate_unique(node: Node, inputs: Sequence[Datum]) -> Sequence[Datum]:
+    (x,) = inputs
+    axis = node.int_attribute("axis", 0) if "axis" in node.attributes else None
+    # Sorting needs an order that NumPy knows; every narrow float has its place among float32.
+    known = x.astype(np.float32) if dtypes.from_numpy(x.dtype).is_float and x.dtype.kind == "V" else x
+    if x.dtype == object:
+        known = x.astype(str)
+    values, first, inverse, counts = np.unique(
+        known, return_index=True, return_inverse=True, return_counts=True, axis=axis
+    )
+    inverse = inverse.reshape(-1)
+    if not node.int_attribute("sorted", 1):
+        order = np.argsort(first)
+        first, counts = first[order], counts[order]
+        rank = np.empty_like(order)
+        rank[order] = np.arange(len(order))
+        inverse = rank[inverse]
+        values = values[order] if axis is None else np.take(values, order, axis)
+    result = values.astype(x.dtype) if known is not x else values
+    return [result, *(np.asarray(part, np.int64) for part in (first, inverse, counts))]
+
+
 register(Operator("TopK", _infer_top_k, _evaluate_top_k))
+register(Operator("Unique", _infer_unique, _evaluate_unique, traits=DATA_DEPENDENT))
 register(Operator("NonMaxSuppression", _infer_non_max, _evaluate_non_max, traits=DATA_DEPENDENT))
