@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from graphc.ir import dtypes
-from tests.ops.differential import Case
+from graphc.ir import SymbolicInt, TensorType, dtypes
+from graphc.ops import evaluate_expression, express
+from tests.ops.differential import Case, check
 
 seeds = st.integers(0, 2**32 - 1)
 shapes = st.lists(st.integers(1, 5), max_size=4).map(tuple)
@@ -56,3 +57,21 @@ def broadcastable(draw: st.DrawFn, count: int) -> tuple[tuple[int, ...], ...]:
         start = draw(st.integers(0, len(whole)))
         found.append(tuple(draw(st.sampled_from((1, extent))) for extent in whole[start:]))
     return tuple(found)
+
+
+def check_late(subject: Case) -> None:
+    """Checks a node whose output extents only the run time tells; its expression runs with them bound."""
+    check(subject, outside, expression=False, shapes=False)
+    wanted = subject.evaluate()
+    bindings: dict[str, int] = {}
+    for value, array in zip(subject.node.outputs, wanted, strict=True):
+        assert isinstance(value.type, TensorType)
+        for dim, extent in zip(value.type.dims, array.shape, strict=True):
+            if isinstance(dim, SymbolicInt):
+                bindings[str(dim)] = extent
+    expressions = express(subject.node)
+    assert expressions is not None
+    for expression, array in zip(expressions, wanted, strict=True):
+        found = evaluate_expression(expression, subject.arrays, bindings)
+        assert found.dtype == array.dtype
+        np.testing.assert_array_equal(found, array)

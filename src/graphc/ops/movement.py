@@ -199,7 +199,8 @@ def slice_end(end: Dim, extent: Dim, step: int) -> Dim:
     floor = 0 if step > 0 else -1
     if isinstance(end, int):
         if end >= FURTHEST - 1:
-            return extent if step > 0 else subtract(extent, 1)
+            # As in ONNX Runtime, the largest integer means "to the end" in either direction.
+            return extent if step > 0 else -1
         if end <= -(FURTHEST - 1):
             return floor
         end = add(extent, end) if end < 0 else end
