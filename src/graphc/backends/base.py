@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -71,7 +72,7 @@ class Kernel:
     flops: Dim
     bytes: Dim
     schedule: Mapping[str, Any]
-    compile: Callable[[], bytes] = field(compare=False, repr=False)
+    compile: Callable[[], builtins.bytes] = field(compare=False, repr=False)
 
     @property
     def symbol(self) -> str:
@@ -96,8 +97,8 @@ class Backend(Protocol):
         """
         ...
 
-    def link(self, objects: Mapping[str, bytes], target: Target, out: Path) -> None:
-        """Links objects, by symbol, into the library that a package carries."""
+    def link(self, objects: Mapping[str, bytes], target: Target, out: Path, *, cache: Path | None = None) -> None:
+        """Links objects, by symbol, into the library that a package carries; `cache` keeps what every link needs."""
         ...
 
 

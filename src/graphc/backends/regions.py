@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from graphc.errors import BackendError
-from graphc.ir import GRAPHC_DOMAIN, Graph, Node, TensorType, Value, clone_node
+from graphc.ir import GRAPHC_DOMAIN, Attribute, Graph, Node, Tensor, Value, clone_node
 from graphc.ops import base
 from graphc.ops.expr import (
     Const,
@@ -36,12 +36,27 @@ def body_of(region: Node) -> Graph:
         return region.graph_attribute("body")
     body = Graph(region.op_type, opset=region.graph.opset if region.graph else 0)
     inside: dict[Value, Value] = {}
-    for value in region.inputs:
-        if value is not None and value not in inside:
+    known = base.parameters(region)
+    for index, value in enumerate(region.inputs):
+        if value is None or value in inside:
+            continue
+        tensor = value.constant
+        if tensor is not None and (tensor.size == 1 or index in known) and value.producer is not None:
+            inside[value] = body.append(clone_node(value.producer, {})).output
+        else:
             inside[value] = body.add_input(value.name, value.type)
     copy = body.append(clone_node(region, inside))
-    body.outputs = copy.outputs
+    used = [value for value, old in zip(copy.outputs, region.outputs, strict=True) if old.is_used]
+    body.outputs = used or copy.outputs
     return body
+
+
+def inputs_of(region: Node) -> list[Value]:
+    """The values that a region's (or single node's) body takes as inputs, in the body's order."""
+    if region.is_op(REGION, GRAPHC_DOMAIN):
+        return [value for value in region.inputs if value is not None]
+    names = {value.name for value in body_of(region).inputs}
+    return [value for value in dict.fromkeys(region.inputs) if value is not None and value.name in names]
 
 
 class Expander:
@@ -114,17 +129,7 @@ def expression_of(node: Node) -> Sequence[TensorExpr]:
     Raises:
         BackendError: The operator has none for these inputs and attributes.
     """
-    operator = base.find(node)
-    result = None
-    if operator is not None and operator.expression is not None:
-        types = tuple(None if v is None else v.type for v in node.inputs)
-        if all(t is None or (isinstance(t, TensorType) and t.shape is not None) for t in types):
-            context = base.ExpressionContext(
-                node,
-                tuple(t if isinstance(t, TensorType) else None for t in types),
-                tuple(value.tensor_type for value in node.outputs),
-            )
-            result = operator.expression(context)
+    result = base.express(node)
     if result is None:
         raise BackendError(f"{node.op} has no tensor expression here", nodes=node.origins or (node.name,))
     return result
@@ -141,14 +146,15 @@ def signature(body: Graph) -> str:
         for value in node.outputs:
             numbers[value] = f"v{index}.{value.index}"
         inputs = ", ".join("_" if v is None else numbers[v] for v in node.inputs)
-        attributes = ", ".join(
-            f"{name}={value.digest().hex()}:{value}" if hasattr(value, "digest") else f"{name}={value!r}"
-            for name, value in sorted(node.attributes.items())
-        )
+        attributes = ", ".join(f"{name}={_attribute_text(value)}" for name, value in sorted(node.attributes.items()))
         types = ", ".join(str(value.type) for value in node.outputs)
         lines.append(f"v{index}: {types} = {node.op}.{node.version}({inputs}) {{{attributes}}}")
     lines.append("return " + ", ".join(numbers[value] for value in body.outputs))
     return "\n".join(lines)
+
+
+def _attribute_text(value: Attribute) -> str:
+    return f"{value!r} {value.digest().hex()}" if isinstance(value, Tensor) else repr(value)
 
 
 __all__ = ["REGION", "Const", "Expander", "body_of", "canonical", "expression_of", "signature"]

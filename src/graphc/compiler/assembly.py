@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from graphc.backends.base import Backend, Kernel, Packing
+from graphc.backends.regions import inputs_of
 from graphc.compiler.cache import ObjectCache
 from graphc.compiler.options import CompileOptions
 from graphc.compiler.program import Program
@@ -219,7 +220,7 @@ class _Places:
         return self._host_step(node) if kernel is None else self._kernel_step(number, node, kernel)
 
     def _kernel_step(self, number: int, node: Node, kernel: Kernel) -> KernelStep:
-        inputs = list(dict.fromkeys(value for value in node.inputs if value is not None))
+        inputs = inputs_of(node)
         arguments = []
         for position, operand in enumerate(kernel.operands):
             if operand.kind == "workspace":

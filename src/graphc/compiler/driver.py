@@ -15,8 +15,8 @@ from graphc.compiler.assembly import input_symbols, write
 from graphc.compiler.options import CompileOptions, DimChoice, expand_dims
 from graphc.compiler.program import Program, build_program
 from graphc.errors import OptionError, ToolchainError
-from graphc.frontend import bind_dims, read_model
-from graphc.frontend.source import ModelSource, read_source
+from graphc.frontend import bind_dims, export_model, read_model
+from graphc.frontend.source import ModelSource
 from graphc.ir import Graph, TensorType
 from graphc.package import Manifest, Package
 from graphc.runtime import Executable, load, set_compile_hook
@@ -107,7 +107,7 @@ def compile_package(
             bind_dims(graph, choice, imported.dim_names)
             bindings = _bindings(source, graph)
             programs.append(build_program(graph, bindings, machine, backend, options))
-    embedded = model_bytes(model) if options.embed_model else None
+    embedded = export_model(source).SerializeToString() if options.embed_model else None
     manifest = write(Path(output), source, programs, targets, backend, options, model=embedded, versions=_versions())
     return manifest, programs
 
@@ -158,14 +158,6 @@ def _bindings(source: Graph, bound: Graph) -> dict[str, int]:
                 if not isinstance(dim, int) and isinstance(extent, int):
                     bindings[str(dim)] = extent
     return bindings
-
-
-def model_bytes(model: ModelSource) -> bytes:
-    """The model as one file, for embedding."""
-    if isinstance(model, bytes):
-        return model
-    data: bytes = read_source(model).model.SerializeToString()
-    return data
 
 
 def _versions() -> dict[str, str]:

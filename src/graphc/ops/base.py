@@ -16,7 +16,7 @@ import numpy as np
 
 from graphc.errors import OptionError, TypeInferenceError
 from graphc.ir import Dim, Node, Tensor, TensorType, Type, Value, symbol
-from graphc.ops.expr import Scalar, TensorExpr
+from graphc.ops.expr import Scalar, TensorExpr, loads
 
 Array: TypeAlias = np.ndarray[Any, Any]
 Datum: TypeAlias = Any
@@ -248,6 +248,19 @@ def express(node: Node) -> Sequence[TensorExpr] | None:
         tuple(kind for kind in outputs if isinstance(kind, TensorType)),
     )
     return operator.expression(context)
+
+
+def parameters(node: Node) -> frozenset[int]:
+    """Numbers of constant inputs that decide what a typed node's expression is, and whose elements it never loads.
+
+    Shapes, axes and scales are such: they are part of a kernel's code, not of its data.
+    """
+    constants = {i for i, value in enumerate(node.inputs) if value is not None and value.constant is not None}
+    expressions = express(node) if constants else None
+    if not expressions:
+        return frozenset()
+    loaded = {load.input for expression in expressions for load in loads(expression.body)}
+    return frozenset(constants - loaded)
 
 
 def _is_ranked(kind: Type | None) -> bool:

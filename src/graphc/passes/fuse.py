@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from graphc.ir import GRAPHC_DOMAIN, Graph, Node, TensorType, Value, clone_node
-from graphc.ops.base import Trait, find
+from graphc.ops.base import Trait, find, parameters
 from graphc.passes.base import PassContext, register_pass
 
 REGION = "Region"
@@ -113,7 +113,8 @@ class _Grouping:
         nodes = {anchor}
         for value in anchor.inputs[:3]:
             while value is not None and (node := value.producer) in self.compiled and node not in self.taken:
-                if not _has(node, {Trait.MOVEMENT}) or _branches(node) or len(value.uses) != 1:
+                movement = _has(node, {Trait.MOVEMENT}) and not _branches(node) and len(node.outputs) == 1
+                if not movement or len(value.uses) != 1:
                     break
                 nodes.add(node)
                 value = node.input(0)
@@ -197,8 +198,10 @@ class _Grouping:
         while frontier:
             node = frontier.pop()
             for value in node.inputs:
-                producer = None if value is None else value.producer
-                if producer is None or producer in grown or not self._can_inline(producer, node, grown, result):
+                if value is None or value.producer is None or value.producer in grown:
+                    continue
+                producer = value.producer
+                if not self._can_inline(producer, node, grown, result):
                     continue
                 alone = all(user in grown for user in value.consumers) and not value.is_graph_output
                 extra = keep and value.type == result.type and len(_read_outside(grown)) == 1
@@ -272,15 +275,18 @@ def _inputs(nodes: set[Node]) -> dict[Value, None]:
     return {
         value: None
         for node in nodes
-        for value in node.inputs
-        if value is not None and value.producer not in nodes and not _is_inner_constant(value)
+        for value, inner in zip(node.inputs, _inner_constants(node), strict=True)
+        if value is not None and value.producer not in nodes and not inner
     }
 
 
-def _is_inner_constant(value: Value) -> bool:
-    """Constants of one element, and the shapes and axes that operators take as inputs, belong to the kernel's code."""
-    tensor = value.constant
-    return tensor is not None and (tensor.size == 1 or (tensor.dtype.name == "int64" and tensor.size <= 16))
+def _inner_constants(node: Node) -> list[bool]:
+    """Which inputs belong to a kernel's code: constants of one element, and the shapes and axes of operators."""
+    known = parameters(node)
+    return [
+        value is not None and value.constant is not None and (value.constant.size == 1 or index in known)
+        for index, value in enumerate(node.inputs)
+    ]
 
 
 def _make_region(graph: Graph, group: _Group) -> Node:
@@ -291,11 +297,10 @@ def _make_region(graph: Graph, group: _Group) -> Node:
     mapping: dict[Value, Value] = {}
     inputs: list[Value] = []
     for node in group.nodes:
-        for value in node.inputs:
+        for value, inner in zip(node.inputs, _inner_constants(node), strict=True):
             if value is None or value in mapping or value.producer in inside:
                 continue
-            if _is_inner_constant(value):
-                assert value.producer is not None
+            if inner and value.producer is not None:
                 mapping[value] = body.append(clone_node(value.producer, {})).output
             else:
                 mapping[value] = body.add_input(value.name, value.type)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from graphc.backends.base import Kernel
-from graphc.backends.regions import body_of
+from graphc.backends.regions import body_of, inputs_of
 from graphc.backends.tvm import generic, support
 from graphc.backends.tvm.link import link
 from graphc.errors import BackendError
@@ -47,8 +47,7 @@ class TvmBackend:
             BackendError: No template takes it; says what each answered.
         """
         body = body_of(region)
-        inputs = list(dict.fromkeys(value for value in region.inputs if value is not None))
-        constants = frozenset(i for i, value in enumerate(inputs) if value.constant is not None)
+        constants = frozenset(i for i, value in enumerate(inputs_of(region)) if value.constant is not None)
         refusals = []
         for name, lower in TEMPLATES:
             try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -11,6 +12,7 @@ from graphc.backends.tvm import scalar_ops
 from graphc.backends.tvm.tir import Expr, KernelBuilder, Register, bind, broadcast, horizontal, is_bool, lanes_of
 from graphc.errors import BackendError
 from graphc.ir import Dim, TensorType, symbol
+from graphc.ir.dtypes import INT64
 from graphc.ir.symbolic import interval, linear_coefficient, maximum, minimum, product, substitute, symbols
 from graphc.ops.expr import (
     REDUCE_IDENTITY,
@@ -183,7 +185,7 @@ class _Rendering:
 
     def _computed(self, index: Scalar, extent: Dim) -> Dim:
         """A gathered index as a symbol; clamped, because a wild one must not be read (the step reports it)."""
-        value = scalar_ops.cast(self.visit(index), index.dtype, scalar_ops.dtypes.INT64)
+        value = scalar_ops.cast(self.visit(index), index.dtype, INT64)
         lanes = lanes_of(value)
         last = broadcast(self.builder.index(extent) - T.int64(1), lanes)
         clamped = T.max(T.min(value, last), broadcast(T.int64(0), lanes))
@@ -196,7 +198,7 @@ class _Rendering:
         unsafe = [
             axis
             for axis, (place, extent) in enumerate(zip(places, type_.dims, strict=True))
-            if not self._inside(place, extent)
+            if not self._inside(place, _stored_extent(type_, axis, extent))
         ]
         offset = self._offset(type_, places)
         stride = self._stride(offset)
@@ -331,7 +333,7 @@ class _Rendering:
 
     def _unrolled(self, scalar: Reduce, extents: Sequence[int]) -> Expr:
         result: Expr | None = None
-        for position in range(product(extents)):
+        for position in range(math.prod(extents)):
             bound: dict[str, Dim] = {}
             rest = position
             for axis, extent in zip(reversed(scalar.axes), reversed(extents), strict=True):
@@ -385,3 +387,11 @@ class _Rendering:
         for register in registers[1:]:
             value = combine(value, register.value)
         return horizontal(value, combine)
+
+
+def _stored_extent(type_: TensorType, axis: int, extent: Dim) -> Dim:
+    """Extent up to which storage can be read: lanes that fill the last block exist, whatever they hold."""
+    layout = type_.layout
+    if axis != layout.blocked_axis or not isinstance(extent, int):
+        return extent
+    return -(-extent // layout.block) * layout.block
