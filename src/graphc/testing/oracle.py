@@ -88,8 +88,21 @@ def assert_equivalent(
     given = inputs if inputs is not None else (calm_inputs(left, seed) or random_inputs(left, seed))
     expected = evaluate_graph(left, list(given))
     found = evaluate_graph(right, list(given))
+    tolerance = tolerance or graph_tolerance(left)
     for value, wanted, got in zip(left.outputs, expected, found, strict=True):
         compare_arrays(f"output %{value.name}", wanted, got, tolerance)
+
+
+def graph_tolerance(graph: Graph) -> float:
+    """The tolerance of the coarsest float that a graph computes in: rounding to it is in every result behind it."""
+    kinds = {
+        value.type.dtype.name
+        for inner in graph.all_graphs()
+        for values in (inner.inputs, *(node.outputs for node in inner.nodes))
+        for value in values
+        if isinstance(value.type, TensorType)
+    }
+    return max((TOLERANCE.get(kind, 0.0) for kind in kinds), default=0.0)
 
 
 def compare_arrays(what: str, expected: Any, found: Any, tolerance: float | None = None) -> None:

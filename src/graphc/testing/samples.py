@@ -171,7 +171,14 @@ def _reshape(type_: TensorType, choose: Chooser) -> Sample:
     size = int(np.prod(type_.static_shape))
     divisors = [d for d in range(1, size + 1) if size % d == 0]
     first = choose.pick(divisors)
-    targets = (type_.static_shape, (size,), type_.static_shape, (first, size // first), (first, -1), (1, first, size // first))
+    targets = (
+        type_.static_shape,
+        (size,),
+        type_.static_shape,
+        (first, size // first),
+        (first, -1),
+        (1, first, size // first),
+    )
     target = choose.pick(targets)
     return Sample((Operand(type_), ints(*target)))
 
@@ -344,7 +351,8 @@ SAMPLERS: dict[str, OperatorSampler] = {
     **_table(("Sqrt", "Log", "Reciprocal"), FLOATS, _ANY, _unary),
     **_table(("Floor", "Ceil", "Round"), FLOATS, _ANY, _unary),
     **_table(("Neg", "Abs", "Sign"), NUMBERS, _ANY, _unary),
-    **_table(("Identity", "Dropout"), NUMBERS, _ANY, _unary),
+    **_table(("Identity",), NUMBERS, _ANY, _unary),
+    **_table(("Dropout",), FLOATS, _ANY, _unary),
     **_table(("Not",), (dtypes.BOOL,), _ANY, _unary),
     **_table(("IsNaN",), FLOATS, _ANY, _unary),
     **_table(("Add", "Sub", "Mul"), NUMBERS, _ANY, _binary),

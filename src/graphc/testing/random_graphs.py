@@ -1,0 +1,214 @@
+"""Random typed graphs, grown forward from values that are there and backward from inputs that are not yet made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from hypothesis import strategies as st
+
+from graphc.errors import TypeInferenceError
+from graphc.ir import Builder, Graph, TensorType, Value, clone_node
+from graphc.ops.inference import infer_node
+from graphc.passes.rules import Chooser
+from graphc.testing.choosing import DrawChooser, SeedChooser, chance, permutation
+from graphc.testing.instances import OPSET
+from graphc.testing.oracle import calm_inputs
+from graphc.testing.samples import MAX_SIZE, NUMBERS, SAMPLERS, Operand, Sample, ints, tensor_type, values
+
+
+@dataclass(frozen=True)
+class GraphOptions:
+    """What random graphs look like.
+
+    Args:
+        max_nodes: Most nodes, constants not counted.
+        operators: Names of the operators that may occur; all of `SAMPLERS` if empty.
+        without: Names of operators that must not occur.
+    """
+
+    max_nodes: int = 10
+    operators: Collection[str] = ()
+    without: Collection[str] = ()
+
+    @property
+    def names(self) -> list[str]:
+        """Operators that may occur, in a fixed order."""
+        return [n for n in (self.operators or SAMPLERS) if n in SAMPLERS and n not in self.without]
+
+
+def graphs(
+    max_nodes: int = 10, *, operators: Collection[str] = (), without: Collection[str] = ()
+) -> st.SearchStrategy[Graph]:
+    """Random valid graphs with static shapes: broadcasting, mixed dtypes, shared values, several outputs.
+
+    Each has inputs at which it is finite and smooth: `calm_inputs(graph, 0)` finds them.
+    """
+    options = GraphOptions(max_nodes, operators, without)
+
+    @st.composite
+    def build(draw: st.DrawFn) -> Graph:
+        return random_graph(DrawChooser(draw), options)
+
+    return build().filter(lambda graph: calm_inputs(graph, 0) is not None)
+
+
+def seeded_graph(seed: int, options: GraphOptions | None = None) -> Graph:
+    """The random graph of a seed, for commands and long runs; it need not be finite anywhere."""
+    return random_graph(SeedChooser(seed), options or GraphOptions())
+
+
+def random_graph(choose: Chooser, options: GraphOptions) -> Graph:
+    """A random valid graph."""
+    growing = _Growing(choose, options)
+    for _ in range(choose.integer(1, options.max_nodes)):
+        step: Callable[[], None] = choose.pick(
+            (*[growing.forward] * 6, growing.repeat, growing.backward, growing.constant)
+        )
+        step()
+    return growing.finished()
+
+
+class _Growing:
+    def __init__(self, choose: Chooser, options: GraphOptions) -> None:
+        self.choose = choose
+        self.options = options
+        self.graph = Graph("random", opset=OPSET)
+        self.builder = Builder(self.graph, infer=infer_node)
+        self.pool: list[Value] = []
+        self.add_input(tensor_type(choose, NUMBERS if chance(choose, 20) else NUMBERS[:1]))
+
+    def add_input(self, type_: TensorType) -> Value:
+        value = self.graph.add_input(self.graph.fresh_name("x"), type_)
+        self.pool.append(value)
+        return value
+
+    def forward(self) -> None:
+        """Adds a node that reads values of the pool, the newest ones preferred."""
+        value = self.choose.pick(self.pool[::-1][:4]) if chance(self.choose, 70) else self.choose.pick(self.pool)
+        fitting = [name for name in self.options.names if SAMPLERS[name].accepts(value.tensor_type)]
+        if not fitting:
+            value = self.add_input(tensor_type(self.choose))
+            fitting = [name for name in self.options.names if SAMPLERS[name].accepts(value.tensor_type)]
+        if not fitting:
+            return
+        producer = value.producer
+        chained = producer is not None and producer.op_type in fitting and chance(self.choose, 25)
+        op_type = producer.op_type if producer is not None and chained else self.choose.pick(fitting)
+        sample = SAMPLERS[op_type].sample(value.tensor_type, self.choose)
+        if sample is not None:
+            self.apply(op_type, value, sample)
+
+    def apply(self, op_type: str, value: Value, sample: Sample) -> None:
+        operands = [value, *(self.operand(operand) for operand in sample.operands[1:])]
+        while operands[-1] is None:
+            operands.pop()
+        outputs = SAMPLERS[op_type].outputs(sample)
+        attributes: dict[str, Any] = sample.attributes
+        try:
+            first = self.builder.op(op_type, *operands, outputs=outputs, **attributes)
+        except TypeInferenceError:
+            node = list(self.graph.nodes)[-1]
+            self.graph.remove(node)
+            return
+        assert first.producer is not None, first
+        made = [v for v in first.producer.outputs if isinstance(v.type, TensorType) and v.type.is_static]
+        if len(made) < outputs or any(np.prod(v.tensor_type.static_shape) > MAX_SIZE for v in made):
+            self.graph.remove(first.producer)
+            return
+        self.pool.extend(made)
+
+    def repeat(self) -> None:
+        """Adds a node that computes what another one computes."""
+        nodes = [node for node in self.graph.nodes if not node.is_op("Constant")]
+        if nodes:
+            node = self.choose.pick(nodes)
+            names = [self.graph.fresh_name(value.name) for value in node.outputs]
+            self.pool.extend(self.builder.insert(clone_node(node, {}, names)).outputs)
+
+    def constant(self) -> None:
+        """Adds a constant that nodes may read first, so that some subexpressions are constant."""
+        type_ = tensor_type(self.choose, NUMBERS if chance(self.choose, 20) else NUMBERS[:1])
+        self.pool.append(self.builder.constant(values(self.choose, type_)))
+
+    def operand(self, operand: Operand | None) -> Value | None:
+        """A value that fits: one of the pool, a constant, or a new input."""
+        if operand is None:
+            return None
+        if operand.array is not None:
+            return self.builder.constant(operand.array)
+        fitting = [value for value in self.pool if value.type == operand.type]
+        if fitting and chance(self.choose, 60):
+            found: Value = self.choose.pick(fitting)
+            return found
+        if chance(self.choose, 50):
+            return self.builder.constant(values(self.choose, operand.type))
+        return self.add_input(operand.type)
+
+    def backward(self) -> None:
+        """Makes an input by a node that was not there before."""
+        inputs = [value for value in self.graph.inputs if value.is_used and value.tensor_type.dtype.is_float]
+        if not inputs:
+            return
+        value = self.choose.pick(inputs)
+        step: Callable[[Builder, Value], Value] = self.choose.pick(
+            (self._unary_before, self._binary_before, self._transpose_before, self._reshape_before, self._matmul_before)
+        )
+        before = Builder(self.graph, before=next(self.graph.nodes, None), infer=infer_node)
+        made = step(before, value)
+        if made.type != value.type:
+            assert made.producer is not None, made
+            self.graph.remove(made.producer)
+            return
+        value.replace_all_uses(made)
+        self.pool[self.pool.index(value)] = made
+        self.graph.remove_input(value)
+
+    def _unary_before(self, b: Builder, value: Value) -> Value:
+        names = [name for name in ("Tanh", "Sigmoid", "Relu", "Neg", "Identity", "Abs") if name in self.options.names]
+        return b.op(self.choose.pick(names or ["Identity"]), self.add_input(value.tensor_type))
+
+    def _binary_before(self, b: Builder, value: Value) -> Value:
+        left, right = self.add_input(value.tensor_type), self.add_input(value.tensor_type)
+        return b.op(self.choose.pick(("Add", "Mul", "Sub")), left, right)
+
+    def _transpose_before(self, b: Builder, value: Value) -> Value:
+        type_ = value.tensor_type
+        perm = permutation(self.choose, range(len(type_.static_shape)))
+        source = [0] * len(perm)
+        for axis, origin in enumerate(perm):
+            source[origin] = type_.static_shape[axis]
+        return b.op("Transpose", self.add_input(type_.with_shape(source)), perm=perm)
+
+    def _reshape_before(self, b: Builder, value: Value) -> Value:
+        type_ = value.tensor_type
+        size = int(np.prod(type_.static_shape))
+        target = b.constant(ints(*type_.static_shape).array)
+        return b.op("Reshape", self.add_input(type_.with_shape((size,))), target)
+
+    def _matmul_before(self, b: Builder, value: Value) -> Value:
+        type_ = value.tensor_type
+        if len(type_.static_shape) < 2:
+            return self._unary_before(b, value)
+        *batch, rows, columns = type_.static_shape
+        depth = self.choose.integer(1, 4)
+        left = self.add_input(type_.with_shape((*batch, rows, depth)))
+        return b.op("MatMul", left, self.add_input(type_.with_shape((depth, columns))))
+
+    def finished(self) -> Graph:
+        """The graph with most values that nothing reads as outputs, and now and then one that something reads."""
+        graph = self.graph
+        made = [value for node in graph.nodes if not node.is_op("Constant") for value in node.outputs]
+        ends = [value for value in made if not value.is_used]
+        outputs = [value for value in ends if value is ends[-1] or not chance(self.choose, 10)]
+        outputs.extend(value for value in made if value.is_used and chance(self.choose, 5))
+        if not outputs:
+            source = graph.inputs[0]
+            outputs = [self.builder.op("Identity", source)]
+        graph.outputs = outputs
+        for value in graph.inputs:
+            if not value.is_used and len(graph.inputs) > 1:
+                graph.remove_input(value)
+        return graph
