@@ -6,9 +6,12 @@ that does. Results stay in registers until the epilogue has been applied.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from tvm.tirx.script.builder import ir as T
 
 from graphc.backends.base import Kernel, Operand, content_key
 from graphc.backends.regions import signature
@@ -17,8 +20,9 @@ from graphc.backends.tvm.conv_problem import Convolution, Source, convolution_of
 from graphc.backends.tvm.conv_tiles import Plane, Schedule, Tile, choose_schedule
 from graphc.backends.tvm.conv_weights import DirectWeights, merge_factor
 from graphc.backends.tvm.epilogue import Epilogue
-from graphc.backends.tvm.loops import copy_tensor, only, unravel, unrolled
+from graphc.backends.tvm.loops import copy_tensor, unravel, unrolled
 from graphc.backends.tvm.render import Lane
+from graphc.backends.tvm.tasks import only
 from graphc.backends.tvm.tir import KernelBuilder, Register, bind, broadcast
 from graphc.errors import BackendError
 from graphc.ir import Dim, Graph, dtypes, symbol
@@ -159,29 +163,29 @@ class _Conv:
         if self.source.is_staged:
             original = self.body.inputs[problem.data].tensor_type
             copy_tensor(builder, original, problem.data, self.source.type, self.data)
-        tile = plan.tile
-        slices = -(-(problem.window.output[0] // tile.rows) // plan.task_rows)
-        channels = -(-self.weights.blocks // tile.vectors)
-        groups = self.weights.groups
+        slices = -(-(problem.window.output[0] // plan.tile.rows) // plan.task_rows)
+        groups, full, tail = self.weights.groups, self.weights.full_parts, self.weights.tail_blocks
+        parts = full + (tail > 0)
         if plan.order == "rows":
-            extents = (groups, problem.batch, slices)
-            with builder.parallel(groups * problem.batch * slices, "task", enable=plan.parallel) as task:
-                group, image, part = unravel(builder, task, extents)
-                with builder.serial(self.weights.blocks // tile.vectors, "oc") as channel:
-                    self._rows(image, group, channel, part, slices, tile.vectors)
-                if rest := self.weights.blocks % tile.vectors:
-                    self._rows(image, group, self.weights.blocks // tile.vectors, part, slices, rest)
+            extents: tuple[int, ...] = (groups, problem.batch, slices)
         else:
-            extents = (groups, channels, problem.batch, slices)
-            with builder.parallel(groups * channels * problem.batch * slices, "task", enable=plan.parallel) as task:
-                group, channel, image, part = unravel(builder, task, extents)
-                full = self.weights.blocks // tile.vectors
+            extents = (groups, parts, problem.batch, slices)
+        with builder.parallel(math.prod(extents), "task", enable=plan.parallel) as task:
+            index = unravel(builder, task, extents)
+            group, image, part = index[0], index[-2], index[-1]
+            if plan.order == "rows":
+                with builder.serial(full, "oc") as channel:
+                    self._rows(image, group, channel, part, slices, plan.tile.vectors)
+                if tail:
+                    self._rows(image, group, full, part, slices, tail)
+            else:
                 if full:
-                    with only(builder, channel, channels, below=full) as place:
-                        self._rows(image, group, place, part, slices, tile.vectors)
-                if rest := self.weights.blocks % tile.vectors:
-                    with only(builder, channel, channels, last=True) as place:
-                        self._rows(image, group, place, part, slices, rest)
+                    with only(builder, index[1], parts, below=full):
+                        channel = builder.bind_index(index[1], 0, full - 1, "oc") if full > 1 else 0
+                        self._rows(image, group, channel, part, slices, plan.tile.vectors)
+                if tail:
+                    with only(builder, index[1], parts, last=True):
+                        self._rows(image, group, full, part, slices, tail)
         self.epilogue.finish()
 
     def _rows(self, image: Dim, group: Dim, channel: Dim, part: Dim, slices: int, vectors: int) -> None:
@@ -231,16 +235,15 @@ class _Conv:
 
     def _count(self, channel: Dim, vector: int) -> int | None:
         """Lanes inside the tensor; None where all are."""
-        inside = self.problem.outputs // self.weights.groups
-        tail = self.weights.blocks * self.lanes - inside
-        if not tail or not isinstance(channel, int):
+        if not isinstance(channel, int):
             return None
+        inside = self.problem.outputs // self.weights.groups
         first = (channel * self.schedule.tile.vectors + vector) * self.lanes
         return inside - first if first + self.lanes > inside else None
 
     def _bias(self, channel: Dim, count: int | None) -> Any:
         if self.problem.bias is None:
-            return broadcast(self.builder.float32(0.0), self.lanes)
+            return broadcast(T.float32(0), self.lanes)
         return self.builder.load(self.problem.bias, channel, self.lanes, 1, count)
 
     def _accumulate(

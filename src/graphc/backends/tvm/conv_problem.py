@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from graphc.backends.regions import Expander
 from graphc.backends.tvm.contraction import anchor_of, storage_offset
 from graphc.errors import BackendError
-from graphc.ir import Dim, Graph, Layout, Node, TensorType, Value, blocked, dtypes, symbol
+from graphc.ir import GRAPHC_DOMAIN, Dim, Graph, Layout, Node, TensorType, Value, blocked, dtypes, symbol
 from graphc.ir.symbolic import linear_coefficient
+from graphc.ops.base import Trait, find
 from graphc.ops.convolution import conv_window
 from graphc.ops.expr import loads
 from graphc.ops.window import StaticWindow
@@ -187,10 +188,8 @@ def source_of(problem: Convolution, type_: TensorType) -> Source:
         if all(f[0] >= w[0] and f[1] >= w[1] for f, w in zip(found, wanted, strict=True)):
             return Source(type_, False)
     halo = ((0, 0), (0, 0), *wanted)
-    if layout.blocked_axis == 1:
-        copy = blocked(1, layout.block, halo=halo, fill=0.0)
-    else:
-        copy = Layout(halo=halo, fill=0.0)
+    blocks = layout.blocked_axis == 1
+    copy = blocked(1, layout.block, halo=halo, fill=0.0) if blocks else Layout(halo=halo, fill=0.0)
     return Source(type_.with_layout(copy), True)
 
 
@@ -204,22 +203,32 @@ def flattened(body: Graph) -> Graph:
     window = problem.window
     if window.kernel != (1, 1) or window.strides != (1, 1) or problem.height == 1 or any(map(any, problem.border)):
         return body
-    spatial = (problem.height, problem.width)
-    values = [*body.inputs, *(value for node in body.nodes for value in node.outputs)]
-    for value in values:
-        kind = value.tensor_type
-        if kind.layout.halo or kind.layout.order:
-            return body
-        if kind.rank == 4 and value is not body.inputs[problem.weights] and kind.dims[2:] not in (spatial, (1, 1)):
-            return body
-        if kind.rank != 4 and any(extent != 1 for extent in kind.dims[-2:]) and value.producer is not None:
-            return body
-    for node in body.nodes:
-        if node is not problem.anchor and not _is_elementwise(node):
-            return body
+    pixels = (problem.height, problem.width)
+    made = [value for node in body.nodes for value in node.outputs]
+    parameters = set(problem.anchor.inputs[1:])
+    if any(not _has_no_rows(value, pixels) for value in (*body.inputs, *made) if value not in parameters):
+        return body
+    if any(set(value.consumers) != {problem.anchor} for value in parameters if value is not None):
+        return body
+    if any(node is not problem.anchor and not _is_elementwise(node) for node in body.nodes):
+        return body
     flat = body.clone()
     for value in (*flat.inputs, *(value for node in flat.nodes for value in node.outputs)):
         kind = value.tensor_type
-        if kind.rank == 4 and kind.dims[2:] == spatial:
-            value.type = kind.with_shape((*kind.dims[:2], 1, problem.height * problem.width))
+        if kind.rank == 4 and kind.dims[2:] == pixels:
+            value.type = replace(kind, shape=(*kind.dims[:2], 1, problem.height * problem.width))
     return flat
+
+
+def _has_no_rows(value: Value, pixels: tuple[int, int]) -> bool:
+    """Whether all pixels of a tensor are one row in storage, or it is the same for all pixels."""
+    kind = value.tensor_type
+    if kind.layout.halo or kind.layout.order:
+        return False
+    return kind.dims[-2:] == pixels if kind.rank == 4 and kind.dims[2:] != (1, 1) else set(kind.dims[-2:]) <= {1}
+
+
+def _is_elementwise(node: Node) -> bool:
+    operator = find(node)
+    pointwise = operator is not None and operator.has(Trait.POINTWISE)
+    return pointwise or node.is_op("Constant") or node.is_op("Relayout", GRAPHC_DOMAIN)

@@ -50,6 +50,16 @@ class DirectWeights:
         return -(-(self.outputs // self.groups) // self.lanes)
 
     @property
+    def full_parts(self) -> int:
+        """Groups of `vectors` output blocks whose lanes are all inside a merged group."""
+        return self.outputs // self.groups // (self.vectors * self.lanes)
+
+    @property
+    def tail_blocks(self) -> int:
+        """Output blocks after those; 0 where there are none."""
+        return self.blocks - self.full_parts * self.vectors
+
+    @property
     def reduction(self) -> int:
         """Multiply-adds of one result."""
         return self.inputs * self.taps[0] * self.taps[1]

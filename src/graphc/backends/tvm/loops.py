@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 
 from graphc.backends.tvm.nest import Nest, Problem
 from graphc.backends.tvm.tir import KernelBuilder
@@ -25,27 +24,6 @@ def unravel(builder: KernelBuilder, flat: Dim, extents: Sequence[int]) -> list[D
             index.append(builder.bind_index(place, 0, extent - 1, "at"))
             rest = builder.bind_index(builder.simplify(rest // extent), 0, None, "rest")
     return index[::-1]
-
-
-@contextmanager
-def only(builder: KernelBuilder, index: Dim, extent: int, *, below: int = 0, last: bool = False) -> Iterator[Dim]:
-    """Statements for indices below a bound, or for the last index only; yields the index with bounds to match.
-
-    Args:
-        builder: The kernel under construction.
-        index: An index over `extent`.
-        extent: How many there are.
-        below: The bound; 0 for none.
-        last: Whether the statements are for index `extent - 1`.
-    """
-    if below == extent or (last and extent == 1):
-        yield index
-    elif last:
-        with builder.when(builder.index(index) == builder.index(extent - 1)):
-            yield extent - 1
-    else:
-        with builder.when(builder.index(index) < builder.index(below)):
-            yield builder.bind_index(index, 0, below - 1, "at") if below > 1 else 0
 
 
 def unrolled(builder: KernelBuilder, extent: int, factor: int, step: Callable[[Dim], None]) -> None:

@@ -15,7 +15,7 @@ from graphc.backends.tvm import scalar_ops
 from graphc.backends.tvm.render import Lane, Renderer, Scope
 from graphc.backends.tvm.tir import KernelBuilder, broadcast
 from graphc.ir import Dim, TensorType, symbol
-from graphc.ir.symbolic import linear_coefficient, multiply, product, substitute, symbols
+from graphc.ir.symbolic import interval, linear_coefficient, multiply, product, substitute, symbols
 from graphc.ops.expr import (
     SCALAR_OPS,
     ArgReduce,
@@ -384,17 +384,22 @@ def store(
 ) -> None:
     """Writes a vector of an output at a logical index that contains the lane symbol.
 
-    Lanes of a block that lie past the logical extent get the layout's fill (0 where it is undefined).
+    Lanes of a block that lie past the logical extent get the layout's fill (0 where it is undefined), those past the
+    lane's count too.
     """
     layout = type_.layout
+    count = lane.count
     value = broadcast(scalar_ops.to_storage(value, type_.dtype), lane.lanes)
     if layout.blocked_axis is not None and lane.name is not None:
         extent = type_.dims[layout.blocked_axis]
         place = index[layout.blocked_axis]
         if lane.name in symbols(place) and not (isinstance(extent, int) and extent % layout.block == 0):
             fill = scalar_ops.to_storage(scalar_ops.constant(layout.fill or 0, type_.dtype), type_.dtype)
-            first = substitute(place, {lane.name: 0}, builder.bounds)
-            value = builder.choose(builder.first_lanes(extent - first, lane.lanes), value, broadcast(fill, lane.lanes))
+            inside = builder.simplify(extent - substitute(place, {lane.name: 0}, builder.bounds))
+            known = interval(inside, builder.bounds)
+            if known is None or known[0] < lane.lanes:
+                value = builder.choose(builder.first_lanes(inside, lane.lanes), value, broadcast(fill, lane.lanes))
+                count = None
     storage = layout.storage_shape(type_.dims)
     offset: Dim = 0
     for position, place in enumerate(layout.storage_index(index)):
@@ -406,11 +411,11 @@ def store(
     stride = linear_coefficient(offset, lane.name)
     start = substitute(offset, {lane.name: 0}, builder.bounds)
     if stride == 1:
-        builder.store(operand, value, start, lane.lanes, 1, lane.count)
-    elif stride is not None and lane.count is None:
+        builder.store(operand, value, start, lane.lanes, 1, count)
+    elif stride is not None and count is None:
         builder.store(operand, value, start, lane.lanes, stride)
     else:
-        builder.store_lanes(operand, value, offset, lane.name, lane.lanes, lane.count)
+        builder.store_lanes(operand, value, offset, lane.name, lane.lanes, count)
 
 
 def fill_halo(builder: KernelBuilder, operand: int, type_: TensorType) -> None:
