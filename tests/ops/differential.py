@@ -120,6 +120,7 @@ def case(
     graph = Graph("case", opset=VERSION)
     builder = Builder(graph)
     values = []
+    arrays = [None if array is None else np.asarray(array) for array in arrays]
     for i, array in enumerate(arrays):
         if array is None:
             values.append(None)

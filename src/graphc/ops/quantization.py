@@ -81,7 +81,8 @@ def saturate(values: Array, dtype: DType) -> Array:
     """Whole numbers in a wide float type as integers of `dtype`, out of range ones at its limits."""
     low, high = lowest(dtype), highest(dtype)
     narrow = np.int32 if dtype.bits < 8 else dtype.numpy
-    return np.clip(values, low, high).astype(narrow).astype(dtype.numpy, copy=False)
+    clipped = np.asarray(np.clip(values, low, high))
+    return clipped.astype(narrow).astype(dtype.numpy, copy=False)
 
 
 def _precision(node: Node, scale: DType) -> DType:
