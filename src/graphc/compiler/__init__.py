@@ -1,6 +1,6 @@
 """The driver: frontend, passes, memory, backend, package."""
 
-from graphc.compiler.driver import compile, compile_package
+from graphc.compiler.driver import Lowered, compile, compile_package, lower_model
 from graphc.compiler.options import CompileOptions
 
-__all__ = ["CompileOptions", "compile", "compile_package"]
+__all__ = ["CompileOptions", "Lowered", "compile", "compile_package", "lower_model"]

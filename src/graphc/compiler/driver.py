@@ -15,7 +15,7 @@ from graphc.compiler.assembly import input_symbols, write
 from graphc.compiler.options import CompileOptions, DimChoice, expand_dims
 from graphc.compiler.program import Program, build_program
 from graphc.errors import OptionError, ToolchainError
-from graphc.frontend import bind_dims, export_model, read_model
+from graphc.frontend import Imported, bind_dims, export_model, read_model
 from graphc.frontend.source import ModelSource
 from graphc.ir import Graph, TensorType
 from graphc.package import Manifest, Package
@@ -85,14 +85,54 @@ def compile_package(
         As `compile`.
     """
     options = options or CompileOptions(cache=object_cache.default_folder())
+    lowered = lower_model(model, target=target, dims=dims, options=options)
+    manifest = write(
+        Path(output),
+        lowered.imported.graph,
+        lowered.programs,
+        lowered.targets,
+        lowered.backend,
+        options,
+        model=export_model(lowered.imported.graph).SerializeToString() if options.embed_model else None,
+        versions=_versions(),
+    )
+    return manifest, lowered.programs
+
+
+@dataclasses.dataclass(frozen=True)
+class Lowered:
+    """A model on its way, before any kernel is compiled.
+
+    Args:
+        imported: The model as read.
+        targets: What it is lowered for.
+        backend: What lowered it.
+        programs: One for each binding of the dimensions and each target.
+    """
+
+    imported: Imported
+    targets: list[Target]
+    backend: Backend
+    programs: list[Program]
+
+
+def lower_model(
+    model: ModelSource, *, target: str = "cpu", dims: Mapping[str, DimChoice] | None = None, options: CompileOptions
+) -> Lowered:
+    """Takes a model through passes, lowering and memory planning: all of a compile that needs no code generation.
+
+    Raises:
+        As `compile`.
+    """
     targets = cpu_targets(target)
     backend = cpu_backend(targets)
     options.progress("reading the model", 0, 1)
     imported = read_model(model)
     source = imported.graph
     options.progress("reading the model", 1, 1)
-    programs: list[Program] = []
     choices = expand_dims(dims, imported.inputs)
+    programs: list[Program] = []
+    total = len(choices) * len(targets)
     for choice in choices:
         if missing := unbound_symbols(source, choice, imported.dim_names):
             if len(choices) == 1 and options.embed_model:
@@ -103,13 +143,13 @@ def compile_package(
                 + ", or --embed-model to compile shapes when they first come",
             )
         for machine in targets:
+            options.progress("running the passes", len(programs), total)
             graph = source.clone()
             bind_dims(graph, choice, imported.dim_names)
             bindings = _bindings(source, graph)
             programs.append(build_program(graph, bindings, machine, backend, options))
-    embedded = export_model(source).SerializeToString() if options.embed_model else None
-    manifest = write(Path(output), source, programs, targets, backend, options, model=embedded, versions=_versions())
-    return manifest, programs
+    options.progress("running the passes", len(programs), total)
+    return Lowered(imported, targets, backend, programs)
 
 
 def cpu_targets(text: str) -> list[Target]:

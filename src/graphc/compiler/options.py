@@ -31,6 +31,8 @@ class CompileOptions:
         cache: Folder of compiled objects; None compiles everything anew.
         jobs: Kernels compiled at once.
         progress: Told how far the work is.
+        print_before: Names of passes before which the graph is printed to standard error; `all` is every one.
+        print_after: Names of passes after which it is printed.
     """
 
     level: str = "O2"
@@ -42,6 +44,8 @@ class CompileOptions:
     cache: Path | None = None
     jobs: int = 2
     progress: Progress = field(default=lambda what, done, total: None, compare=False)
+    print_before: tuple[str, ...] = ()
+    print_after: tuple[str, ...] = ()
 
     def recorded(self) -> dict[str, str]:
         """What the package says of how it was made: options that change its contents."""

@@ -83,7 +83,10 @@ def build_program(
     capability = _On(backend, target)
     context = PassContext(target=target, capability=capability, options={"winograd": options.winograd})
     passes = options.passes if options.passes is not None else default_pipeline(options.level, "cpu")
-    report = PassManager(passes, verify=options.verify).run(graph, context)
+    manager = PassManager(
+        passes, verify=options.verify, print_before=options.print_before, print_after=options.print_after
+    )
+    report = manager.run(graph, context)
     buffers = assign_buffers(graph)
     kernels: dict[Node, Kernel] = {}
     host: list[HostReason] = []
