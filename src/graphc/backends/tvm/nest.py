@@ -60,7 +60,7 @@ class Problem:
 
 def merged(problem: Problem) -> Problem:
     """The same computation over fewer axes: adjacent ones that all operands walk in step become one."""
-    problem = _flat_blocks(problem)
+    problem = _without_units(_flat_blocks(problem))
     position = 0
     while position + 1 < len(problem.axes):
         joined = _merge(problem, position)
@@ -105,24 +105,37 @@ def _flat_blocks(problem: Problem) -> Problem:
     )
 
 
+def _without_units(problem: Problem) -> Problem:
+    """The same computation without output axes of extent 1, so that the innermost axis is one worth a vector."""
+    if not all(t.layout.is_row_major for t in problem.outputs):
+        return problem
+    kept = [position for position, axis in enumerate(problem.axes) if axis.extent != 1]
+    zero: dict[str, Dim] = {axis.name: 0 for axis in problem.axes if axis.extent == 1}
+    if not zero or not kept:
+        return problem
+    return Problem(
+        tuple(problem.axes[position] for position in kept),
+        tuple(transform(element, lambda scalar: None, zero) for element in problem.elements),
+        problem.inputs,
+        tuple(t.with_shape([t.dims[position] for position in kept]) for t in problem.outputs),
+    )
+
+
 def _merge(problem: Problem, position: int) -> Problem | None:
     """Axes `position` and `position + 1` as one, or None where some operand does not walk them in step."""
     outer, inner = problem.axes[position], problem.axes[position + 1]
     if not all(t.layout.is_row_major for t in problem.outputs):
         return None
-    names = {outer.name, inner.name}
     joined = Axis(inner.name, multiply(outer.extent, inner.extent))
     places: dict[int, int | None] = {}
     for scalar in problem.scalars():
-        if isinstance(scalar, IndexValue) and symbols(scalar.index) & names:
+        if isinstance(scalar, IndexValue) and not _in_step(scalar.index, outer, inner):
             return None
-        if not isinstance(scalar, Load):
-            continue
-        at = _pair_position(scalar, problem.inputs[scalar.input], outer, inner)
-        if at == -1 or places.setdefault(scalar.input, at) != at:
-            return None
-    for axis in (axis for s in problem.scalars() if isinstance(s, Reduce) for axis in s.axes):
-        if symbols(axis.extent) & names:
+        if isinstance(scalar, Load):
+            at = _pair_position(scalar, problem.inputs[scalar.input], outer, inner)
+            if at == -1 or places.setdefault(scalar.input, at) != at:
+                return None
+        if isinstance(scalar, Reduce) and any(symbols(a.extent) & {outer.name, inner.name} for a in scalar.axes):
             return None
 
     def relabel(scalar: Scalar) -> Scalar | None:
@@ -135,20 +148,35 @@ def _merge(problem: Problem, position: int) -> Problem | None:
             return type_
         return type_.with_shape([*type_.dims[:at], multiply(type_.dims[at], type_.dims[at + 1]), *type_.dims[at + 2 :]])
 
+    # Where both axes stand in one index expression in step, the inner one alone now covers the range of both.
     return Problem(
         (*problem.axes[:position], joined, *problem.axes[position + 2 :]),
-        tuple(transform(element, relabel, {}) for element in problem.elements),
+        tuple(transform(element, relabel, {outer.name: 0}) for element in problem.elements),
         tuple(join(t, places.get(i)) for i, t in enumerate(problem.inputs)),
         tuple(join(t, position) for t in problem.outputs),
     )
 
 
+def _in_step(index: Dim, outer: Axis, inner: Axis) -> bool:
+    """Whether an index moves along both axes as along one, or along neither."""
+    along_outer = linear_coefficient(index, outer.name)
+    along_inner = linear_coefficient(index, inner.name)
+    if along_outer is None or along_inner is None or not isinstance(inner.extent, int):
+        return False
+    return along_outer == along_inner * inner.extent
+
+
 def _pair_position(scalar: Load, source: TensorType, outer: Axis, inner: Axis) -> int | None:
-    """Where a load walks both axes whole and side by side; None where it uses neither; -1 where it does otherwise."""
-    texts = [None if isinstance(i, Scalar) else str(i) for i in scalar.indices]
-    used = [not isinstance(i, Scalar) and bool(symbols(i) & {outer.name, inner.name}) for i in scalar.indices]
-    if not any(used):
+    """Where a load walks both axes whole and side by side.
+
+    None where each of its indices walks them in step or not at all; -1 where it does otherwise.
+    """
+    names = {outer.name, inner.name}
+    affine = [index for index in scalar.indices if not isinstance(index, Scalar)]
+    if all(_in_step(index, outer, inner) for index in affine):
         return None
+    texts = [None if isinstance(i, Scalar) else str(i) for i in scalar.indices]
+    used = [not isinstance(i, Scalar) and bool(symbols(i) & names) for i in scalar.indices]
     for at in range(len(texts) - 1):
         if texts[at] == outer.name and texts[at + 1] == inner.name and sum(used) == 2:
             whole = source.dims[at] == outer.extent and source.dims[at + 1] == inner.extent
@@ -248,9 +276,35 @@ class Nest:
         for loop in self.loops:
             if isinstance(loop.extent, int) and loop.extent == 0:
                 return
+        self._check_indices()
         self._outer(0, {}, Scope())
         for operand, type_ in zip(self.output_operands, self.problem.outputs, strict=True):
             fill_halo(self.builder, operand, type_)
+
+    def _check_indices(self) -> None:
+        """Returns an error status, before anything is written, where a gathered index lies outside its tensor.
+
+        The loops after it clamp such indices, so that no element is ever read from outside.
+        """
+        extents = {axis.name: axis.extent for axis in self.problem.axes}
+        done: set[int] = set()
+        for scalar in self.problem.scalars():
+            if not isinstance(scalar, Load) or not scalar.checked:
+                continue
+            for index, extent in zip(scalar.indices, self.problem.inputs[scalar.input].dims, strict=True):
+                if not isinstance(index, Scalar) or id(index) in done or not self.free[index] <= set(extents):
+                    continue
+                done.add(id(index))
+                with ExitStack() as stack:
+                    scope = Scope(
+                        {
+                            axis.name: stack.enter_context(self.builder.serial(axis.extent, "c"))
+                            for axis in self.problem.axes
+                            if axis.name in self.free[index]
+                        }
+                    )
+                    value = self.renderer.render(index, Lane(), scope)
+                    self.builder.fail_unless_inside(value, extent)
 
     def _parallel(self) -> bool:
         work = self.cost()

@@ -12,7 +12,7 @@ import tvm
 from graphc.errors import BackendError
 from graphc.target import Target
 
-CODEGEN_VERSION = 1
+CODEGEN_VERSION = 2
 """Raised whenever the code generated for an unchanged region changes, so that caches of objects miss."""
 
 

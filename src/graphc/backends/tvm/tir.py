@@ -189,6 +189,12 @@ class KernelBuilder:
         with T.If(condition), T.Then():
             yield
 
+    def fail_unless_inside(self, index: Expr, extent: Dim) -> None:
+        """Makes the kernel return a nonzero status where not `0 <= index < extent`; outside of parallel loops only."""
+        zero, limit = (T.Cast(str(index.ty), bound) for bound in (T.int64(0), self.index(extent)))
+        with T.Assert(T.And(index >= zero, index < limit), "index out of range"):
+            T.evaluate(0)
+
     def load(self, operand: int, offset: Dim, lanes: int = 1, stride: int = 1, count: Dim | None = None) -> Expr:
         """Elements `offset + stride*l` of an operand for each lane, in storage type.
 
