@@ -10,7 +10,7 @@ import numpy as np
 from graphc.errors import ExecutionError, InputError, UnsupportedError
 from graphc.ir import GRAPHC_DOMAIN, Graph, Layout, Node, TensorType, Value, captured_values
 from graphc.ir.dtypes import DType
-from graphc.ops.base import Array, Datum, Trait, find, node_names
+from graphc.ops.base import Datum, Trait, find, node_names
 from graphc.ops.render_numpy import evaluate_expression as evaluate_expression
 
 Accepts: TypeAlias = Callable[[Node, int, Layout], bool]
@@ -50,9 +50,11 @@ def evaluate_node(node: Node, data: Sequence[Datum]) -> list[Datum]:
         return list(evaluate_with_reference(node, data))
     try:
         with np.errstate(all="ignore"):
-            return list(operator.evaluate(node, data))
+            results = operator.evaluate(node, data)
     except (ValueError, IndexError, KeyError, TypeError, ArithmeticError, AssertionError) as error:
         raise ExecutionError(f"{node.op} cannot run on this data: {error}", nodes=node_names(node)) from error
+    # NumPy answers scalars where a result has rank 0.
+    return [np.asarray(datum) if isinstance(datum, np.generic) else datum for datum in results]
 
 
 def evaluate_graph(
@@ -177,8 +179,3 @@ def _last_uses(graph: Graph) -> dict[Value, Node | None]:
                 found[value] = node
     found.update(dict.fromkeys(graph.outputs, None))
     return found
-
-
-def as_array(datum: Datum, dtype: DType) -> Array:
-    """`datum` as an array of `dtype`; NumPy scalars, which reductions to rank 0 answer, become arrays."""
-    return np.asarray(datum).astype(dtype.numpy, copy=False)
