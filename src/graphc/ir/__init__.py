@@ -10,7 +10,6 @@ from graphc.ir.symbolic import Dim, SymbolicInt, symbol
 from graphc.ir.tensor import Tensor
 from graphc.ir.text import collect_constants, print_graph, print_node
 from graphc.ir.types import MapType, OptionalType, SequenceType, TensorType, Type
-from graphc.ir.verify import verify
 
 __all__ = [
     "GRAPHC_DOMAIN",
@@ -42,5 +41,4 @@ __all__ = [
     "print_graph",
     "print_node",
     "symbol",
-    "verify",
 ]

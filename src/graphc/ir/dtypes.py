@@ -31,7 +31,7 @@ class DType:
 
     @property
     def numpy(self) -> np.dtype[Any]:
-        """NumPy's type; 2- and 4-bit types take one byte an element in memory."""
+        """NumPy's type; 2-, 4- and 6-bit types take one byte an element in memory."""
         return _NUMPY[self.name]
 
     @property
@@ -81,6 +81,8 @@ FLOAT4E2M1 = DType("float4_e2m1fn", "float", 4, 23)
 FLOAT8E8M0 = DType("float8_e8m0fnu", "float", 8, 24)
 UINT2 = DType("uint2", "uint", 2, 25)
 INT2 = DType("int2", "int", 2, 26)
+FLOAT6E2M3 = DType("float6_e2m3fn", "float", 6, 27)
+FLOAT6E3M2 = DType("float6_e3m2fn", "float", 6, 28)
 
 ALL: tuple[DType, ...] = tuple(value for value in list(globals().values()) if isinstance(value, DType))
 

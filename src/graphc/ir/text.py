@@ -163,10 +163,8 @@ class _Printer:
             text += f" {{{', '.join(attributes)}}}" if attributes else ""
         if node.name:
             text += f" as {string_text(node.name)}"
-        if not node.origins and node.name:
-            text += " from nothing"
-        elif node.origins and node.origins != (node.name,):
-            text += f" from {', '.join(map(string_text, node.origins))}"
+        if node.origins != ((node.name,) if node.name else ()):
+            text += f" from {', '.join(map(string_text, node.origins)) or 'nothing'}"
         return text
 
     def graph_attributes(self, node: Node, indent: str, opset: int) -> list[str]:
