@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 from graphc.backends.base import Kernel
 from graphc.backends.regions import body_of, inputs_of
-from graphc.backends.tvm import generic, support
+from graphc.backends.tvm import attention, conv, gemm, generic, support
 from graphc.backends.tvm.link import link
 from graphc.errors import BackendError
 from graphc.ir import Graph, Node
@@ -22,7 +22,12 @@ def _generic(body: Graph, target: Target, constants: frozenset[int], options: Ma
     return generic.lower(body, target)
 
 
-TEMPLATES: tuple[tuple[str, Lower], ...] = (("generic", _generic),)
+TEMPLATES: tuple[tuple[str, Lower], ...] = (
+    ("conv", conv.lower),
+    ("gemm", gemm.lower),
+    ("attention", attention.lower),
+    ("generic", _generic),
+)
 """Every template by name, the most special first; the last takes whatever has tensor expressions."""
 
 
