@@ -8,6 +8,8 @@ import os
 import tempfile
 from pathlib import Path
 
+from graphc.errors import PackageError
+
 _MAGIC = b"graphc-object-1\n"
 
 
@@ -17,6 +19,22 @@ def default_folder() -> Path:
     if given:
         return Path(given)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "graphc"
+
+
+def variant_path(key: str) -> Path:
+    """Where the package of a shape compiled on demand is kept; its folder exists when this returns.
+
+    Raises:
+        PackageError: The cache folder cannot be made.
+    """
+    folder = default_folder() / "variants"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise PackageError(
+            f"cannot make the cache folder {str(folder)!r}: {error.strerror}", hint="set GRAPHC_CACHE to another folder"
+        ) from error
+    return folder / f"{key}.graphc"
 
 
 class ObjectCache:

@@ -10,20 +10,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import graphc
+from graphc.backends.base import Backend, content_key
 from graphc.compiler import cache as object_cache
 from graphc.compiler.assembly import input_symbols, write
 from graphc.compiler.options import CompileOptions, DimChoice, expand_dims
 from graphc.compiler.program import Program, build_program
-from graphc.errors import OptionError, ToolchainError
+from graphc.errors import OptionError, ShapeNotCompiledError, ToolchainError
 from graphc.frontend import Imported, bind_dims, export_model, read_model
+from graphc.frontend.exporter import constant_bytes
 from graphc.frontend.source import ModelSource
 from graphc.ir import Graph, TensorType
-from graphc.package import Manifest, Package
+from graphc.package import MODEL, Manifest, Package
 from graphc.runtime import Executable, load, set_compile_hook
 from graphc.target import Target, parse_targets
 
 if TYPE_CHECKING:
     from graphc.backends.base import Backend
+
+
+EMBEDDED_LIMIT = 2_000_000_000
+"""Bytes of weights above which a model is no single protobuf message."""
 
 
 def compile(
@@ -42,7 +48,8 @@ def compile(
         model: Path of the model, its bytes, or a ModelProto.
         target: One or more targets, joined by commas: `cpu` is this machine, see `graphc devices`.
         dims: Extents of symbolic dimensions: `{"batch": 8}`, `{"batch": [1, 8]}` for a variant each, or a whole shape
-            by input name, `{"x": [1, 3, 224, 224]}`.
+            by input name, `{"x": [1, 3, 224, 224]}`. Where some are left out, each shape is compiled when it first
+            comes, and kept in the cache.
         passes: A pipeline as text, in place of the optimization level's.
         output: Where to keep the package; it lives only as long as the executable if None.
         threads: Threads of the executable; all cores of this process if None.
@@ -93,7 +100,7 @@ def compile_package(
         lowered.targets,
         lowered.backend,
         options,
-        model=export_model(lowered.imported.graph).SerializeToString() if options.embed_model else None,
+        model=_embedded(lowered.imported.graph) if options.embed_model or not lowered.programs else None,
         versions=_versions(),
     )
     return manifest, lowered.programs
@@ -107,7 +114,8 @@ class Lowered:
         imported: The model as read.
         targets: What it is lowered for.
         backend: What lowered it.
-        programs: One for each binding of the dimensions and each target.
+        programs: One for each binding of the dimensions and each target; none where dimensions were left unbound, so
+            that the package carries the model and each shape is compiled when it first comes.
     """
 
     imported: Imported
@@ -135,12 +143,11 @@ def lower_model(
     total = len(choices) * len(targets)
     for choice in choices:
         if missing := unbound_symbols(source, choice, imported.dim_names):
-            if len(choices) == 1 and options.embed_model:
+            if len(choices) == 1:
                 continue
             raise OptionError(
-                f"dimensions {', '.join(missing)} of the inputs are not bound",
-                hint=" ".join(f"--dim {name}=N" for name in missing)
-                + ", or --embed-model to compile shapes when they first come",
+                f"dimensions {', '.join(missing)} of the inputs are not bound, though others are",
+                hint=f"add {' '.join(f'--dim {name}=N' for name in missing)}, or bind none: each compiles as it comes",
             )
         for machine in targets:
             options.progress("running the passes", len(programs), total)
@@ -207,13 +214,30 @@ def _versions() -> dict[str, str]:
     return {"graphc": graphc.__version__, "onnx": onnx.__version__, "tvm": tvm.__version__}
 
 
-def _compile_for_shape(package: Package, bindings: Mapping[str, int]) -> Path:
-    """What the runtime calls for a shape that a package has no variant for: compiles the embedded model."""
-    from graphc.package import MODEL
+def _embedded(graph: Graph) -> bytes:
+    size = constant_bytes(graph)
+    if size >= EMBEDDED_LIMIT:
+        raise OptionError(
+            f"a model with {size / 1e9:.1f} GB of weights cannot be embedded in its package: protobuf ends at 2 GB",
+            hint="bind all dimensions with --dim and leave out --embed-model",
+        )
+    data: bytes = export_model(graph).SerializeToString()
+    return data
 
+
+def _compile_for_shape(package: Package, bindings: Mapping[str, int]) -> Path:
+    """What the runtime calls for a shape that a package has no variant for: compiles the embedded model, once.
+
+    Raises:
+        ShapeNotCompiledError: The package carries no model.
+    """
     manifest = package.manifest
     if MODEL not in package.members:
-        raise ToolchainError("the package carries no model to compile from", hint="compile it with --embed-model")
+        shape = ", ".join(f"{name}={value}" for name, value in sorted(bindings.items()))
+        raise ShapeNotCompiledError(
+            f"the package has no variant for {shape}, and no model to compile one from",
+            hint="compile again with these dimensions (--dim), or with --embed-model",
+        )
     recorded = manifest.options
     options = CompileOptions(
         level=recorded.get("level", "O2"),
@@ -221,10 +245,13 @@ def _compile_for_shape(package: Package, bindings: Mapping[str, int]) -> Path:
         winograd=recorded.get("winograd", "true") == "true",
         cache=object_cache.default_folder(),
     )
-    folder = Path(tempfile.mkdtemp(prefix="graphc-"))
-    path = folder / "variant.graphc"
-    target = ",".join(f"cpu:{isa}" for isa in manifest.code)
-    compile_package(package.read(MODEL), path, target=target, dims=dict(bindings), options=options)
+    key = content_key(
+        [manifest.hashes[MODEL], sorted(recorded.items()), sorted(bindings.items()), sorted(manifest.code)]
+    )
+    path = object_cache.variant_path(content_key([key, sorted(_versions().items())]))
+    if not path.exists():
+        target = ",".join(f"cpu:{isa}" for isa in manifest.code)
+        compile_package(package.read(MODEL), path, target=target, dims=dict(bindings), options=options)
     return path
 
 
