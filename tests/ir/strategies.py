@@ -90,21 +90,37 @@ def tensors(draw: st.DrawFn, dtype: DType | None = None) -> Tensor:
 FLOATS = st.floats() | st.sampled_from([1e-5, float(np.float32(1e-5)), float(np.float32(0.1)), -0.0, 1e38, 3.5e38])
 
 
-def attributes() -> st.SearchStrategy[Any]:
-    """Any attribute value that is no graph."""
-    integers = st.integers(-(2**63), 2**63 - 1)
-    return st.one_of(
-        integers,
-        FLOATS,
-        TEXTS,
-        st.binary(max_size=5),
-        tensors(),
-        TYPES,
-        st.lists(integers, max_size=3).map(tuple),
-        st.lists(FLOATS, max_size=3).map(tuple),
-        st.lists(TEXTS, max_size=3).map(tuple),
-        st.lists(tensors(), max_size=2).map(tuple),
-    )
+INTEGERS = st.integers(-(2**63), 2**63 - 1)
+ATTRIBUTES: st.SearchStrategy[Any] = st.one_of(
+    INTEGERS,
+    FLOATS,
+    TEXTS,
+    st.binary(max_size=5),
+    tensors(),
+    TYPES,
+    st.lists(INTEGERS, max_size=3).map(tuple),
+    st.lists(FLOATS, max_size=3).map(tuple),
+    st.lists(TEXTS, max_size=3).map(tuple),
+    st.lists(tensors(), max_size=2).map(tuple),
+)
+"""Any attribute value that is no graph."""
+
+NAME_STEMS = st.sampled_from(["v", "onnx::Conv_", "a/b.", "in put", 'q"', "_", "é", "0", "graph"])
+SMALL = st.integers(0, 3)
+OP_TYPES = WORDS.filter(bool)
+HELD = st.dictionaries(OP_TYPES, ATTRIBUTES, max_size=2)
+DOMAINS = st.sampled_from(["", "com.microsoft", GRAPHC_DOMAIN, "my domain"])
+VERSIONS = st.sampled_from([1, 17, 22])
+OPSETS = st.sampled_from([0, 17, 22])
+OPTIONAL_TYPES = st.none() | TYPES
+NAMES = st.just("") | TEXTS
+ORIGINS = st.lists(TEXTS, max_size=2)
+METADATA = st.dictionaries(TEXTS, TEXTS, max_size=2)
+BOUNDS = st.dictionaries(
+    st.sampled_from(["batch", "seq", "étage"]),
+    st.tuples(st.integers(0, 3), st.none() | st.integers(3, 2**40)),
+    max_size=2,
+)
 
 
 class _Naming:
@@ -115,9 +131,7 @@ class _Naming:
 
     def next(self, draw: st.DrawFn) -> str:
         self.count += 1
-        return draw(st.sampled_from(["v", "onnx::Conv_", "a/b.", "in put", 'q"', "_", "é", "0", "graph"])) + str(
-            self.count
-        )
+        return draw(NAME_STEMS) + str(self.count)
 
 
 @st.composite
@@ -127,13 +141,12 @@ def graphs(draw: st.DrawFn, *, max_nodes: int = 5) -> Graph:
 
 
 def _graph(draw: st.DrawFn, naming: _Naming, outer: list[Value], max_nodes: int, depth: int, closed: bool) -> Graph:
-    graph = Graph(draw(WORDS), opset=draw(st.sampled_from([0, 17, 22])))
-    for _ in range(draw(st.integers(0, 3))):
-        graph.add_input(naming.next(draw), draw(st.none() | TYPES))
+    graph = Graph(draw(WORDS), opset=draw(OPSETS))
+    for _ in range(draw(SMALL)):
+        graph.add_input(naming.next(draw), draw(OPTIONAL_TYPES))
     if depth == 2:
-        graph.metadata = draw(st.dictionaries(TEXTS, TEXTS, max_size=2))
-        bounds = st.tuples(st.integers(0, 3), st.none() | st.integers(3, 2**40))
-        graph.bounds = draw(st.dictionaries(st.sampled_from(["batch", "seq", "étage"]), bounds, max_size=2))
+        graph.metadata = draw(METADATA)
+        graph.bounds = draw(BOUNDS)
     visible = [*([] if closed else outer), *graph.inputs]
     for _ in range(draw(st.integers(0, max_nodes))):
         node = _node(draw, naming, visible, depth)
@@ -145,30 +158,30 @@ def _graph(draw: st.DrawFn, naming: _Naming, outer: list[Value], max_nodes: int,
 
 
 def _node(draw: st.DrawFn, naming: _Naming, visible: list[Value], depth: int) -> Node:
-    if draw(st.integers(0, 3)) == 0:
+    if draw(SMALL) == 0:
         tensor = draw(tensors())
-        node = Node("Constant", (), [naming.next(draw)], {"value": tensor}, version=draw(st.sampled_from([17, 22])))
+        node = Node("Constant", (), [naming.next(draw)], {"value": tensor}, version=draw(VERSIONS))
         node.output.type = TensorType(tensor.dtype, tensor.shape)
         return node
     inputs = draw(st.lists(st.none() | st.sampled_from(visible), max_size=3)) if visible else []
-    outputs = [naming.next(draw) if draw(st.integers(0, 3)) else "" for _ in range(draw(st.integers(0, 3)))]
-    held = draw(st.dictionaries(WORDS.filter(bool), attributes(), max_size=2))
-    if depth > 0 and draw(st.integers(0, 3)) == 0:
+    outputs = [naming.next(draw) if draw(SMALL) else "" for _ in range(draw(SMALL))]
+    held = draw(HELD)
+    if depth > 0 and draw(SMALL) == 0:
         held["then_branch"] = _graph(draw, naming, visible, 2, depth - 1, closed=False)
         if draw(st.booleans()):
             held["_"] = tuple(_graph(draw, naming, visible, 1, depth - 1, closed=False) for _ in range(2))
     node = Node(
-        draw(WORDS.filter(bool)),
+        draw(OP_TYPES),
         inputs,
         outputs,
         held,
-        domain=draw(st.sampled_from(["", "com.microsoft", GRAPHC_DOMAIN, "my domain"])),
-        version=draw(st.sampled_from([1, 17, 22])),
-        name=draw(st.just("") | TEXTS),
-        origins=draw(st.lists(TEXTS, max_size=2)),
+        domain=draw(DOMAINS),
+        version=draw(VERSIONS),
+        name=draw(NAMES),
+        origins=draw(ORIGINS),
     )
     if node.is_op("Region", GRAPHC_DOMAIN):
         node.op_type = "NoRegion"
     for value in node.outputs:
-        value.type = draw(st.none() | TYPES)
+        value.type = draw(OPTIONAL_TYPES)
     return node

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -21,7 +20,7 @@ from graphc.ir.symbolic import Dim
 from graphc.ir.tensor import Tensor
 from graphc.ir.types import MapType, OptionalType, SequenceType, TensorType, Type
 
-_BYTES = re.compile(r'b"(?:[^"\\\n]|\\.)*"')
+_BYTES = re.compile(r'b"(?:[ !#-\[\]-~]|\\x[0-9a-fA-F]{2})*"')
 _NUMBER = re.compile(r"[-+]?(?:inf|nan|(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?f?)", re.ASCII)
 _INTEGER = re.compile(r"[-+]?\d+", re.ASCII)
 _ELEMENT = re.compile(rf"true|false|{_NUMBER.pattern}", re.ASCII)
@@ -156,15 +155,11 @@ class LiteralParser(Scanner):
             return int(token) if _INTEGER.fullmatch(token) else parse_float(token)
 
     def bytes(self) -> bytes:
-        """`b"..."` with Python's escapes."""
-        start = self.position
+        r"""`b"..."` of printable ASCII and `\xNN`."""
         token = self.match(_BYTES)
         if token is None:
-            self.expected('b"..."')
-        try:
-            return bytes(ast.literal_eval(token))
-        except (SyntaxError, ValueError):
-            self.fail(f"{token} is no bytes literal", start)
+            self.expected(r'b"..." of ASCII and \xNN')
+        return re.sub(r"\\x(..)", lambda code: chr(int(code[1], 16)), token[2:-1]).encode("latin-1")
 
     def tensor_kind(self) -> tuple[TensorType, int]:
         """Type and number of elements of a tensor that is written down."""
