@@ -16,6 +16,7 @@ from graphc.ops import gathering as gathering
 from graphc.ops import losses as losses
 from graphc.ops import movement as movement
 from graphc.ops import normalization as normalization
+from graphc.ops import padding as padding
 from graphc.ops import pointwise as pointwise
 from graphc.ops import pooling as pooling
 from graphc.ops import quantization as quantization
@@ -26,9 +27,11 @@ from graphc.ops import sampling as sampling
 from graphc.ops import selection as selection
 from graphc.ops import sequence as sequence
 from graphc.ops import shape as shape
+from graphc.ops import slicing as slicing
 from graphc.ops import spectral as spectral
 from graphc.ops import state_space as state_space
 from graphc.ops import text as text
+from graphc.ops import views as views
 from graphc.ops import vision as vision
 from graphc.ops.base import express as express
 from graphc.ops.base import find as find

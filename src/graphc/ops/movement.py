@@ -8,13 +8,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from graphc.ir import Dim, Node, TensorType, Type, dtypes
-from graphc.ir.symbolic import add, floordiv, maximum, minimum, mod, multiply
+from graphc.ir.symbolic import add, floordiv, mod, multiply
 from graphc.ops.base import Datum, ExpressionContext, InferenceContext, Operator, Trait, broadcast_dims, register
 from graphc.ops.expr import (
-    Index,
     Scalar,
     TensorExpr,
-    all_of,
     axes_of,
     call,
     cast,
@@ -24,14 +22,10 @@ from graphc.ops.expr import (
     load,
     select,
 )
-from graphc.ops.indexing import ceildiv, indices_of, subtract, within
-from graphc.ops.shape import at_least, at_most, integers, requested_axes, unknown_dims
+from graphc.ops.indexing import ceildiv, indices_of, subtract
+from graphc.ops.shape import integers, unknown_dims
 
 MOVEMENT = frozenset({Trait.MOVEMENT})
-FURTHEST = 1 << 31
-"""Bounds of a slice beyond this mean "to the end", as exporters write it."""
-
-
 # --- Transpose --------------------------------------------------------------------------------------------------------
 
 
@@ -183,142 +177,7 @@ def _express_split(ctx: ExpressionContext) -> Sequence[TensorExpr] | None:
 
 register(Operator("Split", _infer_split, _evaluate_split, traits=MOVEMENT, expression=_express_split))
 
-# --- Slice ------------------------------------------------------------------------------------------------------------
-
-
-def slice_start(start: Dim, extent: Dim, step: int) -> Dim:
-    """First index of a slice, with Python's rules for negative and large bounds."""
-    if isinstance(start, int):
-        start = add(extent, start) if start < 0 else start
-    last = extent if step > 0 else subtract(extent, 1)
-    return at_most(at_least(start, 0), last)
-
-
-def slice_end(end: Dim, extent: Dim, step: int) -> Dim:
-    """Index after the last of a slice (before the first, for a negative step)."""
-    floor = 0 if step > 0 else -1
-    if isinstance(end, int):
-        if end >= FURTHEST - 1:
-            # As in ONNX Runtime, the largest integer means "to the end" in either direction.
-            return extent if step > 0 else -1
-        if end <= -(FURTHEST - 1):
-            return floor
-        end = add(extent, end) if end < 0 else end
-    return at_most(at_least(end, floor), extent if step > 0 else subtract(extent, 1))
-
-
-def slice_extent(start: Dim, end: Dim, step: int) -> Dim:
-    """Number of elements of a slice with clamped bounds."""
-    length = ceildiv(subtract(end, start), step) if step > 0 else ceildiv(subtract(start, end), -step)
-    return at_least(length, 0)
-
-
-def _slice_steps(ctx: InferenceContext, rank: int) -> dict[int, tuple[Dim, Dim, int]] | None:
-    """Start, end and step of every sliced axis; None where one of them is not known."""
-    starts, ends = ctx.dims(1), ctx.dims(2)
-    steps = ctx.dims(4) if ctx.has(4) else None
-    if starts is None or ends is None or (ctx.has(4) and steps is None):
-        return None
-    axes = requested_axes(ctx, 3, rank) if ctx.has(3) else tuple(range(len(starts)))
-    if axes is None:
-        return None
-    steps = steps or (1,) * len(starts)
-    if not len(axes) == len(starts) == len(ends) == len(steps):
-        ctx.fail(f"has {len(starts)} starts, {len(ends)} ends, {len(axes)} axes and {len(steps)} steps")
-    if any(not isinstance(step, int) or step == 0 for step in steps):
-        ctx.fail(f"steps {list(steps)} must be non-zero integers")
-    return {
-        axis: (start, end, step)
-        for axis, start, end, step in zip(axes, starts, ends, steps, strict=True)
-        if isinstance(step, int)
-    }
-
-
-def _infer_slice(ctx: InferenceContext) -> Sequence[Type]:
-    kind = ctx.tensor(0)
-    if kind.shape is None:
-        return [kind.with_shape(None)]
-    steps = _slice_steps(ctx, len(kind.shape))
-    if steps is None:
-        axes = requested_axes(ctx, 3, len(kind.shape)) if ctx.has(3) else None
-        touched = range(len(kind.shape)) if axes is None else axes
-        return [kind.with_shape(ctx.fresh("d") if i in touched else d for i, d in enumerate(kind.shape))]
-    shape = list(kind.shape)
-    for axis, (start, end, step) in steps.items():
-        extent = shape[axis]
-        shape[axis] = slice_extent(slice_start(start, extent, step), slice_end(end, extent, step), step)
-    return [kind.with_shape(shape)]
-
-
-def _slices(arrays: Sequence[Datum]) -> tuple[slice, ...]:
-    data, starts, ends = arrays[0], integers(arrays[1]), integers(arrays[2])
-    axes = integers(arrays[3]) if len(arrays) > 3 and arrays[3] is not None else tuple(range(len(starts)))
-    steps = integers(arrays[4]) if len(arrays) > 4 and arrays[4] is not None else (1,) * len(starts)
-    found = [slice(None)] * data.ndim
-    for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
-        extent = data.shape[axis]
-        first, last = slice_start(start, extent, step), slice_end(end, extent, step)
-        assert isinstance(first, int) and isinstance(last, int)
-        found[axis] = slice(first, None if last < 0 else last, step)
-    return tuple(found)
-
-
-def _computed_start(ctx: ExpressionContext, position: int, extent: Dim, step: int) -> Scalar:
-    """The first index of a slice whose start the run time tells."""
-    start = cast(load(1, ctx.tensor(1).dtype, (position,)), dtypes.INT64)
-    whole, last = index_value(extent), index_value(extent if step > 0 else subtract(extent, 1))
-    counted = select(compare("lt", start, 0), call("add", start, whole), start)
-    return call("min", call("max", counted, const(0, dtypes.INT64)), last)
-
-
-def _express_slice(ctx: ExpressionContext) -> Sequence[TensorExpr] | None:
-    kind, starts = ctx.tensor(0), ctx.constant(1)
-    (count,) = ctx.tensor(1).dims
-    optional = [ctx.inputs[index] if index < len(ctx.inputs) else None for index in range(5)]
-    given, strides = (ctx.constant(index) if optional[index] is not None else None for index in (3, 4))
-    unknown = any(optional[index] is not None and found is None for index, found in ((3, given), (4, strides)))
-    if unknown or not isinstance(count, int):
-        return None
-    sliced = range(count) if given is None else integers(given)
-    steps = (1,) * count if strides is None else integers(strides)
-    axes = axes_of(ctx.outputs[0].dims)
-    place: list[Index] = [axis.index for axis in axes]
-    for position, (axis, step) in enumerate(zip(sliced, steps, strict=True)):
-        axis %= len(place)
-        distance = multiply(axes[axis].index, step)
-        if starts is None:
-            first = _computed_start(ctx, position, kind.dims[axis], step)
-            place[axis] = call("add", first, index_value(distance))
-        else:
-            place[axis] = add(slice_start(int(starts[position]), kind.dims[axis], step), distance)
-    return [TensorExpr(axes, load(0, kind.dtype, place))]
-
-
-def _propagate_slice(ctx: InferenceContext) -> tuple[Dim, ...] | None:
-    elements, steps = ctx.dims(0), _slice_steps(ctx, 1) if ctx.tensor(0).rank == 1 else None
-    if elements is None or steps is None:
-        return None
-    for start, end, step in steps.values():
-        if not (isinstance(start, int) and isinstance(end, int)):
-            return None
-        first, last = slice_start(start, len(elements), step), slice_end(end, len(elements), step)
-        assert isinstance(first, int) and isinstance(last, int)
-        elements = elements[first : None if last < 0 else last : step]
-    return elements
-
-
-register(
-    Operator(
-        "Slice",
-        _infer_slice,
-        lambda node, arrays: [arrays[0][_slices(arrays)]],
-        traits=MOVEMENT,
-        expression=_express_slice,
-        propagate=_propagate_slice,
-    )
-)
-
-# --- Tile and Pad -----------------------------------------------------------------------------------------------------
+# --- Tile -----------------------------------------------------------------------------------------------------
 
 
 def _infer_tile(ctx: InferenceContext) -> Sequence[Type]:
@@ -352,96 +211,6 @@ register(
     )
 )
 
-
-def pad_amounts(pads: Sequence[Dim], axes: Sequence[int], rank: int) -> tuple[tuple[Dim, Dim], ...]:
-    """What is added before and after every axis; negative amounts crop."""
-    amounts: list[tuple[Dim, Dim]] = [(0, 0)] * rank
-    for position, axis in enumerate(axes):
-        amounts[axis % rank] = (pads[position], pads[position + len(axes)])
-    return tuple(amounts)
-
-
-def _infer_pad(ctx: InferenceContext) -> Sequence[Type]:
-    kind, pads = ctx.tensor(0), ctx.dims(1)
-    if kind.shape is None:
-        return [kind.with_shape(None)]
-    rank = len(kind.shape)
-    axes = requested_axes(ctx, 3, rank) if ctx.has(3) else tuple(range(rank))
-    if pads is None or axes is None:
-        return [kind.with_shape(unknown_dims(ctx, rank))]
-    if len(pads) != 2 * len(axes):
-        ctx.fail(f"{len(pads)} pads do not fit {len(axes)} axes")
-    if ctx.has(2) and ctx.tensor(2).dtype != kind.dtype:
-        ctx.fail(f"the padding value is {ctx.tensor(2).dtype}, but the data is {kind.dtype}")
-    amounts = pad_amounts(pads, axes, rank)
-    shape = tuple(add(d, add(low, high)) for d, (low, high) in zip(kind.shape, amounts, strict=True))
-    if any(isinstance(d, int) and d < 0 for d in shape):
-        ctx.fail(f"pads {list(pads)} crop more than shape {list(kind.shape)} has")
-    return [kind.with_shape(shape)]
-
-
-def _evaluate_pad(node: Node, arrays: Sequence[Datum]) -> Sequence[Datum]:
-    data, pads = arrays[0], integers(arrays[1])
-    axes = integers(arrays[3]) if len(arrays) > 3 and arrays[3] is not None else tuple(range(data.ndim))
-    amounts = [(int(low), int(high)) for low, high in pad_amounts(pads, axes, data.ndim)]  # type: ignore[arg-type]
-    cropped = data[
-        tuple(slice(max(0, -low), d - max(0, -high)) for d, (low, high) in zip(data.shape, amounts, strict=True))
-    ]
-    positive = [(max(0, low), max(0, high)) for low, high in amounts]
-    mode = node.str_attribute("mode", "constant")
-    if mode != "constant":
-        return [np.pad(cropped, positive, mode=mode)]  # type: ignore[call-overload]
-    given = len(arrays) > 2 and arrays[2] is not None
-    value = arrays[2].reshape(()) if given else "" if data.dtype == object else data.dtype.type(0)
-    result = np.full(
-        [d + low + high for d, (low, high) in zip(cropped.shape, positive, strict=True)], value, data.dtype
-    )
-    result[tuple(slice(low, low + d) for d, (low, _) in zip(cropped.shape, positive, strict=True))] = cropped
-    return [result]
-
-
-def _pad_source(mode: str, place: Dim, extent: Dim) -> Dim:
-    """Where a padded axis reads: `place` outside the input is clamped, mirrored once or wrapped."""
-    if mode == "edge":
-        return minimum(maximum(place, 0), subtract(extent, 1))
-    if mode == "wrap":
-        return mod(place, extent)
-    mirrored = maximum(place, multiply(-1, place))
-    return minimum(mirrored, subtract(multiply(2, subtract(extent, 1)), mirrored))
-
-
-def _express_pad(ctx: ExpressionContext) -> Sequence[TensorExpr] | None:
-    kind, pads = ctx.tensor(0), ctx.constant(1)
-    given = ctx.constant(3) if len(ctx.inputs) > 3 and ctx.inputs[3] is not None else np.arange(len(kind.dims))
-    if pads is None or given is None:
-        return None
-    mode = ctx.node.str_attribute("mode", "constant")
-    amounts = pad_amounts(integers(pads), integers(given), len(kind.dims))
-    axes = axes_of(ctx.outputs[0].dims)
-    place: list[Dim] = []
-    guards: list[Scalar] = []
-    for axis, (low, high), extent in zip(axes, amounts, kind.dims, strict=True):
-        inner = subtract(axis.index, low)
-        assert isinstance(low, int) and isinstance(high, int)
-        if mode == "constant":
-            guard = within(inner, extent, low=low > 0, high=high > 0)
-            guards.extend([] if guard is None else [guard])
-        elif (low, high) != (0, 0):
-            once = mode != "reflect" or (isinstance(extent, int) and max(low, high) < extent)
-            if min(low, high) < 0 or not once:
-                return None
-            inner = _pad_source(mode, inner, extent)
-        place.append(inner)
-    element: Scalar = load(0, kind.dtype, place)
-    if guards:
-        fill: Scalar = const(0, kind.dtype)
-        if len(ctx.inputs) > 2 and ctx.inputs[2] is not None:
-            fill = load(2, kind.dtype, (0,) * len(ctx.tensor(2).dims))
-        element = select(all_of(*guards), element, fill)
-    return [TensorExpr(axes, element)]
-
-
-register(Operator("Pad", _infer_pad, _evaluate_pad, traits=MOVEMENT, expression=_express_pad))
 
 # --- blocks of space and depth ----------------------------------------------------------------------------------------
 
