@@ -93,17 +93,7 @@ def compile_package(
     """
     options = options or CompileOptions(cache=object_cache.default_folder())
     lowered = lower_model(model, target=target, dims=dims, options=options)
-    manifest = write(
-        Path(output),
-        lowered.imported.graph,
-        lowered.programs,
-        lowered.targets,
-        lowered.backend,
-        options,
-        model=_embedded(lowered.imported.graph) if options.embed_model or not lowered.programs else None,
-        versions=_versions(),
-    )
-    return manifest, lowered.programs
+    return build_package(lowered, output, options), lowered.programs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,6 +147,26 @@ def lower_model(
             programs.append(build_program(graph, bindings, machine, backend, options))
     options.progress("running the passes", len(programs), total)
     return Lowered(imported, targets, backend, programs)
+
+
+def build_package(lowered: Lowered, output: str | os.PathLike[str], options: CompileOptions) -> Manifest:
+    """Compiles the kernels of a lowered model and writes the package; answers what was written.
+
+    Raises:
+        BackendError: A kernel does not compile or link.
+        PackageError: The package cannot be written.
+    """
+    source = lowered.imported.graph
+    return write(
+        Path(output),
+        source,
+        lowered.programs,
+        lowered.targets,
+        lowered.backend,
+        options,
+        model=_embedded(source) if options.embed_model or not lowered.programs else None,
+        versions=_versions(),
+    )
 
 
 def cpu_targets(text: str) -> list[Target]:
