@@ -24,6 +24,9 @@ CONTENTS_LIMIT = 1024
 UNKNOWN_PREFIX = "unk_"
 """Names of symbols for extents that only the data tells begin so."""
 
+FRESH_LIMIT = 4096
+"""Most symbols that one node may need; a rank read from a damaged file can be any number."""
+
 _DEPTH_LIMIT = 100
 """How far a chain of small tensors is walked back where it was not learned in order."""
 
@@ -200,11 +203,15 @@ class Inference:
         return np.array(dims, dtype=value.type.dtype.numpy).reshape(value.type.static_shape)
 
     def _context(self, node: Node, inputs: tuple[Type | None, ...]) -> InferenceContext:
-        counter = iter(range(1 << 30))
+        counter = iter(range(FRESH_LIMIT))
 
         def fresh(base: str) -> Dim:
             name = node.outputs[0].name if node.outputs else base
-            return symbol(f"{UNKNOWN_PREFIX}{_identifier(name)}_{next(counter)}")
+            number = next(counter, None)
+            if number is None:
+                names = node.origins or ((node.name,) if node.name else (node.describe(),))
+                raise TypeInferenceError(f"{node.op}: the ranks of its outputs are absurdly large", nodes=names)
+            return symbol(f"{UNKNOWN_PREFIX}{_identifier(name)}_{number}")
 
         return InferenceContext(node, inputs, self.contents, fresh, self.run, self.elements)
 
