@@ -11,19 +11,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from graphc.backends.tvm.tasks import PARALLEL_MACS
 from graphc.target import Target
 
-IN_FLIGHT = 8
-"""Fused multiply-adds that must be independent to fill the units: latency 4 times 2 a cycle."""
+IN_FLIGHT = 10
+"""Fused multiply-adds that must be independent to fill the units: latency 4 times 2 a cycle, and some slack."""
 
 TILE_OVERHEAD = 20
 """Multiply-adds that one more tile costs: clearing, addresses, the epilogue's start."""
 
 BYTES_PER_STEP = 8
 """Bytes from beyond L2 that move in the time of one vector multiply-add."""
-
-PARALLEL_MACS = 150_000
-"""Multiply-adds under which a parallel region costs more than it saves (about 2 microseconds of one core)."""
 
 Order = Literal["rows", "channels"]
 
@@ -120,6 +118,10 @@ def fitting(target: Target, plane: Plane, *, whole_blocks: bool) -> Iterator[Til
         if whole_blocks and plane.blocks % vectors:
             continue
         pixels = (target.vector_registers - vectors - 1) // vectors
+        if vectors == 1 and not target.has_masks:
+            # Where a broadcast is no operand of a multiply-add, LLVM puts each sum in the register of the broadcast
+            # used last, and needs two registers a sum.
+            pixels //= 2
         for columns in range(1, min(pixels, plane.columns) + 1):
             # Tiles of several rows make code of several shapes: only where rows are too short to fill the registers.
             rows = min(pixels // columns, plane.rows) if columns == plane.columns else 1

@@ -1,0 +1,157 @@
+"""Direct convolutions against NumPy, at every vector width, on sizes with tails and storage with undefined lanes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from graphc.backends.tvm import conv
+from graphc.backends.tvm.conv_tiles import Plane, choose_schedule, fitting
+from graphc.backends.tvm.conv_weights import DirectWeights
+from graphc.errors import BackendError
+from graphc.target import Target
+from tests.backends.tvm import harness
+from tests.backends.tvm.conv_cases import ConvCase
+
+SAME = (1, 1, 1, 1)
+CASES = {
+    "3x3": ConvCase((1, 32, 14, 14), 64, pads=SAME),
+    "channels with a tail": ConvCase((1, 24, 9, 11), 40, pads=SAME, residual=True, output_halo=1),
+    "stride 2 in a wider halo": ConvCase((2, 24, 9, 11), 40, stride=2, pads=SAME, halo=2, output_halo=1),
+    "no halo, though padded": ConvCase((1, 24, 9, 11), 40, pads=SAME, halo=0),
+    "dilated": ConvCase((1, 40, 7, 7), 24, pads=(2, 2, 2, 2), dilation=2),
+    "one-sided padding": ConvCase((1, 16, 8, 8), 16, (2, 3), pads=(1, 0, 0, 2)),
+    "1x1": ConvCase((1, 64, 30, 31), 72, (1, 1), residual=True),
+    "1x1 between halos": ConvCase((2, 20, 5, 7), 13, (1, 1), halo=1, output_halo=2),
+    "1x1 of stride 2": ConvCase((1, 32, 9, 9), 48, (1, 1), stride=2),
+    "a row of taps": ConvCase((1, 20, 5, 5), 13, (1, 3), bias=False),
+    "an image of three planes": ConvCase((1, 3, 23, 23), 32, (7, 7), stride=2, pads=(3, 3, 3, 3), input_rows=True),
+    "planes in and out": ConvCase((2, 3, 12, 13), 20, input_rows=True, output_rows=True, activation="HardSwish"),
+    "many planes": ConvCase((1, 37, 6, 6), 16, (1, 1), input_rows=True),
+    "aligned groups": ConvCase((2, 64, 7, 7), 64, pads=SAME, group=2),
+    "groups within a vector": ConvCase((2, 24, 7, 7), 24, pads=SAME, group=3),
+    "small groups, halo written": ConvCase((1, 32, 5, 5), 16, (1, 1), group=4, output_halo=2),
+    "groups of planes": ConvCase((1, 6, 5, 5), 32, group=2, input_rows=True),
+    "one pixel": ConvCase((1, 33, 3, 3), 17, activation="Sigmoid"),
+}
+
+
+@pytest.mark.parametrize("target", harness.TARGETS, ids=str)
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+def test_equals_numpy(case: ConvCase, target: Target) -> None:
+    case.check(conv.lower, target)
+
+
+extents = st.integers(1, 9)
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> ConvCase:
+    kernel = (draw(st.integers(1, 3)), draw(st.integers(1, 3)))
+    dilation = draw(st.integers(1, 2))
+    pads = tuple(draw(st.integers(0, 2)) for _ in range(4))
+    spatial = [
+        max(draw(extents), dilation * (taps - 1) + 1 - begin - end)
+        for taps, begin, end in zip(kernel, pads[:2], pads[2:], strict=True)
+    ]
+    group = draw(st.sampled_from([1, 1, 1, 2, 3]))
+    return ConvCase(
+        (draw(st.integers(1, 2)), group * draw(st.integers(1, 20)), spatial[0], spatial[1]),
+        group * draw(st.integers(1, 40)),
+        kernel,
+        draw(st.integers(1, 3)),
+        (pads[0], pads[1], pads[2], pads[3]),
+        dilation,
+        group,
+        bias=draw(st.booleans()),
+        residual=draw(st.booleans()),
+        activation=draw(st.sampled_from(["", "Relu", "HardSwish"])),
+        halo=draw(st.sampled_from([None, 0, 3])),
+        output_halo=draw(st.integers(0, 2)),
+        input_rows=draw(st.booleans()),
+        output_rows=draw(st.booleans()),
+    )
+
+
+@settings(max_examples=12, deadline=None)
+@given(cases(), st.sampled_from(harness.TARGETS))
+def test_any_geometry(case: ConvCase, target: Target) -> None:
+    case.check(conv.lower, target)
+
+
+@pytest.mark.slow
+@settings(max_examples=300, deadline=None)
+@given(cases(), st.sampled_from(harness.TARGETS))
+def test_any_geometry_at_length(case: ConvCase, target: Target) -> None:
+    case.check(conv.lower, target)
+
+
+@pytest.mark.parametrize("tile", [(1, 3, 1), (2, 4, 2), (3, 5, 1), (1, 9, 3)])
+def test_any_tile(tile: tuple[int, int, int]) -> None:
+    case = ConvCase((1, 20, 11, 10), 70, pads=SAME, residual=True, options={"conv_tile": tile})
+    case.check(conv.lower, harness.HOST)
+
+
+def test_tiles_fit_the_registers_of_every_width() -> None:
+    plane = Plane(56, 56, 8, 1, 576, 1 << 17, 1 << 19)
+    for target in (*harness.TARGETS, harness.ARM):
+        for tile in fitting(target, plane, whole_blocks=False):
+            assert tile.rows * tile.columns * tile.vectors + tile.vectors + 1 <= target.vector_registers
+
+
+def test_threads_share_rows_where_weights_are_small_and_channels_where_they_are_not() -> None:
+    early = Plane(112, 112, 4, 1, 27, 27 * 64 * 4, 3 * 224 * 224 * 4)
+    late = Plane(7, 7, 32, 1, 4608, 4608 * 512 * 4, 512 * 49 * 4)
+    assert choose_schedule(harness.HOST, early, whole_blocks=False).order == "rows"
+    assert choose_schedule(harness.HOST, late, whole_blocks=False).order == "channels"
+
+
+def test_packed_weights_of_groups_keep_every_product() -> None:
+    weights = np.arange(24 * 2 * 3, dtype=np.float32).reshape(24, 2, 1, 3) + 1
+    plan = DirectWeights(24, 6, 2, 4, (1, 3), depth=4, vectors=1, lanes=8)
+    packed = plan.pack(weights)
+    assert packed.size == plan.elements
+    # Three groups of two: in each, both members' outputs in one block, and zeros where they do not meet.
+    blocks = packed.reshape(3, 3, 4, 8)
+    assert np.count_nonzero(blocks) == weights.size
+    np.testing.assert_array_equal(blocks[1, 2, :2, :4], weights[8:12, :, 0, 2].T)
+    np.testing.assert_array_equal(blocks[1, 2, 2:, 4:], weights[12:16, :, 0, 2].T)
+
+
+def test_aarch64_compiles() -> None:
+    graph, _ = CASES["channels with a tail"].region(harness.ARM)
+    kernel = conv.lower(graph, harness.ARM, frozenset({1, 2}), {})
+    assert kernel.compile()[:4] == b"\x7fELF"
+
+
+def test_equal_regions_share_a_kernel_and_different_ones_do_not() -> None:
+    case = CASES["3x3"]
+    keys = {
+        conv.lower(variant.region(harness.HOST)[0], harness.HOST, frozenset({1, 2}), variant.options).key
+        for variant in (case, case, replace(case, stride=2), replace(case, options={"conv_tile": (1, 4, 2)}))
+    }
+    assert len(keys) == 3
+
+
+def test_cost_is_the_convolutions_own() -> None:
+    graph, _ = CASES["groups within a vector"].region(harness.HOST)
+    kernel = conv.lower(graph, harness.HOST, frozenset({1, 2}), {})
+    assert kernel.flops == 2 * 2 * 24 * 49 * 8 * 9
+
+
+def test_refusals_say_why() -> None:
+    graph, _ = CASES["3x3"].region(harness.HOST)
+    with pytest.raises(BackendError, match="not a constant"):
+        conv.lower(graph, harness.HOST, frozenset(), {})
+    line = harness.body(
+        [np.ones((1, 8, 9), np.float32), np.ones((8, 8, 3), np.float32)], lambda b, x, w: b.op("Conv", x, w)
+    )
+    with pytest.raises(BackendError, match="not 2-D"):
+        conv.lower(line, harness.HOST, frozenset({1}), {})
+    depthwise, _ = ConvCase((1, 64, 5, 5), 64, group=64).region(harness.HOST)
+    with pytest.raises(BackendError, match="too small"):
+        conv.lower(depthwise, harness.HOST, frozenset({1, 2}), {})
