@@ -210,7 +210,7 @@ register(Operator("GatherND", _infer_gather_nd, _evaluate_gather_nd, traits=GATH
 
 
 def _infer_one_hot(ctx: InferenceContext) -> Sequence[Type]:
-    indices, values = ctx.tensor(0), ctx.tensor(2)
+    indices, _, values = (ctx.tensor(index) for index in range(3))
     if indices.shape is None:
         return [values.with_shape(None)]
     rank = len(indices.shape) + 1

@@ -182,6 +182,7 @@ register(Operator("Split", _infer_split, _evaluate_split, traits=MOVEMENT, expre
 
 def _infer_tile(ctx: InferenceContext) -> Sequence[Type]:
     kind, repeats = ctx.tensor(0), ctx.dims(1)
+    ctx.tensor(1)
     if kind.shape is None:
         return [kind.with_shape(None)]
     if repeats is None:
@@ -334,6 +335,11 @@ def _express_trilu(ctx: ExpressionContext) -> Sequence[TensorExpr] | None:
 register(Operator("Trilu", _infer_same, _evaluate_trilu, traits=MOVEMENT, expression=_express_trilu))
 
 
+def _infer_reverse_sequence(ctx: InferenceContext) -> Sequence[Type]:
+    ctx.tensor(1)
+    return _infer_same(ctx)
+
+
 def _evaluate_reverse_sequence(node: Node, arrays: Sequence[Datum]) -> Sequence[Datum]:
     data, lengths = arrays
     batch, time = node.int_attribute("batch_axis", 1), node.int_attribute("time_axis", 0)
@@ -358,7 +364,7 @@ def _express_reverse_sequence(ctx: ExpressionContext) -> Sequence[TensorExpr] | 
 register(
     Operator(
         "ReverseSequence",
-        _infer_same,
+        _infer_reverse_sequence,
         _evaluate_reverse_sequence,
         traits=MOVEMENT,
         expression=_express_reverse_sequence,

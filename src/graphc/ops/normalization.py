@@ -132,8 +132,8 @@ def _infer_layer_norm(ctx: InferenceContext) -> Sequence[Type]:
     if kind.shape is None:
         return [kind.with_shape(None), TensorType(stash, None), TensorType(stash, None)]
     ctx.axis(ctx.node.int_attribute("axis", -1), len(kind.shape))
-    for index in range(1, len(ctx.node.inputs)):
-        if ctx.has(index):
+    for index in range(1, max(2, len(ctx.node.inputs))):
+        if index == 1 or ctx.has(index):
             _check_scale(ctx, index)
     statistics = TensorType(stash, reduced_shape(kind.shape, normalized_axes(ctx.node, len(kind.shape)), keep=True))
     dtype = ctx.tensor(1).dtype if ctx.node.op_type == "RMSNormalization" else kind.dtype
@@ -215,7 +215,7 @@ def _infer_channels(ctx: InferenceContext) -> Sequence[Type]:
     if kind.shape is not None:
         if len(kind.shape) < 2:
             ctx.fail(f"input must have at least 2 axes, not {len(kind.shape)}")
-        for index in range(1, len(ctx.node.inputs)):
+        for index in range(1, 5 if ctx.node.op_type == "BatchNormalization" else 3):
             shape = ctx.tensor(index).shape
             if shape is not None and (len(shape) != 1 or broadcast_dims([shape, (kind.shape[1],)]) is None):
                 ctx.fail(f"input {index} of shape {list(shape)} does not fit {kind.shape[1]} channels")

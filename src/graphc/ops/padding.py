@@ -32,6 +32,7 @@ def pad_amounts(pads: Sequence[Dim], axes: Sequence[int], rank: int) -> tuple[tu
 
 def _infer_pad(ctx: InferenceContext) -> Sequence[Type]:
     kind, pads = ctx.tensor(0), ctx.dims(1)
+    ctx.tensor(1)
     if kind.shape is None:
         return [kind.with_shape(None)]
     rank = len(kind.shape)

@@ -328,6 +328,7 @@ QUADRATIC_LIMIT = 1024
 
 def _infer_running(ctx: InferenceContext) -> Sequence[Type]:
     kind = ctx.tensor(0)
+    ctx.tensor(1)
     axis = ctx.constant(1)
     if kind.shape is not None and axis is not None:
         ctx.axis(int(axis.reshape(())), len(kind.shape))

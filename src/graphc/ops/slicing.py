@@ -76,7 +76,7 @@ def _slice_steps(ctx: InferenceContext, rank: int) -> dict[int, tuple[Dim, Dim, 
 
 
 def _infer_slice(ctx: InferenceContext) -> Sequence[Type]:
-    kind = ctx.tensor(0)
+    kind, _, _ = (ctx.tensor(index) for index in range(3))
     if kind.shape is None:
         return [kind.with_shape(None)]
     steps = _slice_steps(ctx, len(kind.shape))
