@@ -7,6 +7,9 @@ from graphc.ops import choice as choice
 from graphc.ops import classical as classical
 from graphc.ops import compiler_ops as compiler_ops
 from graphc.ops import contraction as contraction
+from graphc.ops import contrib as contrib
+from graphc.ops import contrib_attention as contrib_attention
+from graphc.ops import contrib_quantized as contrib_quantized
 from graphc.ops import control as control
 from graphc.ops import convolution as convolution
 from graphc.ops import cropping as cropping
@@ -35,6 +38,8 @@ from graphc.ops import views as views
 from graphc.ops import vision as vision
 from graphc.ops.base import express as express
 from graphc.ops.base import find as find
+from graphc.ops.decomposition import can_expand as can_expand
+from graphc.ops.decomposition import expand as expand
 from graphc.ops.evaluate import evaluate_expression as evaluate_expression
 from graphc.ops.evaluate import evaluate_graph as evaluate_graph
 from graphc.ops.evaluate import evaluate_node as evaluate_node
