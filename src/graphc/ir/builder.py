@@ -45,7 +45,7 @@ class Builder:
 
         Args:
             op_type: Operator.
-            inputs: Values read.
+            inputs: Values read; absent ones at the end are left out.
             outputs: How many outputs, or their names.
             domain: Operator's domain.
             version: Operator set version; the graph's for ai.onnx, else 1.
@@ -54,6 +54,8 @@ class Builder:
             attributes: Attribute values; lists become tuples, None is left out.
         """
         base = op_type.lower()
+        while inputs and inputs[-1] is None:
+            inputs = inputs[:-1]
         names = [self.graph.fresh_name(base) for _ in range(outputs)] if isinstance(outputs, int) else list(outputs)
         kept: dict[str, Attribute] = {
             key: tuple(value) if isinstance(value, list) else value
