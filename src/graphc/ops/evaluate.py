@@ -11,6 +11,7 @@ from graphc.errors import ExecutionError, InputError, UnsupportedError
 from graphc.ir import GRAPHC_DOMAIN, Graph, Layout, Node, TensorType, Value, captured_values
 from graphc.ir.dtypes import DType
 from graphc.ops.base import Datum, Trait, find, node_names
+from graphc.ops.expr import highest
 from graphc.ops.render_numpy import evaluate_expression as evaluate_expression
 
 Accepts: TypeAlias = Callable[[Node, int, Layout], bool]
@@ -113,12 +114,12 @@ def accepts_by_trait(node: Node, index: int, layout: Layout) -> bool:
 
 
 def poison(dtype: DType) -> Any:
-    """What undefined storage holds: NaN, or an integer that no sensible value comes near."""
-    if dtype.is_float or dtype.kind == "complex":
+    """What undefined storage holds: NaN, or the largest integer, which no sensible sum survives."""
+    if dtype.kind == "complex":
         return float("nan")
-    if dtype.is_integer:
-        return int(0x5A5A5A5A5A5A5A5A >> (64 - dtype.bits + (dtype.kind == "int")))
-    return True if dtype.kind == "bool" else "poison"
+    if dtype.kind == "string":
+        return "poison"
+    return float("nan") if dtype.is_float else highest(dtype)
 
 
 class _Memory:
