@@ -15,6 +15,7 @@ import numpy as np
 from graphc.errors import ExecutionError, GraphcError, TypeInferenceError, UnsupportedError
 from graphc.ir import Dim, Graph, Node, TensorType, Type, Value, symbol
 from graphc.ir.symbolic import symbols
+from graphc.ir.verify import inference_check, register_check
 from graphc.ops.base import Array, InferenceContext, Operator, Trait, find, node_names
 from graphc.ops.evaluate import evaluate_node
 
@@ -198,7 +199,7 @@ class Inference:
             return None
         inputs = tuple(None if given is None else given.type for given in node.inputs)
         dims = operator.propagate(self._context(node, inputs))
-        if dims is None or not all(isinstance(d, int) for d in dims) or not value.type.is_static:
+        if dims is None or not all(isinstance(d, int) and abs(d) < 1 << 63 for d in dims) or not value.type.is_static:
             return None
         return np.array(dims, dtype=value.type.dtype.numpy).reshape(value.type.static_shape)
 
@@ -326,5 +327,7 @@ def _refine(declared: TensorType, found: TensorType) -> TensorType:
 def _is_unknown(dim: Dim) -> bool:
     return not isinstance(dim, int) and any(name.startswith(UNKNOWN_PREFIX) for name in symbols(dim))
 
+
+register_check(inference_check(lambda: Inference().infer))
 
 __all__ = ["Inference", "infer_graph", "infer_node"]
