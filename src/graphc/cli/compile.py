@@ -1,0 +1,121 @@
+"""`graphc compile`: an ONNX model into a package."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from graphc.cli.common import add_compile_options, add_json, add_model, compile_options, parse_dims, print_json
+from graphc.cli.feeds import describe_bindings
+from graphc.cli.progress import Progress
+from graphc.cli.table import count, names, percent, shorten, size, table
+from graphc.cli.toolchain import installed
+
+if TYPE_CHECKING:
+    from graphc.compiler.program import Program
+
+DESCRIPTION = """Compile an ONNX model into a package that runs with NumPy alone.
+
+The package appears only when it is whole. The same model, options and versions give the same bytes. Dimensions that
+--dim leaves open are compiled for each shape when it first comes; the package then carries the model."""
+
+EXAMPLES = """
+  graphc compile model.onnx                          model.graphc, for this machine
+  graphc compile model.onnx --dim batch=1,8 -o m.graphc   a variant each for two batch sizes
+  graphc compile model.onnx --dim x=1x3x224x224      the shape of an input whose dimensions have no names
+  graphc compile model.onnx --target cpu:x86-64-v3,cpu:x86-64-v4   two kinds of machine in one package
+  graphc compile model.onnx --passes 'fold,simplify,fuse' --no-winograd
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of the command."""
+    add_model(parser)
+    parser.add_argument("-o", "--output", type=Path, metavar="OUT", help="the package (default: MODEL's name .graphc)")
+    parser.add_argument(
+        "--embed-model", action="store_true", help="put the model in, so that further shapes compile where it runs"
+    )
+    add_compile_options(parser)
+    add_json(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Compiles, and says what came of it."""
+    output = options.output or Path(options.model.name).with_suffix(".graphc")
+    start = time.perf_counter()
+    with installed():
+        from graphc.compiler import build_package, lower_model
+    with Progress() as progress:
+        chosen = compile_options(options, progress)
+        lowered = lower_model(
+            options.model, target=options.target or "cpu", dims=parse_dims(options.dims), options=chosen
+        )
+        build_package(lowered, output, chosen)
+    facts = {
+        "package": str(output),
+        "bytes": output.stat().st_size,
+        "seconds": time.perf_counter() - start,
+        "variants": [_facts(program) for program in lowered.programs],
+    }
+    if options.json:
+        print_json(facts)
+    else:
+        print(f"{options.model.name} → {output}: {size(output.stat().st_size)} in {facts['seconds']:.1f} s\n")
+        print(_summary(lowered.programs))
+    return 0
+
+
+def _facts(program: Program) -> dict[str, Any]:
+    return {
+        "bindings": dict(program.bindings),
+        "target": program.target.name,
+        "steps": len(program.buffers.steps),
+        "kernels": len({kernel.key for kernel in program.kernels.values()}),
+        "host_steps": [
+            {"op": host.node.op, "nodes": list(host.node.origins), "reason": host.reason} for host in program.host
+        ],
+        "arena_bytes": program.plan.peak,
+        "lower_bound_bytes": program.plan.lower_bound,
+    }
+
+
+def _summary(programs: list[Program]) -> str:
+    if not programs:
+        return (
+            "  No dimension is bound: each shape is compiled when it first comes, which needs the compiler where the\n"
+            "  package runs. Bind dimensions with --dim to compile them now."
+        )
+    rows = []
+    for program in programs:
+        plan = program.plan
+        gap = percent(plan.gap, plan.lower_bound)
+        rows.append(
+            (
+                describe_bindings(program.bindings),
+                program.target.name,
+                str(len(program.buffers.steps)),
+                str(len({kernel.key for kernel in program.kernels.values()})),
+                str(len(program.host)),
+                size(plan.peak),
+                f"{size(plan.lower_bound)}" + (f" (+{gap} %)" if plan.gap else " (met)"),
+            )
+        )
+    head = ("variant", "target", "steps", "kernels", "host steps", "arena", "lower bound")
+    return "\n".join([table(head, rows, left=(0, 1)), *host_steps(programs)])
+
+
+def host_steps(programs: list[Program]) -> list[str]:
+    """Lines about the steps that have no kernel, by operator and reason; none where all have one."""
+    found: dict[tuple[str, str], dict[str, None]] = {}
+    for program in programs:
+        for host in program.host:
+            nodes = found.setdefault((host.node.op, host.reason), {})
+            nodes.update(dict.fromkeys(host.node.origins or (host.node.describe(),)))
+    if not found:
+        return []
+    rows = [(op, str(len(nodes)), shorten(reason, 70), names(list(nodes))) for (op, reason), nodes in found.items()]
+    head = ("operator", "nodes", "why it has no kernel", "which")
+    total = count(sum(len(nodes) for nodes in found.values()), "node")
+    return [f"\n  {total} run on the host, in NumPy:\n", table(head, rows, left=(0, 2, 3))]

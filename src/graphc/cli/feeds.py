@@ -1,0 +1,201 @@
+"""Inputs of a call from the command line: files of NumPy, and seeded values where no file is given."""
+
+from __future__ import annotations
+
+import argparse
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from graphc.cli.common import Dims, natural, parse_dims
+from graphc.cli.source import Source
+from graphc.errors import InputError, OptionError
+from graphc.package import TensorSpec, Variant, evaluate, symbols_of
+from graphc.testing.inputs import Range, seeded_inputs
+
+Arrays = dict[str, npt.NDArray[Any]]
+
+
+def add_inputs(parser: argparse.ArgumentParser) -> None:
+    """`--input` and `--seed`."""
+    parser.add_argument(
+        "--input",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        dest="inputs",
+        help="an input: NAME=file.npy, file.npz with several by name, or NAME=LOW..HIGH to draw from a range",
+    )
+    parser.add_argument("--seed", type=natural, default=0, help="of the inputs not given (default: %(default)s)")
+
+
+@dataclass(frozen=True)
+class Given:
+    """What `--input` says.
+
+    Args:
+        arrays: Read from files, by input.
+        ranges: To draw from, by input.
+    """
+
+    arrays: Arrays = field(default_factory=dict)
+    ranges: dict[str, Range] = field(default_factory=dict)
+
+
+def parse_inputs(texts: list[str]) -> Given:
+    """Reads what `--input` options name.
+
+    Raises:
+        InputError: A file cannot be read, or a range is empty.
+        OptionError: An option is malformed.
+    """
+    given = Given()
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals and text.endswith(".npz"):
+            given.arrays.update(_read_npz(Path(text)))
+        elif not name or not value:
+            raise OptionError(
+                f"--input {text}: expected NAME=file.npy, file.npz or NAME=LOW..HIGH",
+                hint="for example --input x=image.npy",
+            )
+        elif value.endswith(".npy"):
+            given.arrays[name] = _read_npy(Path(value))
+        elif ".." in value:
+            given.ranges[name] = _read_range(text, value)
+        else:
+            raise OptionError(
+                f"--input {text}: {value!r} is neither a .npy file nor a range LOW..HIGH",
+                hint="save an array with numpy.save('file.npy', array)",
+            )
+    return given
+
+
+def _read_npy(path: Path) -> npt.NDArray[Any]:
+    try:
+        with path.open("rb") as file:
+            array: npt.NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)
+    except OSError as error:
+        raise InputError(f"cannot read {str(path)!r}: {error.strerror or error}") from error
+    except (ValueError, EOFError, MemoryError) as error:
+        raise InputError(
+            f"{str(path)!r} is no .npy file that can be read: {error}", hint="pickled objects are not read"
+        ) from error
+    return array
+
+
+def _read_npz(path: Path) -> Arrays:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except OSError as error:
+        raise InputError(f"cannot read {str(path)!r}: {error.strerror or error}") from error
+    except (ValueError, EOFError, MemoryError, zipfile.BadZipFile, AttributeError) as error:
+        raise InputError(f"{str(path)!r} is no .npz file that can be read: {error}") from error
+
+
+def _read_range(text: str, value: str) -> Range:
+    low, _, high = value.partition("..")
+    try:
+        return Range(float(low), float(high))
+    except ValueError as error:
+        raise OptionError(f"--input {text}: {value!r} is no range; expected LOW..HIGH") from error
+
+
+def feed(source: Source, options: argparse.Namespace, variant: Variant | None = None) -> Arrays:
+    """Inputs for one call: those given, and seeded values for the others.
+
+    Args:
+        source: What is called.
+        options: With `inputs`, `seed` and `dims`.
+        variant: Whose shapes the values have; chosen by the given arrays and `--dim` if None.
+
+    Raises:
+        InputError: The inputs given do not fit, or no variant fits them.
+    """
+    given = parse_inputs(options.inputs)
+    specs = source.executable.inputs
+    names = [spec.name for spec in specs]
+    for name in (*given.arrays, *given.ranges):
+        if name not in names:
+            raise InputError(
+                f"--input {name}: the model has no such input", hint=f"its inputs are {'; '.join(map(str, specs))}"
+            )
+    if len(given.arrays) == len(specs):
+        return {name: given.arrays[name] for name in names}
+    shapes = variant.inputs if variant is not None else _shapes(source, given.arrays, parse_dims(options.dims))
+    drawn = seeded_inputs(specs, shapes, seed=options.seed, ranges={**source.ranges, **given.ranges})
+    return {**drawn, **given.arrays}
+
+
+def chosen_variants(source: Source, options: argparse.Namespace) -> list[Variant]:
+    """The variants of the instruction set that runs which `--dim` allows; all where it says nothing.
+
+    Raises:
+        OptionError: There is none.
+    """
+    dims = parse_dims(options.dims) if source.is_package else {}
+    found = [variant for variant in source.executable.variants if allows(source.executable.inputs, dims, variant)]
+    if not found:
+        have = "; ".join(describe_bindings(variant.bindings) for variant in source.executable.variants) or "none"
+        raise OptionError(f"the package has no variant for {' '.join(options.dims) or 'any shape'}; it has: {have}")
+    return found
+
+
+def describe_bindings(bindings: Mapping[str, int]) -> str:
+    """`batch=1, seq=128`, or `fixed` where nothing is bound."""
+    return ", ".join(f"{name}={value}" for name, value in sorted(bindings.items())) or "fixed shapes"
+
+
+def allows(specs: Sequence[TensorSpec], dims: Dims, variant: Variant) -> bool:
+    """Whether a variant is one of those that `--dim` options name."""
+    positions = {spec.name: index for index, spec in enumerate(specs)}
+    for name, given in dims.items():
+        if isinstance(given, int):
+            if variant.bindings.get(name) != given:
+                return False
+        elif name in positions:
+            shape = variant.inputs[positions[name]]
+            if len(shape) != len(given) or any(g not in (None, s) for g, s in zip(given, shape, strict=True)):
+                return False
+        elif variant.bindings.get(name) not in given:
+            return False
+    return True
+
+
+def _shapes(source: Source, arrays: Arrays, dims: Dims) -> tuple[tuple[int, ...], ...]:
+    """Shapes of all inputs: of the first variant that agrees with what is given, else what `dims` say."""
+    specs = source.executable.inputs
+    wanted = dims if source.is_package else {}
+    for variant in source.executable.variants:
+        fits = all(
+            spec.name not in arrays or arrays[spec.name].shape == shape
+            for spec, shape in zip(specs, variant.inputs, strict=True)
+        )
+        if fits and allows(specs, wanted, variant):
+            return variant.inputs
+    bindings = {name: value for name, value in dims.items() if isinstance(value, int)}
+    bindings |= _bindings_of(specs, arrays)
+    missing = sorted({s for spec in specs for d in spec.shape for s in symbols_of(d)} - bindings.keys())
+    if missing:
+        raise InputError(
+            f"nothing says what {', '.join(missing)} {'is' if len(missing) == 1 else 'are'}",
+            hint=" ".join(f"--dim {name}=N" for name in missing),
+        )
+    return tuple(tuple(evaluate(extent, bindings) for extent in spec.shape) for spec in specs)
+
+
+def _bindings_of(specs: tuple[TensorSpec, ...], arrays: Arrays) -> dict[str, int]:
+    """Symbols' values that the arrays given mean."""
+    bindings: dict[str, int] = {}
+    for spec in specs:
+        shape = arrays[spec.name].shape if spec.name in arrays else ()
+        for extent, found in zip(spec.shape, shape, strict=False):
+            if isinstance(extent, str) and symbols_of(extent) == (extent,):
+                bindings[extent] = found
+    return bindings

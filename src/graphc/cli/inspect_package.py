@@ -1,0 +1,137 @@
+"""What `inspect` shows of a package, from its manifest."""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+from graphc.cli.common import Dims, parse_dims
+from graphc.cli.feeds import allows, describe_bindings
+from graphc.cli.kernels import kernel_table, kernels_of_variant, template_table
+from graphc.cli.memory_plan import memory_json, memory_line, memory_section
+from graphc.cli.table import count, facts, names, size, table
+from graphc.errors import OptionError
+from graphc.package import MODEL, Package, Variant
+
+
+@dataclass
+class PackageView:
+    """A package, and those of its variants that were asked for."""
+
+    package: Package
+    variants: list[Variant]
+
+    @classmethod
+    def open(cls, options: argparse.Namespace) -> PackageView:
+        """The package that `options` name.
+
+        Raises:
+            PackageError: It cannot be read.
+            OptionError: `--dim` or `--target` leaves no variant.
+        """
+        package = Package(options.model)
+        dims: Dims = parse_dims(options.dims)
+        isa = options.target.removeprefix("cpu:") if options.target else None
+        manifest = package.manifest
+        chosen = [v for v in manifest.variants if isa in (None, v.isa) and allows(manifest.inputs, dims, v)]
+        if manifest.variants and not chosen:
+            have = "; ".join(f"{describe_bindings(v.bindings)} on {v.isa}" for v in manifest.variants)
+            raise OptionError(f"the package has no such variant; it has: {have}")
+        return cls(package, chosen)
+
+    def sections(self, options: argparse.Namespace) -> list[str]:
+        """The page, section by section."""
+        page = [self._head(), self._variants()]
+        for variant in self.variants if options.kernels or options.memory else self.variants[:1]:
+            title = f"{describe_bindings(variant.bindings)} on cpu:{variant.isa}"
+            page.append(f"── {title} " + "─" * max(0, 70 - len(title)) if len(self.variants) > 1 else "")
+            kernels = kernels_of_variant(variant)
+            page.append((kernel_table if options.kernels else template_table)(kernels) if kernels else "")
+            page.append(_host_steps(variant))
+            if options.memory:
+                bounds = (variant.arena_size, variant.lower_bound)
+                page.append(memory_section(variant.buffers, len(variant.steps), *bounds))
+        return page
+
+    def _head(self) -> str:
+        manifest = self.package.manifest
+        made = ", ".join(f"{name} {version}" for name, version in manifest.versions.items())
+        told = ", ".join(f"{name} {value}" for name, value in manifest.options.items() if value)
+        symbols = [
+            f"{name} in {symbol.minimum}..{'' if symbol.maximum is None else symbol.maximum}"
+            for name, symbol in manifest.symbols.items()
+        ]
+        rows = [
+            ("package", f"{self.package.path}, {size(self.package.size)}"),
+            ("model", f"{manifest.model}{', embedded' if MODEL in self.package.members else ''}"),
+            *(("inputs", str(spec)) for spec in manifest.inputs),
+            *(("outputs", str(spec)) for spec in manifest.outputs),
+            *(("symbols", text) for text in symbols),
+            ("weights", size(manifest.weights_size)),
+            *(
+                ("code", f"{isa}: {size(self.package.member(code.member).size)} for {code.machine}")
+                for isa, code in manifest.code.items()
+            ),
+            ("made by", made),
+            ("options", told),
+        ]
+        return facts([row for row in rows if row[1]])
+
+    def _variants(self) -> str:
+        if not self.variants:
+            return (
+                "No variant is compiled yet: each shape is when it first comes, by the compiler where the package runs."
+            )
+        rows = [
+            (
+                describe_bindings(variant.bindings),
+                f"cpu:{variant.isa}",
+                str(len(variant.steps)),
+                str(len(kernels_of_variant(variant))),
+                str(len(variant.host_steps)),
+                memory_line(variant.arena_size, variant.lower_bound),
+            )
+            for variant in self.variants
+        ]
+        return table(("variant", "target", "steps", "kernels", "host steps", "memory"), rows, left=(0, 1, 5))
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything as plain data."""
+        manifest = self.package.manifest
+        return {
+            "package": str(self.package.path),
+            "bytes": self.package.size,
+            "model": manifest.model,
+            "inputs": [vars(spec) for spec in manifest.inputs],
+            "outputs": [vars(spec) for spec in manifest.outputs],
+            "symbols": {name: vars(symbol) for name, symbol in manifest.symbols.items()},
+            "weights_bytes": manifest.weights_size,
+            "options": dict(manifest.options),
+            "versions": dict(manifest.versions),
+            "variants": [
+                {
+                    "bindings": dict(variant.bindings),
+                    "target": f"cpu:{variant.isa}",
+                    "steps": len(variant.steps),
+                    "kernels": [use.to_json() for use in kernels_of_variant(variant)],
+                    "host_steps": [{"op": s.op_type, "nodes": list(s.origins)} for s in variant.host_steps],
+                    "memory": memory_json(variant.buffers, variant.arena_size, variant.lower_bound),
+                }
+                for variant in self.variants
+            ],
+        }
+
+
+def _host_steps(variant: Variant) -> str:
+    steps = variant.host_steps
+    if not steps:
+        return ""
+    counts = Counter(step.op_type for step in steps)
+    rows = [
+        (op, str(n), names([origin for step in steps if step.op_type == op for origin in step.origins], shown=3))
+        for op, n in counts.most_common()
+    ]
+    listed = table(("operator", "steps", "ONNX nodes"), rows, left=(0, 2))
+    return f"{count(len(steps), 'step')} on the host, in NumPy\n\n{listed}"
