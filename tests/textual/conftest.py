@@ -31,7 +31,7 @@ from graphc.passes import run_passes
 SEPARATOR = "// -----"
 
 
-class CheckFailure(Exception):
+class CheckError(Exception):
     """What was printed is not what the case expects."""
 
 
@@ -50,7 +50,7 @@ class TextualCase(pytest.Item):
     def runtest(self) -> None:
         pipeline = self.directive("RUN")
         if pipeline is None:
-            raise CheckFailure("the case has no `// RUN:` line")
+            raise CheckError("the case has no `// RUN:` line")
         error = self.directive("ERROR")
         try:
             graph = parse_graph(self.text)
@@ -61,11 +61,11 @@ class TextualCase(pytest.Item):
                 raise
             return
         if error is not None:
-            raise CheckFailure(f"no error came; expected: {error}")
+            raise CheckError(f"no error came; expected: {error}")
         check(self.text, str(graph))
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: object = None) -> str:
-        if isinstance(excinfo.value, CheckFailure | GraphcError):
+        if isinstance(excinfo.value, CheckError | GraphcError):
             return f"{self.path}:{self.line}\n{excinfo.value}"
         return str(super().repr_failure(excinfo))
 
@@ -76,13 +76,13 @@ class TextualCase(pytest.Item):
 def check(expectations: str, printed: str) -> None:
     options = Options(match_filename="expectations")
     if "CHECK" not in expectations:
-        raise CheckFailure("the case checks nothing")
+        raise CheckError("the case checks nothing")
     parser = Parser(options, io.StringIO(expectations), *pattern_for_opts(options))
     matcher = Matcher(options, FInput("printed", printed), parser)
     messages = io.StringIO()
     matcher.stderr = messages
     if matcher.run() != 0:
-        raise CheckFailure(f"{messages.getvalue()}\nprinted:\n{printed}")
+        raise CheckError(f"{messages.getvalue()}\nprinted:\n{printed}")
 
 
 class TextualFile(pytest.File):
