@@ -123,11 +123,12 @@ def lower_model(
         As `compile`.
     """
     targets = cpu_targets(target)
-    backend = cpu_backend(targets)
     options.progress("reading the model", 0, 1)
+    # Before the backend: a bad model should not wait for the import of TVM.
     imported = read_model(model)
     source = imported.graph
     options.progress("reading the model", 1, 1)
+    backend = cpu_backend(targets)
     choices = expand_dims(dims, imported.inputs)
     programs: list[Program] = []
     total = len(choices) * len(targets)
