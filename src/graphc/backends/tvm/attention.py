@@ -7,9 +7,27 @@ value and result are read and written where the operators around them left them:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from graphc.backends.tvm.tasks import Tasks
+from tvm.tirx.script.builder import ir as T
+
+from graphc.backends.base import Kernel, Operand, content_key
+from graphc.backends.regions import signature
+from graphc.backends.tvm import objects, scalar_ops, vectormath
+from graphc.backends.tvm.contraction import extent_of, unflatten
+from graphc.backends.tvm.gemm_tiles import Tile, fitting, multiply, sweep_cost
+from graphc.backends.tvm.heads import MASKED, Heads, bias_of, heads_of_region, inputs_of
+from graphc.backends.tvm.nest import store
+from graphc.backends.tvm.render import Lane, Renderer, Scope
+from graphc.backends.tvm.tasks import PARALLEL_MACS, Chunks, RowTiles, chunks_of, row_tiles, split_until_balanced
+from graphc.backends.tvm.tir import Expr, KernelBuilder, Register, bind, broadcast, horizontal
+from graphc.errors import BackendError
+from graphc.ir import Dim, Graph, dtypes, symbol
+from graphc.ir.symbolic import minimum, symbols
+from graphc.ops.expr import Axis, IndexValue, Load, Scalar, walk
+from graphc.target import Target
 
 
 @dataclass(frozen=True)
@@ -18,24 +36,361 @@ class Schedule:
 
     Args:
         lanes: Width of a vector.
-        rows: Queries of a tile.
-        score_vectors: Vectors of keys of a score tile.
-        value_vectors: Vectors of a value's elements.
-        transposed: Whether keys are copied, transposed, into a workspace.
-        splits: Into how many parts the queries of a head are split among threads.
-        tasks: (batch, head, split) triples.
-        parallel: Whether threads share the tasks.
+        score: Registers of a tile of scores: queries by vectors of keys.
+        weighted: Registers of a tile of the result: as many queries, by vectors of a value's elements.
+        queries: Tiles of the queries of a head, in as many blocks as threads share a head's queries.
+        tasks: (batch, head, block of queries) triples.
+        transposes: (batch, head of the key) pairs whose keys are transposed before all else; None where the task that
+            reads a head's keys transposes them itself, or where they come transposed.
+        transposed: Whether keys are transposed at all.
     """
 
     lanes: int
-    rows: int
-    score_vectors: int
-    value_vectors: int
+    score: Tile
+    weighted: Tile
+    queries: RowTiles
+    tasks: Chunks
+    transposes: Chunks | None
     transposed: bool
-    splits: int
-    tasks: Tasks
 
-    @property
-    def per_head(self) -> bool:
-        """Whether the task that uses a head's keys transposes them itself."""
-        return self.splits == 1
+    def describe(self) -> dict[str, Any]:
+        """What is worth showing."""
+        return {
+            "scores": f"{self.score.rows}x{self.score.vectors * self.lanes}",
+            "values": f"{self.weighted.rows}x{self.weighted.vectors * self.lanes}",
+            "keys": "in place" if not self.transposed else "transposed by head" if self.transposes is None else "first",
+            "tasks": str(self.tasks.tasks) if self.tasks.parallel else "serial",
+        }
+
+
+def choose_schedule(heads: Heads, target: Target) -> Schedule:
+    """The schedule of an attention: the tile height serves both products."""
+    lanes = target.lanes(dtypes.FLOAT32)
+    queries, keys = extent_of([heads.query]), extent_of([heads.key])
+    size, elements = extent_of([heads.size]), extent_of([heads.value])
+    key_vectors, value_vectors = -(-keys // lanes), -(-elements // lanes)
+
+    def best(vectors: int) -> dict[int, tuple[float, Tile]]:
+        """By height, the cheapest tile and its cost."""
+        found: dict[int, tuple[float, Tile]] = {}
+        for tile in fitting(target, queries, vectors):
+            cost = sweep_cost(tile, queries, vectors)
+            if tile.rows not in found or cost < found[tile.rows][0]:
+                found[tile.rows] = (cost, tile)
+        return found
+
+    scores, weighted = best(key_vectors), best(value_vectors)
+    rows = min(scores.keys() & weighted.keys(), key=lambda r: size * scores[r][0] + keys * weighted[r][0])
+    products = extent_of([heads.batch, heads.head])
+    parallel = products * queries * keys * (size + elements) >= PARALLEL_MACS
+    tiles = -(-queries // rows)
+    blocks = split_until_balanced(products, tiles, target.cores) if parallel else 1
+    cut = row_tiles(queries, rows, blocks)
+    transposed = heads.k.stride(heads.key) != 1
+    first = transposed and (cut.blocks > 1 or heads.ratio > 1)
+    key_heads = extent_of([heads.batch, heads.group])
+    return Schedule(
+        lanes,
+        scores[rows][1],
+        weighted[rows][1],
+        cut,
+        chunks_of(products * cut.blocks, target.cores, parallel=parallel),
+        chunks_of(key_heads, target.cores, parallel=parallel) if first else None,
+        transposed,
+    )
+
+
+def lower(body: Graph, target: Target, constants: frozenset[int], options: Mapping[str, Any]) -> Kernel:
+    """The kernel of a body around an Attention, with movement before its operands and after its result.
+
+    Args:
+        body: One Attention of float32 without a cache.
+        target: The CPU.
+        constants: Numbers of the body's inputs that are constants; none is packed.
+        options: None is read.
+
+    Raises:
+        BackendError: The body is something else; the message says what.
+    """
+    heads = heads_of_region(body)
+    if heads.v.stride(heads.value) != 1:
+        raise BackendError("a value's elements are not neighbours")
+    schedule = choose_schedule(heads, target)
+    key = content_key(["attention", signature(body), target, schedule, objects.versions()])
+    name = f"graphc_attention_{key[:16]}"
+    inputs = inputs_of(heads)
+    sizes = _workspaces(heads, schedule)
+    operands = [
+        *(Operand("input", i, body.inputs[i].tensor_type.storage_bytes) for i in inputs),
+        Operand("output", 0, heads.output.storage_bytes),
+        *(Operand("workspace", i, size * 4) for i, size in enumerate(sizes)),
+    ]
+
+    def emit() -> Any:
+        types = [*(body.inputs[i].tensor_type.dtype for i in inputs), heads.output.dtype]
+        types += [dtypes.FLOAT32] * len(sizes)
+        with KernelBuilder(name, types, vector_bytes=target.vector_bytes, bounds=body.bounds) as builder:
+            _Attention(builder, body, heads, schedule, {i: number for number, i in enumerate(inputs)}).emit()
+        return builder.function
+
+    moved: Dim = 0
+    for operand in operands:
+        moved = moved + operand.size * (operand.kind != "workspace")
+    scores = extent_of([heads.batch, heads.head, heads.query, heads.key])
+    return Kernel(
+        key=key,
+        template="attention",
+        operands=tuple(operands),
+        dims=(),
+        flops=2 * scores * extent_of([heads.size]) + 2 * scores * extent_of([heads.value]),
+        bytes=moved,
+        schedule=schedule.describe(),
+        compile=lambda: objects.compile_function(emit(), name, target),
+    )
+
+
+def _padded(axis: Axis, lanes: int) -> int:
+    return -(-extent_of([axis]) // lanes) * lanes
+
+
+def _workspaces(heads: Heads, schedule: Schedule) -> list[int]:
+    """Elements of each workspace: scores of every chunk's tile, then transposed keys."""
+    keys = _padded(heads.key, schedule.lanes)
+    sizes = [schedule.tasks.count * schedule.queries.height * keys]
+    if schedule.transposed:
+        copies = extent_of([heads.batch, heads.group]) if schedule.transposes else schedule.tasks.count
+        sizes.append(copies * extent_of([heads.size]) * keys)
+    return sizes
+
+
+class _Attention:
+    """Emits the loops of one attention."""
+
+    def __init__(
+        self, builder: KernelBuilder, body: Graph, heads: Heads, schedule: Schedule, operands: Mapping[int, int]
+    ) -> None:
+        self.builder = builder
+        self.heads = heads
+        self.plan = schedule
+        self.lanes = schedule.lanes
+        self.operands = operands
+        self.output = len(operands)
+        self.scores, self.keys_t = self.output + 1, self.output + 2
+        self.keys = extent_of([heads.key])
+        self.width = _padded(heads.key, self.lanes)
+        self.bias = bias_of(heads)
+        self.bias_by_query = self.bias is not None and heads.query.name in _free_symbols(self.bias)
+        self.renderer = Renderer(builder, [value.tensor_type for value in body.inputs], operands)
+
+    def emit(self) -> None:
+        heads, plan, builder = self.heads, self.plan, self.builder
+        if plan.transposes is not None:
+            with plan.transposes.each(builder) as (_, task):
+                self._transpose_keys(unflatten((heads.batch, heads.group), task, builder.bounds), task)
+        block = Axis("block", plan.queries.blocks)
+        with plan.tasks.each(builder) as (chunk, task):
+            at = unflatten((heads.batch, heads.head, block), task, builder.bounds)
+            group = builder.simplify(at[heads.head.name] // heads.ratio)
+            at[heads.group.name] = group
+            source = chunk
+            if plan.transposes is not None:
+                source = at[heads.batch.name] * extent_of([heads.group]) + group
+            elif plan.transposed:
+                self._transpose_keys(at, chunk)
+            keys = source * (extent_of([heads.size]) * self.width)
+            scratch = chunk * (plan.queries.height * self.width)
+            plan.queries.each(
+                builder, at[block.name], lambda row, rows: self._tile(_Tile(at, row, rows, keys, scratch))
+            )
+
+    def _transpose_keys(self, at: Mapping[str, Dim], copy: Dim) -> None:
+        """One head's keys as `[size][keys]`, columns past the last key zero."""
+        heads, builder = self.heads, self.builder
+        base = copy * (extent_of([heads.size]) * self.width)
+        operand = self.operands[heads.k.input]
+        with builder.serial(self.keys, "t") as t, builder.serial(extent_of([heads.size]), "d") as d:
+            value = builder.load(operand, heads.k.at(builder, {**at, heads.key.name: t, heads.size.name: d}))
+            builder.store(self.keys_t, value, base + d * self.width + t)
+        if self.width > self.keys:
+            rest = self.width - self.keys
+            with builder.serial(extent_of([heads.size]), "d") as d:
+                place = base + d * self.width + self.keys
+                builder.store(self.keys_t, broadcast(T.float32(0), rest), place, rest)
+
+    def _tile(self, tile: _Tile) -> None:
+        """A tile of queries from scores to results."""
+        heads, plan, builder = self.heads, self.plan, self.builder
+        panel = plan.score.vectors * self.lanes
+        full, rest = divmod(self.keys, panel)
+        seen: Dim = self.keys
+        if heads.causal:
+            seen = builder.bind_index(minimum(self.keys, tile.row + tile.rows), 1, self.keys, "seen")
+        if full:
+            count = full if not heads.causal else minimum(full, (seen + (panel - 1)) // panel)
+            with builder.serial(count, "panel") as number:
+                place = builder.bind_index(number * panel, 0, (full - 1) * panel, "key")
+                self._score_panel(tile, place, plan.score.vectors, None)
+        if rest:
+            vectors = -(-rest // self.lanes)
+            partial = rest % self.lanes or None
+            if heads.causal and full:
+                with builder.when(builder.index(seen) > T.int64(full * panel)):
+                    self._score_panel(tile, full * panel, vectors, partial)
+            else:
+                self._score_panel(tile, full * panel, vectors, partial)
+        scored: Dim = self.width // self.lanes
+        if heads.causal:
+            scored = minimum(scored, (seen + (panel - 1)) // panel * plan.score.vectors)
+        self._weigh_values(tile, self._softmax(tile, scored), seen)
+
+    def _score_panel(self, tile: _Tile, key: Dim, vectors: int, partial: int | None) -> None:
+        """Scores of neighbouring keys into the scratch memory; keys past the last one score minus infinity."""
+        heads, builder, lanes = self.heads, self.builder, self.lanes
+        query = self.operands[heads.q.input]
+
+        def left(r: int, d: Dim) -> Expr:
+            places = {**tile.at, heads.query.name: tile.row + r, heads.size.name: d}
+            return builder.load(query, heads.q.at(builder, places))
+
+        def right(d: Dim, v: int) -> Expr:
+            if self.plan.transposed:
+                return builder.load(self.keys_t, tile.keys + d * self.width + key + v * lanes, lanes)
+            places = {**tile.at, heads.key.name: key + v * lanes, heads.size.name: d}
+            count = partial if v == vectors - 1 else None
+            return builder.load(self.operands[heads.k.input], heads.k.at(builder, places), lanes, 1, count)
+
+        shape = Tile(tile.rows, vectors, self.plan.score.ways if tile.rows * vectors <= 8 else 1)
+        sums = multiply(builder, shape, lanes, extent_of([heads.size]), left, right)
+        for v in range(vectors):
+            count = partial if v == vectors - 1 else None
+            with builder.lanes(lanes) as name:
+                lane = Lane(name, lanes, count)
+                place = key + v * lanes
+                shared = None if self.bias_by_query else self._bias(tile, 0, place, lane)
+                for r in range(tile.rows):
+                    bias = self._bias(tile, r, place, lane) if self.bias_by_query else shared
+                    value = self._finish(sums[r][v], bias, count)
+                    builder.store(self.scores, value, tile.scratch + r * self.width + place, lanes)
+
+    def _bias(self, tile: _Tile, row: int, key: Dim, lane: Lane) -> Expr | None:
+        if self.bias is None:
+            return None
+        assert lane.name is not None
+        places = {**tile.at, self.heads.query.name: tile.row + row, self.heads.key.name: key + symbol(lane.name)}
+        return broadcast(self.renderer.render(self.bias, lane, Scope(places)), self.lanes)
+
+    def _finish(self, value: Expr, bias: Expr | None, count: int | None) -> Expr:
+        """Scale, cap, bias and the end of the keys."""
+        lanes, cap = self.lanes, self.heads.softcap
+        scale = self.heads.scale / cap if cap else self.heads.scale
+        value = value * broadcast(T.float32(scale), lanes)
+        if cap:
+            value = scalar_ops.apply("tanh", dtypes.FLOAT32, [value]) * broadcast(T.float32(cap), lanes)
+        if bias is not None:
+            value = value + bias
+        if count is not None:
+            inside = self.builder.first_lanes(count, lanes)
+            value = self.builder.choose(inside, value, broadcast(T.float32(MASKED), lanes))
+        return value
+
+    def _softmax(self, tile: _Tile, vectors: Dim) -> list[Expr]:
+        """Turns scores into exponentials; answers, for each row, the reciprocal of their sum.
+
+        A row that is minus infinity throughout becomes zeros, as the operator demands.
+        """
+        builder, lanes = self.builder, self.lanes
+        lowest, zero = T.float32(MASKED), T.float32(0)
+
+        def rows(initial: Expr) -> list[Register]:
+            registers = [builder.accumulator(lanes) for _ in range(tile.rows)]
+            for register in registers:
+                register.value = broadcast(initial, lanes)
+            return registers
+
+        highest, totals = rows(lowest), rows(zero)
+        with builder.serial(vectors, "v") as v:
+            for r, register in enumerate(highest):
+                score = builder.load(self.scores, tile.scratch + r * self.width + v * lanes, lanes)
+                register.value = T.max(score, register.value)
+        tops = []
+        for register in highest:
+            top = bind(horizontal(register.value, lambda a, b: bind(T.max(a, b))))
+            tops.append(bind(broadcast(T.Select(top == lowest, zero, top), lanes)))
+        with builder.serial(vectors, "v") as v:
+            for r, register in enumerate(totals):
+                place = tile.scratch + r * self.width + v * lanes
+                value = bind(vectormath.exp_nonpositive(builder.load(self.scores, place, lanes) - tops[r]))
+                builder.store(self.scores, value, place, lanes)
+                register.value = register.value + value
+        inverses = []
+        for register in totals:
+            total = bind(horizontal(register.value, lambda a, b: bind(a + b)))
+            inverses.append(bind(broadcast(T.float32(1) / T.Select(total == zero, T.float32(1), total), lanes)))
+        return inverses
+
+    def _weigh_values(self, tile: _Tile, inverses: list[Expr], seen: Dim) -> None:
+        """Sums of values weighted by exponentials, divided by the exponentials' sum, into the result."""
+        heads, plan = self.heads, self.plan
+        elements = extent_of([heads.value])
+        panel = plan.weighted.vectors * self.lanes
+        full, rest = divmod(elements, panel)
+        with self.builder.serial(full, "panel") as number:
+            if full:
+                self._value_panel(tile, inverses, seen, number * panel, plan.weighted.vectors, None)
+        if rest:
+            vectors = -(-rest // self.lanes)
+            self._value_panel(tile, inverses, seen, full * panel, vectors, rest % self.lanes or None)
+
+    def _value_panel(
+        self, tile: _Tile, inverses: list[Expr], seen: Dim, element: Dim, vectors: int, partial: int | None
+    ) -> None:
+        heads, builder, lanes = self.heads, self.builder, self.lanes
+        operand = self.operands[heads.v.input]
+
+        def left(r: int, t: Dim) -> Expr:
+            return builder.load(self.scores, tile.scratch + r * self.width + t)
+
+        def right(t: Dim, v: int) -> Expr:
+            places = {**tile.at, heads.key.name: t, heads.value.name: element + v * lanes}
+            count = partial if v == vectors - 1 else None
+            return builder.load(operand, heads.v.at(builder, places), lanes, 1, count)
+
+        shape = Tile(tile.rows, vectors, self.plan.weighted.ways if tile.rows * vectors <= 8 else 1)
+        sums = multiply(builder, shape, lanes, seen, left, right)
+        for r in range(tile.rows):
+            for v in range(vectors):
+                with builder.lanes(lanes) as name:
+                    lane = Lane(name, lanes, partial if v == vectors - 1 else None)
+                    place = {heads.query.name: tile.row + r, heads.value.name: element + v * lanes + symbol(name)}
+                    index = heads.result_at({**tile.at, **place}, builder.bounds)
+                    store(builder, bind(sums[r][v] * inverses[r]), heads.output, self.output, index, lane)
+
+
+@dataclass(frozen=True)
+class _Tile:
+    """Where a tile of queries stands.
+
+    Args:
+        at: Batch, head and head of the key.
+        row: First query.
+        rows: Queries.
+        keys: Where the head's transposed keys start.
+        scratch: Where its scores go.
+    """
+
+    at: Mapping[str, Dim]
+    row: Dim
+    rows: int
+    keys: Dim
+    scratch: Dim
+
+
+def _free_symbols(scalar: Scalar) -> frozenset[str]:
+    """Index symbols that a scalar without reductions depends on."""
+    found: frozenset[str] = frozenset()
+    for node in walk(scalar):
+        if isinstance(node, IndexValue):
+            found |= symbols(node.index)
+        elif isinstance(node, Load):
+            found = found.union(*(symbols(i) for i in node.indices if not isinstance(i, Scalar)))
+    return found

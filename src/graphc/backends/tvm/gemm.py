@@ -6,9 +6,9 @@ last column. Tasks are (block of rows, panel) pairs, rows outermost: a block of 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,18 +20,12 @@ from graphc.backends.tvm.contraction import Contraction, contraction_of, extent_
 from graphc.backends.tvm.epilogue import Epilogue
 from graphc.backends.tvm.gemm_tiles import Tile, choose_tile, multiply, with_ways
 from graphc.backends.tvm.render import Lane, Renderer, Scope
+from graphc.backends.tvm.tasks import PARALLEL_MACS, RowTiles, only, row_tiles, split_until_balanced
 from graphc.backends.tvm.tir import Expr, KernelBuilder, broadcast
 from graphc.errors import BackendError
 from graphc.ir import Dim, Graph, dtypes, symbol
-from graphc.ir.symbolic import minimum
 from graphc.ops.expr import loads
 from graphc.target import Target
-
-PARALLEL_MACS = 150_000
-"""Multiply-adds under which a parallel region costs more than it saves (about 2 microseconds of one core)."""
-
-IMBALANCE = 1.1
-"""How much longer than the mean the busiest thread may work before rows are split as well."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +38,7 @@ class Schedule:
         depth: Extent of the inner axis.
         lanes: Width of a vector.
         tile: Results in registers.
-        row_blocks: Blocks of rows.
-        block_tiles: Row tiles of a block; the last block may have fewer.
+        blocks: Tiles of rows, in blocks.
         parallel: Whether threads share the tasks.
     """
 
@@ -54,8 +47,7 @@ class Schedule:
     depth: int
     lanes: int
     tile: Tile
-    row_blocks: int
-    block_tiles: int
+    blocks: RowTiles
     parallel: bool
 
     @property
@@ -82,7 +74,7 @@ class Schedule:
         """What is worth showing."""
         return {
             "tile": f"{self.tile.rows}x{self.width}" + (f", {self.tile.ways} sums" if self.tile.ways > 1 else ""),
-            "tasks": f"{self.row_blocks} row blocks x {self.panels} panels" if self.parallel else "serial",
+            "tasks": f"{self.blocks.blocks} row blocks x {self.panels} panels" if self.parallel else "serial",
         }
 
 
@@ -91,20 +83,13 @@ def choose_schedule(target: Target, rows: int, columns: int, depth: int, tile: T
     lanes = target.lanes(dtypes.FLOAT32)
     tile = tile or choose_tile(target, rows, -(-columns // lanes))
     panels = -(-columns // (tile.vectors * lanes))
-    row_tiles = -(-rows // tile.rows)
+    tiles = -(-rows // tile.rows)
     parallel = rows * columns * depth >= PARALLEL_MACS
     # Half of L2 holds a block of rows, the other half the panel that passes.
-    blocks = min(row_tiles, max(1, -(-rows * depth * 4 // (target.l2_bytes // 2))))
+    blocks = min(tiles, max(1, -(-rows * depth * 4 // (target.l2_bytes // 2))))
     if parallel:
-        most = min(row_tiles, max(blocks, 4 * target.cores))
-        while blocks < most and _imbalance(blocks * panels, target.cores) > IMBALANCE:
-            blocks += 1
-    block_tiles = -(-row_tiles // blocks)
-    return Schedule(rows, columns, depth, lanes, tile, -(-row_tiles // block_tiles), block_tiles, parallel)
-
-
-def _imbalance(tasks: int, threads: int) -> float:
-    return -(-tasks // threads) * threads / tasks
+        blocks = split_until_balanced(panels, tiles, target.cores, blocks)
+    return Schedule(rows, columns, depth, lanes, tile, row_tiles(rows, tile.rows, blocks), parallel)
 
 
 def lower(body: Graph, target: Target, constants: frozenset[int], options: Mapping[str, Any]) -> Kernel:
@@ -252,49 +237,24 @@ class _Gemm:
         self.row_stride = flat_stride(problem.left, self.row_axes)
 
     def emit(self) -> None:
-        plan = self.schedule
-        with self.builder.parallel(plan.row_blocks * plan.panels, "task", enable=plan.parallel) as task:
-            block = self.builder.simplify(task // plan.panels)
-            panel = self.builder.simplify(task % plan.panels)
-            if plan.row_blocks > 1 and plan.panels > 1:
-                block = self.builder.bind_index(block, 0, plan.row_blocks - 1, "block")
-                panel = self.builder.bind_index(panel, 0, plan.panels - 1, "panel")
+        plan, builder = self.schedule, self.builder
+        blocks = plan.blocks.blocks
+        with builder.parallel(blocks * plan.panels, "task", enable=plan.parallel) as task:
+            block = builder.simplify(task // plan.panels)
+            panel = builder.simplify(task % plan.panels)
+            if blocks > 1 and plan.panels > 1:
+                block = builder.bind_index(block, 0, blocks - 1, "block")
+                panel = builder.bind_index(panel, 0, plan.panels - 1, "panel")
             if plan.full_panels:
-                with self._only(panel, plan.panels, below=plan.full_panels):
-                    self._rows(block, panel, plan.tile.vectors)
+                with only(builder, panel, plan.panels, below=plan.full_panels):
+                    plan.blocks.each(builder, block, partial(self._tile, panel, plan.tile.vectors))
             if plan.tail_vectors:
-                with self._only(panel, plan.panels, last=True):
-                    self._rows(block, plan.full_panels, plan.tail_vectors)
+                with only(builder, panel, plan.panels, last=True):
+                    plan.blocks.each(builder, block, partial(self._tile, plan.full_panels, plan.tail_vectors))
         self.epilogue.finish()
 
-    @contextmanager
-    def _only(self, index: Dim, extent: int, *, below: int = 0, last: bool = False) -> Iterator[None]:
-        """Statements for indices below a bound, or for the last one; for all where that is the same."""
-        if below == extent or (last and extent == 1):
-            yield
-            return
-        place = self.builder.index(index)
-        limit = self.builder.index(below or extent - 1)
-        with self.builder.when(place < limit if below else place == limit):
-            yield
-
-    def _rows(self, block: Dim, panel: Dim, vectors: int) -> None:
-        """One panel against one block of rows."""
-        plan, builder = self.schedule, self.builder
-        height = plan.tile.rows
-        full, tail = divmod(plan.rows, height)
-        if full:
-            first = block * plan.block_tiles
-            even = plan.row_blocks * plan.block_tiles == full
-            count: Dim = plan.block_tiles if even else minimum(plan.block_tiles, full - first)
-            with builder.serial(builder.simplify(count), "tile") as tile:
-                row = builder.bind_index((first + tile) * height, 0, (full - 1) * height, "row")
-                self._tile(row, height, panel, vectors)
-        if tail:
-            with self._only(block, plan.row_blocks, last=True):
-                self._tile(full * height, tail, panel, vectors)
-
-    def _tile(self, row: Dim, rows: int, panel: Dim, vectors: int) -> None:
+    def _tile(self, panel: Dim, vectors: int, row: Dim, rows: int) -> None:
+        """One panel against one tile of rows."""
         plan, builder, problem = self.schedule, self.builder, self.problem
         base = panel * (plan.depth * plan.width)
         width = vectors * plan.lanes

@@ -83,13 +83,14 @@ def heads_of_region(body: Graph) -> Heads:
     _check(anchor, (q, k, v))
     heads = heads_of(anchor, *(value.tensor_type.dims for value in (q, k, v)))
     extents = (heads.batch, heads.query_heads, heads.kv_heads, heads.queries, heads.keys, heads.size, heads.value_size)
-    axes = axes_of(extents)
+    batch, head, group, query, key, size, element = axes = axes_of(extents)
     b, h, g, s, t, d, e = (axis.index for axis in axes)
     bounds = bounds_of(axes)
     expander = Expander(body)
 
-    def view(value: Value, head: Dim, position: Dim, element: Dim, size: Dim, what: str) -> View:
-        index = (b, position, head * size + element) if heads.packed else (b, head, position, element)
+    def view(value: Value, at: tuple[Dim, Dim, Dim], width: Dim, what: str) -> View:
+        head, position, place = at
+        index = (b, position, head * width + place) if heads.packed else (b, head, position, place)
         return view_of(body, expander, value, index, bounds, what)
 
     mask = anchor.inputs[3] if len(anchor.inputs) > 3 else None
@@ -97,11 +98,17 @@ def heads_of_region(body: Graph) -> Heads:
     output, place = _moved(body, anchor.outputs[0], result, bounds)
     return Heads(
         anchor,
-        *axes,
-        q=view(q, h, s, d, heads.size, "the query"),
-        k=view(k, g, t, d, heads.size, "the key"),
-        v=view(v, g, t, e, heads.value_size, "the value"),
-        bias=None if mask is None else _bias(expander, mask, (b, h, s, t), heads.keys),
+        batch,
+        head,
+        group,
+        query,
+        key,
+        size,
+        element,
+        q=view(q, (h, s, d), heads.size, "the query"),
+        k=view(k, (g, t, d), heads.size, "the key"),
+        v=view(v, (g, t, e), heads.value_size, "the value"),
+        bias=None if mask is None else _mask_bias(expander, mask, (b, h, s, t), heads.keys),
         scale=anchor.float_attribute("scale", 0.0) or 1 / math.sqrt(int(str(heads.size))),
         softcap=anchor.float_attribute("softcap", 0.0),
         causal=bool(anchor.int_attribute("is_causal", 0)),
@@ -131,15 +138,17 @@ def _check(anchor: Node, operands: Sequence[Value]) -> None:
             raise BackendError(f"%{value.name} has an extent that is not bound")
 
 
-def _bias(expander: Expander, mask: Value, index: Sequence[Dim], keys: Dim) -> Scalar:
-    """The mask as an addend of the scores."""
+def _mask_bias(expander: Expander, mask: Value, index: Sequence[Dim], keys: Dim) -> Scalar:
+    """The mask as an addend of the scores; keys past the end of a short mask are hidden."""
     type_ = mask.tensor_type
-    if type_.dims and type_.dims[-1] not in (1, keys):
-        raise BackendError(f"the mask covers {type_.dims[-1]} of {keys} keys")
     element = expander.element(mask, broadcast_index(type_.dims, index))
+    hidden = const(MASKED, dtypes.FLOAT32)
     if type_.dtype == dtypes.BOOL:
-        return select(element, const(0.0, dtypes.FLOAT32), const(MASKED, dtypes.FLOAT32))
-    return cast(element, dtypes.FLOAT32)
+        bias = select(element, const(0.0, dtypes.FLOAT32), hidden)
+    else:
+        bias = cast(element, dtypes.FLOAT32)
+    short = bool(type_.dims) and type_.dims[-1] != keys
+    return select(compare("lt", index[-1], type_.dims[-1]), bias, hidden) if short else bias
 
 
 def _moved(body: Graph, value: Value, index: Sequence[Dim], bounds: Bounds) -> tuple[TensorType, tuple[Dim, ...]]:
@@ -181,21 +190,17 @@ def _reshaped(place: Sequence[Dim], old: Sequence[Dim], new: Sequence[Dim], boun
     return tuple(result)
 
 
-def causal_bias(query: Dim, key: Dim) -> Scalar:
-    """What keeps a query from seeing later keys, as an addend of the scores."""
-    zero, hidden = const(0.0, dtypes.FLOAT32), const(MASKED, dtypes.FLOAT32)
-    return select(compare("le", key, query), zero, hidden)
-
-
 def bias_of(heads: Heads) -> Scalar | None:
     """Everything that is added to the scores, over b, h, s, t."""
     bias = heads.bias
     if heads.causal:
-        frontier = causal_bias(heads.query.index, heads.key.index)
+        zero, hidden = const(0.0, dtypes.FLOAT32), const(MASKED, dtypes.FLOAT32)
+        frontier = select(compare("le", heads.key.index, heads.query.index), zero, hidden)
         bias = frontier if bias is None else call("add", bias, frontier)
     return bias
 
 
-def bias_inputs(heads: Heads) -> set[int]:
-    """Body inputs that the mask reads."""
-    return set() if heads.bias is None else {load.input for load in loads(heads.bias)}
+def inputs_of(heads: Heads) -> list[int]:
+    """Numbers of the body inputs that the kernel reads."""
+    masks = set() if heads.bias is None else {load.input for load in loads(heads.bias)}
+    return sorted(masks | {heads.q.input, heads.k.input, heads.v.input})

@@ -16,6 +16,7 @@ from graphc.ir.dtypes import INT64
 from graphc.ir.symbolic import interval, linear_coefficient, maximum, minimum, product, substitute, symbols
 from graphc.ops.expr import (
     REDUCE_IDENTITY,
+    ArgReduce,
     Axis,
     Call,
     Cast,
@@ -135,6 +136,8 @@ class _Rendering:
                 return self._select(self.visit(condition), then, otherwise)
             case Reduce():
                 return self._reduce(scalar)
+            case ArgReduce():
+                return self._arg_reduce(scalar)
         raise BackendError(f"{type(scalar).__name__} has no compiled form on CPUs")
 
     def _place(self, index: Dim) -> Dim:
@@ -257,9 +260,15 @@ class _Rendering:
         if low_high is None or low_high[0] < 0:
             return self._is_loop_of(place, extent)
         if low_high[1] is not None and isinstance(extent, int):
-            in_count = self.lane.count is not None and self._varies(place)
-            return low_high[1] < extent or (in_count and self._stride_one(place))
+            return low_high[1] < extent or self._counted_inside(place, extent)
         return self._is_loop_of(place, extent)
+
+    def _counted_inside(self, place: Dim, extent: Dim) -> bool:
+        """Whether the lanes that count, if not all, read below `extent`."""
+        if self.lane.count is None or not self._varies(place) or not self._stride_one(place):
+            return False
+        past = interval(self.builder.simplify(self._start(place) + self.lane.count - extent), self.builder.bounds)
+        return past is not None and past[1] is not None and past[1] <= 0
 
     def _stride_one(self, place: Dim) -> bool:
         assert self.lane.name is not None
@@ -281,6 +290,40 @@ class _Rendering:
         register = self._register(scalar, lanes)
         self._loops(scalar, scalar.axes, self.lane, register, {})
         return self._finish(scalar, register.value)
+
+    def _arg_reduce(self, scalar: ArgReduce) -> Expr:
+        """Walks the axis with the best element so far and its position; one lane only."""
+        assert self.lane.lanes == 1, "positions are found a lane at a time"
+        dtype = scalar_ops.compute_dtype(scalar.body.dtype)
+        best = self.builder.accumulator(1, "uint8" if dtype.kind == "bool" else dtype.name)
+        position = self.builder.accumulator(1, "int64")
+        position.value = T.int64(0)
+        extent = substitute(scalar.axis.extent, self.scope.axes)
+        with self.builder.serial(extent, "r") as index:
+            inner = _Rendering(self.renderer, self.lane, self.scope.inner({scalar.axis.name: index}), self.guard)
+            value = (
+                scalar_ops.to_storage(inner.visit(scalar.body), dtype)
+                if dtype.kind == "bool"
+                else inner.visit(scalar.body)
+            )
+            first = T.EQ(self.builder.index(index), T.int64(0))
+            better = self._beats(scalar, value, best.value, dtype.is_float)
+            with self.builder.when(T.Or(first, better)):
+                best.value = value
+                position.value = self.builder.index(index)
+        return position.value
+
+    @staticmethod
+    def _beats(scalar: ArgReduce, value: Expr, best: Expr, is_float: bool) -> Expr:
+        """Whether an element takes the lead; a NaN beats every number and keeps the lead."""
+        if scalar.last:
+            better = value >= best if scalar.op == "argmax" else value <= best
+        else:
+            better = value > best if scalar.op == "argmax" else value < best
+        if not is_float:
+            return better
+        missing = scalar_ops.isnan(value)
+        return T.Or(better, missing if scalar.last else T.And(missing, T.Not(scalar_ops.isnan(best))))
 
     def _vector_axis(self, scalar: Reduce) -> Axis | None:
         """The reduction axis to vectorize along: where the result has no lane and loads are contiguous."""

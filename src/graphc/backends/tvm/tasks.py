@@ -1,0 +1,124 @@
+"""Sharing work among threads: chunks of equal tasks, blocks of equal row tiles."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from graphc.backends.tvm.tir import KernelBuilder
+from graphc.ir import Dim
+from graphc.ir.symbolic import minimum
+
+PARALLEL_MACS = 150_000
+"""Multiply-adds under which a parallel region costs more than it saves (about 2 microseconds of one core)."""
+
+IMBALANCE = 1.1
+"""How much longer than the mean the busiest thread may work before tasks are cut smaller."""
+
+CHUNKS_PER_CORE = 8
+"""Chunks are few, so that each can have a workspace of its own, and enough for any number of threads to be balanced."""
+
+
+def imbalance(tasks: int, threads: int) -> float:
+    """The busiest thread's share of equal tasks over the mean share."""
+    return -(-tasks // threads) * threads / tasks
+
+
+def split_until_balanced(tasks: int, most: int, cores: int, least: int = 1) -> int:
+    """Into how many parts to cut each of `tasks`, at least `least` and at most `most`, for threads to be balanced."""
+    parts = least
+    while parts < most and imbalance(tasks * parts, cores) > IMBALANCE:
+        parts += 1
+    return parts
+
+
+@dataclass(frozen=True)
+class Chunks:
+    """Consecutive tasks in chunks of equal size; the last may have fewer.
+
+    Args:
+        tasks: How many there are.
+        size: Tasks of a chunk.
+        parallel: Whether threads share the chunks.
+    """
+
+    tasks: int
+    size: int
+    parallel: bool
+
+    @property
+    def count(self) -> int:
+        """Number of chunks: one where nothing is shared."""
+        return -(-self.tasks // self.size)
+
+    @contextmanager
+    def each(self, builder: KernelBuilder) -> Iterator[tuple[Dim, Dim]]:
+        """A loop over all tasks; gives the number of the chunk and of the task."""
+        with builder.parallel(self.count, "chunk", enable=self.parallel) as chunk:
+            even = self.count * self.size == self.tasks
+            length: Dim = self.size if even else minimum(self.size, self.tasks - chunk * self.size)
+            with builder.serial(length, "task") as task:
+                yield chunk, builder.bind_index(chunk * self.size + task, 0, self.tasks - 1, "task")
+
+
+def chunks_of(tasks: int, cores: int, *, parallel: bool) -> Chunks:
+    """Chunks for `cores` threads, as even as may be."""
+    if not parallel or tasks == 1:
+        return Chunks(tasks, tasks, False)
+    most = min(tasks, CHUNKS_PER_CORE * cores)
+    return Chunks(tasks, -(-tasks // most), True)
+
+
+@dataclass(frozen=True)
+class RowTiles:
+    """Rows in tiles of equal height, tiles in blocks of equal size; what is left over is the last block's.
+
+    Args:
+        rows: How many there are.
+        height: Rows of a tile.
+        size: Tiles of a block.
+    """
+
+    rows: int
+    height: int
+    size: int
+
+    @property
+    def blocks(self) -> int:
+        """Number of blocks."""
+        return -(-self.rows // (self.height * self.size))
+
+    def each(self, builder: KernelBuilder, block: Dim, emit: Callable[[Dim, int], None]) -> None:
+        """Calls `emit(first row, rows)` where a whole tile of the block stands, and where the leftover one does."""
+        full, tail = divmod(self.rows, self.height)
+        if full:
+            first = block * self.size
+            even = self.blocks * self.size == full
+            count: Dim = self.size if even else minimum(self.size, full - first)
+            with builder.serial(count, "tile") as tile:
+                row = builder.bind_index((first + tile) * self.height, 0, (full - 1) * self.height, "row")
+                emit(row, self.height)
+        if tail:
+            with only(builder, block, self.blocks, last=True):
+                emit(full * self.height, tail)
+
+
+def row_tiles(rows: int, height: int, blocks: int) -> RowTiles:
+    """Tiles of `height` in about so many blocks."""
+    tiles = -(-rows // height)
+    return RowTiles(rows, height, -(-tiles // blocks))
+
+
+@contextmanager
+def only(
+    builder: KernelBuilder, index: Dim, extent: int, *, below: int | None = None, last: bool = False
+) -> Iterator[None]:
+    """Statements for indices below a bound, or for the last one; without a condition where that is all of them."""
+    if below == extent or (last and extent == 1):
+        yield
+        return
+    place = builder.index(index)
+    condition = place == builder.index(extent - 1) if below is None else place < builder.index(below)
+    with builder.when(condition):
+        yield
