@@ -131,7 +131,8 @@ def case(
     set_version = version if version is not None else (VERSION if domain == "" else 1)
     made = builder.op(op_type, *values, outputs=outputs, domain=domain, version=set_version, **attributes)
     assert made.producer is not None
-    return Case(made.producer, tuple(arrays))
+    # Absent inputs at the end are no inputs.
+    return Case(made.producer, tuple(arrays[: len(made.producer.inputs)]))
 
 
 def check(
