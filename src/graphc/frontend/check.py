@@ -13,7 +13,7 @@ from graphc.frontend.binding import Bindings
 from graphc.frontend.exporter import constant_bytes
 from graphc.frontend.importer import Imported, read_model
 from graphc.frontend.report import Port, Problem, Report, Severity
-from graphc.frontend.schema import CANONICAL_OPSET, NEWEST_OPSET, first_version, operator_names
+from graphc.frontend.schema import CANONICAL_OPSET, first_version, operator_names
 from graphc.frontend.source import ModelSource
 from graphc.ir import GRAPHC_DOMAIN, Node, TensorType, Type, Value
 from graphc.ops import find
@@ -62,7 +62,7 @@ def check(
         raise
     except GraphcError as error:
         return Report(str(name), (_as_problem(error),))
-    problems = [*_unknown(model), *(_as_problem(error) for error in found)]
+    problems = [*_unknown(model), *dict.fromkeys(_as_problem(error) for error in found)]
     if supports is not None:
         problems += _host_steps(model, supports)
     problems += _notes(model)
@@ -90,15 +90,22 @@ def _nodes(model: Imported) -> Iterator[Node]:
 
 
 def _grouped(severity: Severity, entries: Iterable[tuple[Node, str, str]], model: Imported) -> list[Problem]:
-    """One problem per operator, dtypes and message, with the names of all its nodes."""
-    groups: dict[tuple[str, int, tuple[str, ...], str, str], list[str]] = {}
+    """One problem per operator and message, with the names and dtypes of all its nodes."""
+    groups: dict[tuple[str, int, str, str], list[Node]] = {}
     for node, message, hint in entries:
         opset = model.opsets.get(node.domain, node.version)
-        key = (node.op, opset, _dtypes(node), message, hint)
-        groups.setdefault(key, []).extend(node.origins or (node.name or node.describe(),))
+        groups.setdefault((node.op, opset, message, hint), []).append(node)
     return [
-        Problem(severity, message, operator, opset, dtypes, tuple(dict.fromkeys(names)), hint)
-        for (operator, opset, dtypes, message, hint), names in groups.items()
+        Problem(
+            severity,
+            message,
+            operator,
+            opset,
+            tuple(dict.fromkeys(dtype for node in nodes for dtype in _dtypes(node))),
+            tuple(dict.fromkeys(name for node in nodes for name in node.origins or (node.name or node.describe(),))),
+            hint,
+        )
+        for (operator, opset, message, hint), nodes in groups.items()
     ]
 
 
@@ -108,13 +115,11 @@ def _dtypes(node: Node) -> tuple[str, ...]:
 
 
 def _unknown(model: Imported) -> list[Problem]:
-    entries = [
-        (node, *_way_out(node, model.opsets.get(node.domain, 0))) for node in _nodes(model) if find(node) is None
-    ]
+    entries = [(node, *_way_out(node)) for node in _nodes(model) if find(node) is None]
     return _grouped("error", entries, model)
 
 
-def _way_out(node: Node, opset: int) -> tuple[str, str]:
+def _way_out(node: Node) -> tuple[str, str]:
     """Why an operator is unknown, and what its user can do."""
     if node.domain == "com.microsoft":
         return (
@@ -126,17 +131,11 @@ def _way_out(node: Node, opset: int) -> tuple[str, str]:
             f"the operator is of domain {node.domain!r}, which graphc does not know",
             "define it as a function in the model, or add it with --plugin",
         )
-    since = first_version(node.domain, node.op_type)
-    if since is None:
+    if first_version(node.domain, node.op_type) is None:
         close = difflib.get_close_matches(node.op_type, operator_names(node.domain), 1)
         return (
             "ONNX has no such operator",
             f"did you mean {close[0]}?" if close else "if it is your own, give it a domain and add it with --plugin",
-        )
-    if since > opset:
-        return (
-            f"the operator exists since opset {since}, and the model imports {opset}",
-            f"export the model with opset {since} or newer (up to {NEWEST_OPSET})",
         )
     return "graphc has no definition of the operator", "add it with --plugin, or rewrite the model without it"
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import os
 import tempfile
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from onnx import helper
 
 from graphc.errors import OptionError, UnsupportedError
 from graphc.frontend.attributes import FIELDS
+from graphc.frontend.order import ORIGINS_KEY
 from graphc.frontend.schema import signature
 from graphc.frontend.tensor_writer import DataFile, TensorWriter, write_inline
 from graphc.ir import GRAPHC_DOMAIN, Attribute, Graph, Node, Tensor, Type
@@ -164,7 +166,7 @@ class _Exporter:
         if not call:
             proto.attribute.extend(self.attribute(node, name, value) for name, value in node.attributes.items())
         if node.origins and node.origins != (proto.name,):
-            proto.metadata_props.add(key="graphc.origins", value=", ".join(node.origins))
+            proto.metadata_props.add(key=ORIGINS_KEY, value=json.dumps(node.origins, ensure_ascii=False))
         return proto
 
     def function(self, node: Node) -> str:

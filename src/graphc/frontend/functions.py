@@ -10,10 +10,13 @@ import onnx
 
 from graphc.errors import ModelError
 from graphc.frontend.order import subgraphs
+from graphc.frontend.schema import NEWEST_OPSET
 from graphc.frontend.source import MAX_NESTING
 
 MAX_NODES = 250_000
 """Nodes of a whole model after functions are unfolded."""
+
+_LARGEST_VERSION = (1 << 31) - 1
 
 Key: TypeAlias = tuple[str, str, str]
 """Domain, name and overload."""
@@ -28,14 +31,22 @@ def opsets_of(imports: Iterable[onnx.OperatorSetIdProto], owner: str) -> dict[st
     """Operator-set versions by domain.
 
     Raises:
-        ModelError: One domain is imported in two versions.
+        ModelError: One domain is imported in two versions, or in one that does not exist or is not known yet.
     """
     found: dict[str, int] = {}
     for entry in imports:
-        domain = domain_of(entry.domain)
-        if found.setdefault(domain, entry.version) != entry.version:
+        domain, version = domain_of(entry.domain), entry.version
+        known = NEWEST_OPSET if domain == "" else _LARGEST_VERSION
+        if version < 1:
+            raise ModelError(f"{owner} is of opset {version}, and opsets start at 1", hint="the file is damaged")
+        if version > known:
             raise ModelError(
-                f"{owner} imports domain {domain or 'ai.onnx'!r} in versions {found[domain]} and {entry.version}"
+                f"{owner} is of opset {version} of {domain or 'ai.onnx'!r}; the newest known here is {known}",
+                hint=f"upgrade the onnx package, or export the model with opset {known}",
+            )
+        if found.setdefault(domain, version) != version:
+            raise ModelError(
+                f"{owner} imports domain {domain or 'ai.onnx'!r} in versions {found[domain]} and {version}"
             )
     return found
 

@@ -17,8 +17,8 @@ from graphc.frontend.binding import Bindings, Solution, apply_shapes, solve
 from graphc.frontend.external import ExternalFiles
 from graphc.frontend.functions import Functions, call_attributes, domain_of, opsets_of
 from graphc.frontend.opset import Draft, constant_tensor, raise_to
-from graphc.frontend.order import node_name, producers, sort_nodes
-from graphc.frontend.schema import CANONICAL_OPSET, NEWEST_OPSET, check_node, signature
+from graphc.frontend.order import node_name, node_origins, producers, sort_nodes
+from graphc.frontend.schema import CANONICAL_OPSET, check_node, first_version, signature
 from graphc.frontend.source import MAX_NESTING, LoadedModel, ModelSource, read_source
 from graphc.frontend.tensors import TensorReader
 from graphc.frontend.value_types import DimNames, Resolve, read_type
@@ -246,6 +246,8 @@ class _Importer:
             node = nodes[index]
             label = frame.prefix + node_name(node, index)
             inputs = [self.read(name, scope, label) if name else None for name in node.input]
+            while inputs and inputs[-1] is None:
+                inputs.pop()
             outputs = [self.output_name(name, frame) if name else "" for name in node.output]
             for name, own in zip(node.output, outputs, strict=True):
                 if name in hints:
@@ -292,21 +294,23 @@ class _Importer:
             domain,
             version,
             inputs,
-            outputs,
+            list(outputs),
             {name: self.attribute(proto, label, scope, frame) for name, proto in protos.items()},
             name=node.name,
-            origins=(label,),
+            origins=node_origins(node, label),
             target=CANONICAL_OPSET,
             append=lambda made: self.append(graph, made),
             fresh=self.unique,
         )
         if draft.op_type == "Constant" and not domain:
             draft.attributes = {"value": constant_tensor(draft)}
-        if found is None or found.since <= CANONICAL_OPSET:
-            try:
+        try:
+            if found is not None and found.since <= CANONICAL_OPSET:
                 raise_to(draft, CANONICAL_OPSET)
-            except UnsupportedError as error:
-                self.report(error)
+            elif found is None:
+                _refuse_early_use(draft)
+        except (ModelError, UnsupportedError) as error:
+            self.report(error)
         draft.finish()
 
     def append(self, graph: Graph, node: Node) -> Node:
@@ -441,19 +445,22 @@ def _check_versions(model: onnx.ModelProto) -> dict[str, int]:
             hint="upgrade the onnx package, or export with an older one",
         )
     opsets = opsets_of(model.opset_import, "the model")
-    version = opsets.get("")
     if not opsets:
         raise ModelError(
             "the model imports no operator set", hint="the file is damaged or was written by a broken tool"
         )
-    if version is not None and version < 1:
-        raise ModelError(f"the model is of opset {version}, and opsets start at 1", hint="the file is damaged")
-    if version is not None and version > NEWEST_OPSET:
-        raise ModelError(
-            f"the model is of opset {version}; the newest known here is {NEWEST_OPSET}",
-            hint=f"upgrade the onnx package, or export the model with opset {NEWEST_OPSET}",
-        )
     return opsets
+
+
+def _refuse_early_use(draft: Draft) -> None:
+    """Refuses an operator of ai.onnx that is younger than the opset that the model imports."""
+    since = None if draft.domain else first_version("", draft.op_type)
+    if since is not None:
+        raise ModelError(
+            f"{draft.op_type} exists since opset {since}, and the model imports {draft.version}",
+            nodes=draft.origins,
+            hint=f"export the model with opset {since} or newer",
+        )
 
 
 def _resolve_references(node: onnx.NodeProto, frame: _Frame, label: str) -> dict[str, onnx.AttributeProto]:

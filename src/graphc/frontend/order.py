@@ -6,16 +6,33 @@ ONNX asks for sorted nodes, but files with unsorted ones are common and unambigu
 from __future__ import annotations
 
 import heapq
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import onnx
 
 from graphc.errors import ModelError
 
+ORIGINS_KEY = "graphc.origins"
+"""Metadata of a node in an exported model: names of the original nodes, as a JSON list."""
+
 
 def node_name(node: onnx.NodeProto, index: int) -> str:
     """What messages and origins call a node: its name, else its first output, else operator and position."""
     return node.name or next((name for name in node.output if name), "") or f"{node.op_type or 'node'}_{index}"
+
+
+def node_origins(node: onnx.NodeProto, label: str) -> tuple[str, ...]:
+    """The nodes of the user's model that a node came from: those that an exported graph noted, else itself."""
+    for entry in node.metadata_props:
+        if entry.key == ORIGINS_KEY:
+            try:
+                names = json.loads(entry.value)
+            except (ValueError, RecursionError):
+                break
+            if isinstance(names, list) and names and all(isinstance(name, str) for name in names):
+                return tuple(names)
+    return (label,)
 
 
 def producers(nodes: Sequence[onnx.NodeProto], given: Iterable[str], graph: str) -> dict[str, int]:

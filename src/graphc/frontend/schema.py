@@ -91,14 +91,12 @@ def check_node(node: onnx.NodeProto, kinds: Mapping[str, int], found: Signature,
     def fail(message: str, hint: str | None = None) -> None:
         raise ModelError(f"{node.op_type} (since opset {found.since}) {message}", nodes=(name,), hint=hint)
 
-    for what, count, (least, most) in (
-        ("inputs", len(node.input), found.inputs),
-        ("outputs", len(node.output), found.outputs),
-    ):
-        # Trailing absent inputs may be left out; too many absent ones are harmless.
-        if count < least:
+    for what, names, (least, most) in (("inputs", node.input, found.inputs), ("outputs", node.output, found.outputs)):
+        # Absent ones at the end may be written or left out.
+        count = max((index + 1 for index, name in enumerate(names) if name), default=0)
+        if count < least and (what == "inputs" or len(names) < least):
             fail(f"needs at least {least} {what} and has {count}")
-        if count > most and any((node.input if what == "inputs" else node.output)[most:]):
+        if count > most:
             fail(f"takes at most {most} {what} and has {count}")
     for attribute, kind in kinds.items():
         expected = found.attributes.get(attribute)

@@ -9,6 +9,7 @@ from typing import IO, Any, Protocol, TypeAlias
 import numpy as np
 import onnx
 
+from graphc.frontend.packing import pack_codes
 from graphc.ir import Tensor, dtypes
 from graphc.ir.dtypes import DType
 
@@ -67,13 +68,9 @@ class DataFile:
 def pack(array: Array, dtype: DType) -> bytes:
     """An array as ONNX's raw bytes: little-endian, elements narrower than a byte packed from the low bits up."""
     if dtype.bits < 8:
-        per = 8 // dtype.bits
         flat = array.reshape(-1)
         codes: Array = (flat.astype(np.int8) if dtype.is_integer else flat).view(np.uint8) & (2**dtype.bits - 1)
-        rows = np.concatenate([codes, np.zeros(-len(codes) % per, np.uint8)]).reshape(-1, per)
-        shifts = np.arange(per, dtype=np.uint8) * dtype.bits
-        packed: Array = np.bitwise_or.reduce(rows << shifts, axis=1)
-        return bytes(packed.astype(np.uint8).data)
+        return pack_codes(codes, dtype.bits)
     if sys.byteorder == "big":
         array = array.byteswap()
     return bytes(array.tobytes())

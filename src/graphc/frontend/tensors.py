@@ -12,6 +12,7 @@ import onnx
 
 from graphc.errors import ModelError, OptionError
 from graphc.frontend.external import ExternalData, ExternalFiles
+from graphc.frontend.packing import packed_bytes, unpack_codes
 from graphc.frontend.wire import Payloads
 from graphc.ir import Tensor, dtypes
 from graphc.ir.dtypes import DType
@@ -33,6 +34,8 @@ _STORAGE: dict[str, tuple[str, int]] = {
     "uint64": ("uint64_data", 1),
 }
 """Typed field and entries per element of each dtype; `int32_data` and one for all others."""
+_PACKED_FIELDS = (2, 4)
+"""Widths whose elements share entries of `int32_data` as they share bytes; 6-bit elements have an entry each."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +117,7 @@ class TensorReader:
     def _external(self, proto: onnx.TensorProto, dtype: DType, shape: tuple[int, ...], label: _Label) -> Tensor:
         if dtype is dtypes.STRING:
             label.fail("holds strings in external data, which ONNX does not allow")
-        needed = _packed_bytes(dtype, math.prod(shape))
+        needed = packed_bytes(dtype, math.prod(shape))
         data = self.files.read(ExternalData.of(proto, label.owner), needed)
         return _from_bytes(data, dtype, shape, label)
 
@@ -134,13 +137,9 @@ def _shape(dims: Any, label: _Label) -> tuple[int, ...]:
     return shape
 
 
-def _packed_bytes(dtype: DType, count: int) -> int:
-    return -(-count * dtype.bits // 8)
-
-
 def _from_bytes(data: memoryview, dtype: DType, shape: tuple[int, ...], label: _Label) -> Tensor:
     count = math.prod(shape)
-    needed = _packed_bytes(dtype, count)
+    needed = packed_bytes(dtype, count)
     if data.nbytes != needed:
         label.fail(f"of type {dtype}{list(shape)} needs {needed} bytes of data and has {data.nbytes}")
     return Tensor(dtype, shape, lambda: unpack(data, dtype, shape), keep=needed <= KEEP_BYTES)
@@ -150,10 +149,7 @@ def unpack(data: memoryview | bytes, dtype: DType, shape: tuple[int, ...]) -> Ar
     """ONNX's raw bytes as an array: a view where alignment and packing allow one."""
     count = math.prod(shape)
     if dtype.bits < 8:
-        octets = np.frombuffer(data, np.uint8)
-        per = 8 // dtype.bits
-        shifts = np.arange(per, dtype=np.uint8) * dtype.bits
-        codes = (octets[:, None] >> shifts & (2**dtype.bits - 1)).reshape(-1)[:count].astype(np.uint8)
+        codes = unpack_codes(data, dtype.bits, count)
         return _decode(codes, dtype).reshape(shape)
     if dtype is dtypes.BOOL:
         return np.not_equal(np.frombuffer(data, np.uint8), 0).reshape(shape)
@@ -175,7 +171,7 @@ def _from_fields(proto: onnx.TensorProto, dtype: DType, shape: tuple[int, ...], 
     name, per_element = _STORAGE.get(dtype.name, ("int32_data", 1))
     values = getattr(proto, name)
     count = math.prod(shape)
-    needed = _packed_bytes(dtype, count) if dtype.bits < 8 else count * per_element
+    needed = packed_bytes(dtype, count) if dtype.bits in _PACKED_FIELDS else count * per_element
     if len(values) != needed:
         if not values and not any(len(getattr(proto, other)) for other in ("float_data", "int32_data", "int64_data")):
             label.fail(
@@ -191,7 +187,7 @@ def _loader(values: Any, dtype: DType, shape: tuple[int, ...]) -> Callable[[], A
         if dtype.kind == "complex":
             part = np.float32 if dtype is dtypes.COMPLEX64 else np.float64
             return np.array(values, part).view(dtype.numpy).reshape(shape)
-        if dtype.bits < 8:
+        if dtype.bits in _PACKED_FIELDS:
             return unpack(np.array(values, np.int64).astype(np.uint8).tobytes(), dtype, shape)
         if dtype.name in _STORAGE:
             return np.array(values, dtype.numpy).reshape(shape)
@@ -201,7 +197,8 @@ def _loader(values: Any, dtype: DType, shape: tuple[int, ...]) -> Callable[[], A
         if dtype.kind in ("int", "uint"):
             return wide.astype(dtype.numpy).reshape(shape)
         # Floating types of up to 16 bits are stored as their bit patterns.
-        return wide.astype(np.uint16 if dtype.bits == 16 else np.uint8).view(dtype.numpy).reshape(shape)
+        codes: Array = wide & (2**dtype.bits - 1)
+        return codes.astype(np.uint16 if dtype.bits == 16 else np.uint8).view(dtype.numpy).reshape(shape)
 
     return load
 

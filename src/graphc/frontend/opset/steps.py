@@ -100,7 +100,7 @@ def _batch_norm_spatial(draft: Draft) -> None:
     _batch_norm_outputs(draft)
     if draft.take("spatial", 1):
         return
-    x, scale, shift, mean, variance = draft.inputs
+    x, scale, shift, mean, variance = (draft.input(index) for index in range(5))
     epsilon = draft.like(float(draft.take("epsilon", 1e-5)), x)
     draft.take("momentum")
     deviation = draft.op("Sqrt", draft.op("Add", variance, epsilon))
@@ -148,8 +148,7 @@ def _upsample_to_resize(draft: Draft) -> None:
 @step(11, "Resize")
 def _resize_coordinates(draft: Draft) -> None:
     """Version 10 knew only scales, and coordinates that start at 0."""
-    x, scales = draft.inputs
-    draft.inputs = [x, None, scales]
+    draft.inputs = [draft.input(0), None, draft.input(1)]
     draft.attributes["coordinate_transformation_mode"] = "asymmetric"
     draft.attributes["nearest_mode"] = "floor"
 
