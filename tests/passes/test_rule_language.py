@@ -400,3 +400,29 @@ def test_rule_sets_refuse_two_rules_of_one_name_and_rootless_patterns() -> None:
         rules.add(next(iter(rules)))
     with pytest.raises(OptionError, match="whose root is no operator"):
         rules.rule(x)
+
+
+def test_a_rewrite_looks_again_only_where_it_can_matter(g: Making, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked = 0
+    matches_of = Rule.matches
+
+    def counting(self: Rule, *arguments: object) -> object:
+        nonlocal looked
+        looked += 1
+        return matches_of(self, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Rule, "matches", counting)
+    value, one = g.x, g.constant(1.0)
+    for _ in range(300):
+        value = g("Tanh", g("Mul", g("Neg", g("Neg", value)), one))
+    graph = g.returning(value)
+    rules = negations()
+
+    @rules.rule(P.Mul(P.Abs(x), 1.0))
+    def unrelated(m: Match, b: Builder) -> Value:
+        """Looks at every Mul, whose constant all of them share."""
+        return m["x"]
+
+    count = len(graph)
+    assert rewrite(graph, rules) == 300
+    assert looked < 3 * count

@@ -62,6 +62,7 @@ class _Driver:
         self.queue: deque[Node] = deque()
         self.queued: set[Node] = set()
         self.deepest = max(self.reach.values(), default=0)
+        self.largest = max((rule.size for rule in rules), default=0)
 
     def enqueue(self, node: Node) -> None:
         if (node.domain, node.op_type) in self.index and node not in self.queued:
@@ -72,18 +73,18 @@ class _Driver:
         for node in graph.nodes:
             self.enqueue(node)
 
-    def enqueue_downstream(self, values: Iterable[Value]) -> None:
-        """Queues every node at which a pattern could reach one of `values`."""
-        front = list(dict.fromkeys(values))
+    def enqueue_downstream(self, readers: Iterable[Node]) -> None:
+        """Queues every node at which a pattern could reach an operand of one of `readers`."""
+        front = list(dict.fromkeys(readers))
         seen = set(front)
         for distance in range(1, self.deepest + 1):
-            following: list[Value] = []
-            for value in front:
-                for node in value.consumers:
-                    if self.reach.get((node.domain, node.op_type), 0) >= distance:
-                        self.enqueue(node)
-                    following.extend(out for out in node.outputs if out not in seen)
-                    seen.update(node.outputs)
+            following: list[Node] = []
+            for node in front:
+                if self.reach.get((node.domain, node.op_type), 0) >= distance:
+                    self.enqueue(node)
+                for value in node.outputs:
+                    following.extend(reader for reader in value.consumers if reader not in seen)
+                    seen.update(following)
             front = following
 
     def run(self, limit: int) -> int:
@@ -149,15 +150,16 @@ class _Driver:
             _check_types(rule, match, old, value)
         if not self.context.permit(rule.name, root):
             return Refusal("the limit on rewrites is reached")
-        touched = [value for value in new if value.producer is None or value.producer not in made]
+        moved = [reader for old, _ in pairs for reader in old.consumers]
         for old, value in pairs:
             value.type = _merge(old.type, value.type, fresh=value.producer in made)
             replace_value(old, value)
-        for fresh in made:
-            self.enqueue(fresh)
-        touched.extend(out for fresh in made for out in fresh.outputs)
-        touched.extend(erase_unused([root]))
-        self.enqueue_downstream([*touched, *new])
+        for value in erase_unused([root]):
+            # Only here can a node have become private. Constants have no patterns behind them, and what many read
+            # is not read by one match alone.
+            if value.producer is not None and value.constant is None and len(value.uses) <= self.largest:
+                moved.extend(value.consumers)
+        self.enqueue_downstream([*made, *moved])
         return None
 
 

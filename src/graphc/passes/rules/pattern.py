@@ -216,6 +216,15 @@ def depth(pattern: Pattern) -> int:
     return depth(pattern.inner) if isinstance(pattern, Optional) else 0
 
 
+def size(pattern: Pattern) -> int:
+    """Most operands of operators in one match."""
+    if isinstance(pattern, Apply):
+        return len(pattern.inputs) + sum(size(p) for p in pattern.inputs)
+    if isinstance(pattern, Either):
+        return max(size(p) for p in pattern.options)
+    return size(pattern.inner) if isinstance(pattern, Optional) else 0
+
+
 def roots(pattern: Pattern) -> frozenset[tuple[str, str]]:
     """Domain and name of every operator that can be the root of a match."""
     if isinstance(pattern, Apply):

@@ -21,7 +21,7 @@ from graphc.errors import OptionError
 from graphc.ir import Builder, Node, Value
 from graphc.passes.base import Refusal
 from graphc.passes.rules.match import Match, RefusedError, Trace, find_matches
-from graphc.passes.rules.pattern import Pattern, depth, roots
+from graphc.passes.rules.pattern import Pattern, depth, roots, size
 from graphc.passes.rules.predicate import Chooser
 
 Condition: TypeAlias = Callable[[Match], "Refusal | None"]
@@ -64,6 +64,11 @@ class Rule:
     def depth(self) -> int:
         """Operators from its root to its farthest leaf."""
         return depth(self.pattern)
+
+    @property
+    def size(self) -> int:
+        """Most operands that one of its matches has in all: no value is read more often by one match."""
+        return size(self.pattern)
 
     def matches(self, node: Node, trace: Trace | None = None) -> Iterator[Match]:
         """Every match rooted at `node`, conditions not asked yet."""
