@@ -104,6 +104,19 @@ def test_declared_extents_win_only_where_the_data_tells() -> None:
     assert dims(counted) == (2, symbol("count"))
 
 
+def test_bounds_of_symbols_decide_clamps() -> None:
+    """A table of 512 positions cut to a sequence that is never longer."""
+    n = symbol("n")
+    graph, b = graph_of((1, n), (1, 512))
+    length = b.op("Shape", graph.inputs[0], start=1)
+    cut = b.op("Slice", graph.inputs[1], b.constant(np.array([0])), length, b.constant(np.array([1])))
+    infer_graph(graph)
+    assert str(dims(cut)[1]) == "min(512, n)"
+    graph.bounds["n"] = (1, 512)
+    infer_graph(graph)
+    assert dims(cut) == (1, n)
+
+
 def test_layouts_are_kept() -> None:
     from graphc.ir import blocked
 

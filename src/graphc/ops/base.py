@@ -16,6 +16,7 @@ import numpy as np
 
 from graphc.errors import OptionError, TypeInferenceError
 from graphc.ir import Dim, Node, Tensor, TensorType, Type, Value, symbol
+from graphc.ir.symbolic import Bounds
 from graphc.ops.expr import Scalar, TensorExpr, loads
 
 Array: TypeAlias = np.ndarray[Any, Any]
@@ -60,6 +61,8 @@ class InferenceContext:
     """Infers the types inside a subgraph whose inputs have types now."""
     elements: Callable[[Value], Array | None] = lambda value: None
     """Elements of a small tensor that are known though no Constant node holds them (folded shape arithmetic)."""
+    bounds: Bounds = field(default_factory=dict)
+    """Inclusive bounds of symbols, where they are tighter than `1..`."""
 
     def fail(self, message: str, hint: str | None = None) -> NoReturn:
         """Raises TypeInferenceError that names the node."""

@@ -214,7 +214,8 @@ class Inference:
                 raise TypeInferenceError(f"{node.op}: the ranks of its outputs are absurdly large", nodes=names)
             return symbol(f"{UNKNOWN_PREFIX}{_identifier(name)}_{number}")
 
-        return InferenceContext(node, inputs, self.contents, fresh, self.run, self.elements)
+        bounds = {} if node.graph is None else node.graph.bounds
+        return InferenceContext(node, inputs, self.contents, fresh, self.run, self.elements, bounds)
 
     def _merge(self, node: Node, value: Value, declared: Type | None, found: Type | None) -> Type | None:
         if declared is None or found is None:

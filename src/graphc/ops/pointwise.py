@@ -138,15 +138,8 @@ def _power_meaning(node: Node, x: Array, y: Array) -> Array:
 
 
 def _power_form(node: Node, x: Scalar, y: Scalar) -> Scalar:
-    if x.dtype.is_integer:
-        return cast(call("pow", cast(x, dtypes.FLOAT64), cast(y, dtypes.FLOAT64)), x.dtype)
-    if y.dtype.bits > x.dtype.bits:
-        return cast(call("pow", cast(x, y.dtype if y.dtype.is_float else dtypes.FLOAT64), _float(y)), x.dtype)
-    return call("pow", x, cast(y, x.dtype))
-
-
-def _float(y: Scalar) -> Scalar:
-    return y if y.dtype.is_float else cast(y, dtypes.FLOAT64)
+    wide = dtypes.FLOAT64 if x.dtype.is_integer else x.dtype
+    return cast(call("pow", cast(x, wide), cast(y, wide)), x.dtype)
 
 
 def _remainder_meaning(node: Node, x: Array, y: Array) -> Array:

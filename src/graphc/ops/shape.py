@@ -10,7 +10,7 @@ import numpy as np
 
 from graphc.ir import Dim, Node, Tensor, TensorType, Type, dtypes
 from graphc.ir.dtypes import DType
-from graphc.ir.symbolic import add, interval, maximum, minimum, multiply, product, symbols
+from graphc.ir.symbolic import Bounds, add, interval, maximum, minimum, multiply, product, symbols
 from graphc.ops.base import (
     Array,
     Datum,
@@ -35,22 +35,22 @@ from graphc.ops.expr import (
 from graphc.ops.indexing import ceildiv, subtract
 
 
-def at_least(value: Dim, low: Dim) -> Dim:
-    """`max(value, low)`, decided where symbols, being extents, are at least 1."""
+def at_least(value: Dim, low: Dim, bounds: Bounds | None = None) -> Dim:
+    """`max(value, low)`, decided where the symbols' bounds allow; being extents, symbols are at least 1."""
     difference = subtract(value, low)
     if isinstance(difference, int):
         return value if difference >= 0 else low
-    bounds = {name: (1, None) for name in symbols(difference)}
-    extent = interval(difference, bounds)
+    known = {name: (bounds or {}).get(name, (1, None)) for name in symbols(difference)}
+    extent = interval(difference, known)
     if extent is not None and extent[0] >= 0:
         return value
-    opposite = interval(multiply(-1, difference), bounds)
+    opposite = interval(multiply(-1, difference), known)
     return low if opposite is not None and opposite[0] >= 0 else maximum(value, low)
 
 
-def at_most(value: Dim, high: Dim) -> Dim:
-    """`min(value, high)`, decided where symbols, being extents, are at least 1."""
-    larger = at_least(value, high)
+def at_most(value: Dim, high: Dim, bounds: Bounds | None = None) -> Dim:
+    """`min(value, high)`, decided where the symbols' bounds allow; being extents, symbols are at least 1."""
+    larger = at_least(value, high, bounds)
     if larger == high:
         return value
     return high if larger == value else minimum(value, high)
@@ -234,7 +234,7 @@ def _range_extent(ctx: InferenceContext) -> Dim:
     start, limit, delta = (dims[0] for dims in bounds if dims is not None)
     if not isinstance(delta, int) or delta <= 0:
         return ctx.fresh("n")
-    return at_least(ceildiv(subtract(limit, start), delta), 0)
+    return at_least(ceildiv(subtract(limit, start), delta), 0, ctx.bounds)
 
 
 def _infer_range(ctx: InferenceContext) -> Sequence[Type]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from graphc.ir import Dim, Type, dtypes
-from graphc.ir.symbolic import add, multiply
+from graphc.ir.symbolic import Bounds, add, multiply
 from graphc.ops.base import Datum, ExpressionContext, InferenceContext, Operator, Trait, register
 from graphc.ops.expr import (
     Index,
@@ -27,15 +27,15 @@ FURTHEST = 1 << 31
 """Bounds of a slice beyond this mean "to the end", as exporters write it."""
 
 
-def slice_start(start: Dim, extent: Dim, step: int) -> Dim:
+def slice_start(start: Dim, extent: Dim, step: int, bounds: Bounds | None = None) -> Dim:
     """First index of a slice, with Python's rules for negative and large bounds."""
     if isinstance(start, int):
         start = add(extent, start) if start < 0 else start
     last = extent if step > 0 else subtract(extent, 1)
-    return at_most(at_least(start, 0), last)
+    return at_most(at_least(start, 0, bounds), last, bounds)
 
 
-def slice_end(end: Dim, extent: Dim, step: int) -> Dim:
+def slice_end(end: Dim, extent: Dim, step: int, bounds: Bounds | None = None) -> Dim:
     """Index after the last of a slice (before the first, for a negative step)."""
     floor = 0 if step > 0 else -1
     if isinstance(end, int):
@@ -45,13 +45,13 @@ def slice_end(end: Dim, extent: Dim, step: int) -> Dim:
         if end <= -(FURTHEST - 1):
             return floor
         end = add(extent, end) if end < 0 else end
-    return at_most(at_least(end, floor), extent if step > 0 else subtract(extent, 1))
+    return at_most(at_least(end, floor, bounds), extent if step > 0 else subtract(extent, 1), bounds)
 
 
-def slice_extent(start: Dim, end: Dim, step: int) -> Dim:
+def slice_extent(start: Dim, end: Dim, step: int, bounds: Bounds | None = None) -> Dim:
     """Number of elements of a slice with clamped bounds."""
     length = ceildiv(subtract(end, start), step) if step > 0 else ceildiv(subtract(start, end), -step)
-    return at_least(length, 0)
+    return at_least(length, 0, bounds)
 
 
 def _slice_steps(ctx: InferenceContext, rank: int) -> dict[int, tuple[Dim, Dim, int]] | None:
@@ -87,7 +87,8 @@ def _infer_slice(ctx: InferenceContext) -> Sequence[Type]:
     shape = list(kind.shape)
     for axis, (start, end, step) in steps.items():
         extent = shape[axis]
-        shape[axis] = slice_extent(slice_start(start, extent, step), slice_end(end, extent, step), step)
+        first, last = slice_start(start, extent, step, ctx.bounds), slice_end(end, extent, step, ctx.bounds)
+        shape[axis] = slice_extent(first, last, step, ctx.bounds)
     return [kind.with_shape(shape)]
 
 
