@@ -64,8 +64,11 @@ def _prepare(payload: bytes) -> Callable[[Sequence[Datum]], list[Datum]]:
     captured = captured_inputs(node)
     operator = find(node)
     reference = _reference(node) if operator is None or operator.evaluate is None else None
+    count = len(node.inputs) + sum(value.constant is None for value in captured)
 
     def run(data: Sequence[Datum]) -> list[Datum]:
+        if len(data) != count:
+            raise ExecutionError(f"{node.op} takes {count} operands, not {len(data)}", nodes=node.origins)
         inputs = [constant if given is None else given for given, constant in zip(data, constants, strict=False)]
         given = iter(data[len(inputs) :])
         outer = [next(given) if value.constant is None else value.constant.array() for value in captured]
