@@ -251,8 +251,8 @@ BROKEN: list[tuple[str, onnx.ModelProto, str, tuple[str, ...]]] = [
     ),
     (
         "declared",
-        edited(lambda p: p.graph.output[0].CopyFrom(info("y", shape=[2, 5]))),
-        "declares float32.2x5.: the extents differ",
+        edited(lambda p: p.graph.output[0].CopyFrom(info("y", shape=[2, 4], elem=7))),
+        "is float32.2x4., but the model declares int64",
         ("last",),
     ),
 ]
@@ -277,6 +277,13 @@ def test_attributes_have_the_type_that_the_operator_wants() -> None:
         import_model(model([node("Cast", "x", "y")], [X], ["y"]))
     with pytest.raises(ModelError, match=r"did you mean 'axis'"):
         import_model(model([node("Softmax", "x", "y", axes=1)], [X], ["y"]))
+
+
+@pytest.mark.parametrize("shape", [[2, 5], [8]])
+def test_declared_output_shapes_may_be_wrong(shape: list[int]) -> None:
+    facts = read_model(edited(lambda p: p.graph.output[0].CopyFrom(info("y", shape=shape))))
+    assert str(facts.graph.outputs[0].type) == "float32[2x4]"
+    assert facts.misdeclared_outputs == ("y",) and read_model(chain()).misdeclared_outputs == ()
 
 
 def test_close_names_are_suggested() -> None:

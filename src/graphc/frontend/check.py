@@ -166,6 +166,12 @@ def _notes(model: Imported) -> Iterator[Problem]:
             f"inputs with an initializer are constants here: {', '.join(model.constant_inputs)}",
             hint="a caller cannot override them; remove the initializer to make one a real input",
         )
+    if model.misdeclared_outputs:
+        yield Problem(
+            "note",
+            f"the file declares other shapes for the outputs {', '.join(model.misdeclared_outputs)}",
+            hint="the shapes shown here follow from the inputs and count",
+        )
     version = model.opsets.get("", 0)
     if version > CANONICAL_OPSET:
         yield Problem("note", f"opset {version} is newer than the {CANONICAL_OPSET} that ONNX Runtime runs completely")

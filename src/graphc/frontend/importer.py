@@ -40,6 +40,7 @@ class Imported:
         producer: Tool that wrote the file, with its version.
         dim_names: Name in the file of each symbol; dimensions without a name there are left out.
         constant_inputs: Inputs that have an initializer. They are constants here: callers cannot override them.
+        misdeclared_outputs: Outputs whose declared shapes are not those that follow from the inputs.
     """
 
     graph: Graph
@@ -48,6 +49,7 @@ class Imported:
     producer: str
     dim_names: Mapping[str, str]
     constant_inputs: tuple[str, ...] = ()
+    misdeclared_outputs: tuple[str, ...] = ()
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -159,8 +161,11 @@ class _Importer:
         solution = solve(graph.inputs, dims, self.names.originals)
         self.bind(graph, solution)
         self.contents(graph, proto, scope, frame)
-        for info, value in zip(proto.output, graph.outputs, strict=True):
-            self.check_output(info, value, lenient=bool(dims))
+        stale = [
+            info.name
+            for info, value in zip(proto.output, graph.outputs, strict=True)
+            if not self.check_output(info, value)
+        ]
         return Imported(
             graph,
             opsets,
@@ -168,6 +173,7 @@ class _Importer:
             f"{model.producer_name} {model.producer_version}".strip(),
             dict(self.names.originals),
             constant_inputs,
+            tuple(stale),
         )
 
     def bind(self, graph: Graph, solution: Solution) -> None:
@@ -393,35 +399,30 @@ class _Importer:
         self.taken.add(name)
         return name
 
-    def check_output(self, info: onnx.ValueInfoProto, value: Value, *, lenient: bool) -> None:
-        """Holds what inference found against what the model declares.
+    def check_output(self, info: onnx.ValueInfoProto, value: Value) -> bool:
+        """Holds what inference found against what the model declares; answers whether the shapes agree.
 
-        Args:
-            info: The declaration.
-            value: The output.
-            lenient: Whether extents may differ: they were declared for other bindings.
+        A wrong dtype is an error. Shapes that disagree are common in trained models (declared for one batch, or wrong)
+        and harmless: what inference found counts.
         """
         declared = read_type(info.type, self.names.recall, info.name)
         found = value.type
         if not isinstance(declared, TensorType) or not isinstance(found, TensorType):
-            return
-        problem = ""
+            return True
         if declared.dtype != found.dtype:
-            problem = "the dtypes differ"
-        elif declared.shape is not None and found.shape is not None:
-            pairs = list(zip(declared.shape, found.shape, strict=False))
-            if len(declared.shape) != len(found.shape):
-                problem = "the ranks differ"
-            elif not lenient and any(isinstance(a, int) and isinstance(b, int) and a != b for a, b in pairs):
-                problem = "the extents differ"
-        if problem:
             self.report(
                 TypeInferenceError(
-                    f"output {info.name!r} is {found}, but the model declares {declared}: {problem}",
+                    f"output {info.name!r} is {found}, but the model declares {declared.dtype}",
                     nodes=value.producer.origins if value.producer is not None else (info.name,),
                     hint="the declaration or a node's attributes are wrong; export the model again",
                 )
             )
+        if declared.shape is None or found.shape is None:
+            return True
+        return len(declared.shape) == len(found.shape) and not any(
+            isinstance(left, int) and isinstance(right, int) and left != right
+            for left, right in zip(declared.shape, found.shape, strict=True)
+        )
 
     def read(self, name: str, scope: Scope, label: str) -> Value | None:
         if name not in scope:

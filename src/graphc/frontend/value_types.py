@@ -12,8 +12,9 @@ import onnx
 
 from graphc.errors import ModelError, OptionError
 from graphc.ir import Dim, MapType, OptionalType, SequenceType, TensorType, Type, dtypes, symbol
+from graphc.ir.dim_parser import parse_dim
 from graphc.ir.dtypes import DType
-from graphc.ir.symbolic import parse, substitute, symbols
+from graphc.ir.symbolic import substitute, symbols
 from graphc.ops.inference import UNKNOWN_PREFIX
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -74,7 +75,7 @@ class DimNames:
         if _HYPHENATED.fullmatch(text):
             return None
         try:
-            value = parse(text)
+            value = parse_dim(text)
         except OptionError:
             return None
         if isinstance(value, int):
