@@ -176,11 +176,18 @@ class Strides:
         return self.origin + image * self.image + block * self.block + row * self.row + column * self.column
 
 
-def source_of(problem: Convolution, type_: TensorType) -> Source:
-    """The input as it lies where its border is wide enough and zero, else a copy that has one."""
+def source_of(problem: Convolution, type_: TensorType, lanes: int | None = None) -> Source:
+    """The input as it lies where its border is wide enough and zero, else a copy that has one.
+
+    Args:
+        problem: The convolution.
+        type_: Its input.
+        lanes: Channels of a block, where the kernel reads whole blocks; None where it reads one channel at a time.
+    """
     layout = type_.layout
     wanted = problem.border
     images = layout.blocked_axis in (None, 1) and not layout.order and not any(map(any, layout.halo[:2]))
+    images = images and lanes in (None, layout.block)
     if images and not any(map(any, wanted)):
         return Source(type_, False)
     if images and layout.halo and layout.fill == 0.0:
@@ -188,8 +195,8 @@ def source_of(problem: Convolution, type_: TensorType) -> Source:
         if all(f[0] >= w[0] and f[1] >= w[1] for f, w in zip(found, wanted, strict=True)):
             return Source(type_, False)
     halo = ((0, 0), (0, 0), *wanted)
-    blocks = layout.blocked_axis == 1
-    copy = blocked(1, layout.block, halo=halo, fill=0.0) if blocks else Layout(halo=halo, fill=0.0)
+    block = lanes or (layout.block if layout.blocked_axis == 1 else 1)
+    copy = blocked(1, block, halo=halo, fill=0.0) if block > 1 else Layout(halo=halo, fill=0.0)
     return Source(type_.with_layout(copy), True)
 
 

@@ -110,6 +110,18 @@ class DirectWeights:
         return np.concatenate([piece.transpose(2, 3, 1, 0).reshape(-1) for piece in pieces])
 
 
+def depthwise_packing(lanes: int) -> Packing:
+    """Weights [channels, 1, rows, columns] as [blocks, taps, lanes]; channels past the end are zero."""
+
+    def pack(weights: Array) -> Array:
+        channels, taps = weights.shape[0], int(np.prod(weights.shape[2:]))
+        padded = np.zeros((-(-channels // lanes) * lanes, taps), weights.dtype)
+        padded[:channels] = weights.reshape(channels, taps)
+        return np.ascontiguousarray(padded.reshape(-1, lanes, taps).transpose(0, 2, 1))
+
+    return Packing("conv_depthwise", (("lanes", lanes),), pack)
+
+
 def merge_factor(group: int, inputs: int, outputs: int, block: int, lanes: int) -> int:
     """How many neighbouring groups must become one so that every group starts at a block of channels.
 

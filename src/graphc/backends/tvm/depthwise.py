@@ -1,0 +1,256 @@
+"""Depthwise convolution: every channel convolved alone, a vector of channels at a time.
+
+A tile of results stays in registers while the inputs under its windows pass by: each is loaded once and used for every
+tap that sees it. Taps stay in registers too where they fit.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tvm.tirx.script.builder import ir as T
+
+from graphc.backends.base import Kernel, Operand, content_key
+from graphc.backends.regions import signature
+from graphc.backends.tvm import objects
+from graphc.backends.tvm.conv_problem import Convolution, Source, convolution_of, epilogue_inputs, source_of
+from graphc.backends.tvm.conv_weights import depthwise_packing
+from graphc.backends.tvm.epilogue import Epilogue
+from graphc.backends.tvm.loops import copy_tensor, unravel
+from graphc.backends.tvm.render import Lane
+from graphc.backends.tvm.tasks import PARALLEL_MACS, RowTiles, only, row_tiles, split_until_balanced
+from graphc.backends.tvm.tir import KernelBuilder, bind, broadcast
+from graphc.errors import BackendError
+from graphc.ir import Dim, Graph, dtypes, symbol
+from graphc.ops.window import StaticWindow
+from graphc.target import Target
+
+MOST_TAPS = 49
+"""Taps up to which a tile is unrolled whole."""
+
+TILE_OVERHEAD = 8
+"""Vector operations that one more tile costs."""
+
+_Uses = dict[tuple[int, int], list[tuple[int, int]]]
+"""For an input position of a tile, rows and columns from its first: the results it adds to, and by which tap."""
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Everything that decides the code of one depthwise convolution."""
+
+    problem: Convolution
+    source: Source
+    lanes: int
+    rows: RowTiles
+    columns: int
+    parallel: bool
+
+
+def lower(body: Graph, target: Target, constants: frozenset[int], options: Mapping[str, Any]) -> Kernel:
+    """The kernel of a body around a depthwise 2-D Conv with constant weights.
+
+    Args:
+        body: One Conv and its epilogue.
+        target: The CPU.
+        constants: Numbers of the body's inputs that are constants.
+        options: `depthwise_tile` overrides the register tile: `(rows, columns)`.
+
+    Raises:
+        BackendError: The body is something else; the message says what.
+    """
+    problem = convolution_of(body)
+    if not problem.is_depthwise or problem.group == 1:
+        raise BackendError("the convolution is not depthwise")
+    if problem.window.kernel[0] * problem.window.kernel[1] > MOST_TAPS:
+        raise BackendError(f"more than {MOST_TAPS} taps")
+    if problem.weights not in constants:
+        raise BackendError("the weights of the convolution are not a constant")
+    if problem.weights in epilogue_inputs(body, problem.anchor) or problem.weights in (problem.data, problem.bias):
+        raise BackendError("the weights of the convolution are read for something else too")
+    lanes = target.lanes(dtypes.FLOAT32)
+    plan = _plan(body, problem, target, options.get("depthwise_tile"))
+    key = content_key(["depthwise", signature(body), target, plan.rows, plan.columns, objects.versions()])
+    name = f"graphc_depthwise_{key[:16]}"
+    inputs = [value.tensor_type for value in body.inputs]
+    outputs = [value.tensor_type for value in body.outputs]
+    taps = problem.window.kernel[0] * problem.window.kernel[1]
+    weight_bytes = -(-problem.inputs // lanes) * lanes * taps * 4
+    operands = [
+        Operand("input", i, weight_bytes, depthwise_packing(lanes))
+        if i == problem.weights
+        else Operand("input", i, kind.storage_bytes)
+        for i, kind in enumerate(inputs)
+    ]
+    operands += [Operand("output", i, kind.storage_bytes) for i, kind in enumerate(outputs)]
+    if plan.source.is_staged:
+        operands.append(Operand("workspace", 0, plan.source.type.storage_bytes))
+
+    def emit() -> Any:
+        pointers = [kind.dtype for kind in (*inputs, *outputs)]
+        if plan.source.is_staged:
+            pointers.append(dtypes.FLOAT32)
+        with KernelBuilder(name, pointers, vector_bytes=target.vector_bytes, bounds=body.bounds) as builder:
+            _Depthwise(builder, body, plan).emit()
+        return builder.function
+
+    moved: Dim = 0
+    for operand in operands:
+        moved = moved + operand.size
+    facts = {"tile": f"{plan.rows.height}x{plan.columns} pixels"}
+    if plan.source.is_staged:
+        facts["input"] = "copied to give it a border"
+    return Kernel(
+        key=key,
+        template="depthwise",
+        operands=tuple(operands),
+        dims=(),
+        flops=2 * problem.macs,
+        bytes=moved,
+        schedule=facts,
+        compile=lambda: objects.compile_function(emit(), name, target),
+    )
+
+
+def _plan(body: Graph, problem: Convolution, target: Target, override: tuple[int, int] | None) -> _Plan:
+    lanes = target.lanes(dtypes.FLOAT32)
+    height, width = override or choose_tile(target, problem.window)
+    blocks = problem.batch * -(-problem.inputs // lanes)
+    parallel = problem.macs >= PARALLEL_MACS
+    full = max(1, problem.window.output[0] // height)
+    slices = split_until_balanced(blocks, full, target.cores) if parallel else 1
+    return _Plan(
+        problem,
+        source_of(problem, body.inputs[problem.data].tensor_type, lanes),
+        lanes,
+        row_tiles(problem.window.output[0], height, slices),
+        width,
+        parallel,
+    )
+
+
+def tile_uses(window: StaticWindow, rows: int, columns: int) -> _Uses:
+    """What a tile of `rows` x `columns` results reads, and for what."""
+    uses: _Uses = defaultdict(list)
+    for result in range(rows * columns):
+        row, column = divmod(result, columns)
+        for tap in range(window.kernel[0] * window.kernel[1]):
+            i, j = divmod(tap, window.kernel[1])
+            place = (
+                row * window.strides[0] + i * window.dilations[0],
+                column * window.strides[1] + j * window.dilations[1],
+            )
+            uses[place].append((result, tap))
+    return uses
+
+
+def choose_tile(target: Target, window: StaticWindow) -> tuple[int, int]:
+    """Rows and columns of the tile with which all results take the fewest vector operations."""
+    taps = window.kernel[0] * window.kernel[1]
+    registers = target.vector_registers
+    # Taps that do not fit beside the results are operands in memory, a load for every multiply-add.
+    resident = taps if taps + 6 < registers else 0
+    most = registers - resident - 2
+
+    def cost(tile: tuple[int, int]) -> tuple[float, int]:
+        total = 0.0
+        for rows, row_count in _parts(window.output[0], tile[0]):
+            for columns, column_count in _parts(window.output[1], tile[1]):
+                work = rows * columns * taps
+                loads = len(tile_uses(window, rows, columns)) + (taps if resident else work)
+                total += row_count * column_count * (work + 0.5 * loads + TILE_OVERHEAD)
+        return total, -tile[1]
+
+    tiles = [
+        (rows, columns)
+        for rows in range(1, min(4, window.output[0]) + 1)
+        for columns in range(1, min(most // rows, window.output[1]) + 1)
+    ]
+    return min(tiles, key=cost)
+
+
+def _parts(extent: int, size: int) -> list[tuple[int, int]]:
+    full, tail = divmod(extent, size)
+    return [part for part in ((size, full), (tail, 1 if tail else 0)) if part[1]]
+
+
+class _Depthwise:
+    """Emits the loops of one depthwise convolution."""
+
+    def __init__(self, builder: KernelBuilder, body: Graph, plan: _Plan) -> None:
+        self.builder = builder
+        self.body = body
+        self.plan = plan
+        self.problem = plan.problem
+        self.strides = plan.source.strides()
+        count = len(body.inputs)
+        outputs = range(count, count + len(body.outputs))
+        self.data = outputs.stop if plan.source.is_staged else plan.problem.data
+        self.epilogue = Epilogue(builder, body, plan.problem.anchor, {i: i for i in range(count)}, outputs)
+
+    def emit(self) -> None:
+        """Writes the whole kernel into the builder."""
+        builder, plan, problem = self.builder, self.plan, self.problem
+        if plan.source.is_staged:
+            original = self.body.inputs[problem.data].tensor_type
+            copy_tensor(builder, original, problem.data, plan.source.type, self.data)
+        full, tail = divmod(problem.inputs, plan.lanes)
+        blocks = full + (tail > 0)
+        extents = (problem.batch, blocks, plan.rows.blocks)
+        total = problem.batch * blocks * plan.rows.blocks
+        with builder.parallel(total, "task", enable=plan.parallel) as task:
+            image, block, part = unravel(builder, task, extents)
+            if full:
+                with only(builder, block, blocks, below=full):
+                    inside = builder.bind_index(block, 0, full - 1, "block") if full > 1 else 0
+                    self._block(image, inside, part, None)
+            if tail:
+                with only(builder, block, blocks, last=True):
+                    self._block(image, full, part, tail)
+        self.epilogue.finish()
+
+    def _block(self, image: Dim, block: Dim, part: Dim, count: int | None) -> None:
+        """A few rows of one block of channels."""
+        width = self.plan.columns
+        full, tail = divmod(self.problem.window.output[1], width)
+
+        def rows(row: Dim, height: int) -> None:
+            with self.builder.serial(full, "col") as position:
+                self._tile(image, block, row, position * width, height, width, count)
+            if tail:
+                self._tile(image, block, row, full * width, height, tail, count)
+
+        self.plan.rows.each(self.builder, part, rows)
+
+    def _tile(self, image: Dim, block: Dim, row: Dim, column: Dim, height: int, width: int, count: int | None) -> None:
+        builder, lanes, window = self.builder, self.plan.lanes, self.problem.window
+        taps = window.kernel[0] * window.kernel[1]
+        top = row * window.strides[0] - window.pads_begin[0]
+        left = column * window.strides[1] - window.pads_begin[1]
+        data = self.strides.at(image, block, top, left)
+        data = builder.bind_index(builder.simplify(data), 0, None, "x")
+        weights = [
+            bind(builder.load(self.problem.weights, block * (taps * lanes) + tap * lanes, lanes)) for tap in range(taps)
+        ]
+        start = bind(self._bias(block, count))
+        sums = [builder.accumulator(lanes) for _ in range(height * width)]
+        for register in sums:
+            register.value = start
+        for (i, j), uses in sorted(tile_uses(window, height, width).items()):
+            place = data + i * self.strides.row + j * self.strides.column
+            value = bind(builder.load(self.data, place, lanes))
+            for result, tap in uses:
+                sums[result].value = sums[result].value + value * weights[tap]
+        for result, register in enumerate(sums):
+            with builder.lanes(lanes) as name:
+                index = [image, block * lanes + symbol(name), row + result // width, column + result % width]
+                self.epilogue.store(register.value, index, Lane(name, lanes, count))
+
+    def _bias(self, block: Dim, count: int | None) -> Any:
+        lanes = self.plan.lanes
+        if self.problem.bias is None:
+            return broadcast(T.float32(0), lanes)
+        return self.builder.load(self.problem.bias, block * lanes, lanes, 1, count)
