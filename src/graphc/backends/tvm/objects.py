@@ -8,12 +8,32 @@ from pathlib import Path
 from typing import Any
 
 import tvm
+from tvm import tirx
 
 from graphc.errors import BackendError
 from graphc.target import Target
 
-CODEGEN_VERSION = 2
+CODEGEN_VERSION = 4
 """Raised whenever the code generated for an unchanged region changes, so that caches of objects miss."""
+
+
+def _passes() -> list[Any]:
+    """TVM's passes that kernels need: they come vectorized, unrolled and simplified already.
+
+    TVM's default pipeline runs some forty, for GPUs and for schedules that graphc does not use. One of them must not
+    run: NarrowDataType makes 32-bit vectors of 64-bit index arithmetic and loses the sign of negative strides.
+    """
+    return [
+        tirx.transform.FlattenBuffer(),
+        tirx.transform.StorageRewrite(),
+        tirx.transform.StmtSimplify(),
+        tirx.transform.RemoveNoOp(),
+        tirx.transform.AnnotateEntryFunc(),
+        tirx.transform.SplitHostDevice(),
+        tirx.transform.MakePackedAPI(),
+        tirx.transform.LowerTVMBuiltin(),
+        tirx.transform.LowerIntrin(),
+    ]
 
 
 @lru_cache(maxsize=64)
@@ -30,9 +50,12 @@ def compile_function(function: Any, symbol: str, target: Target) -> bytes:
     Raises:
         BackendError: TVM or LLVM refused the function: a defect of a kernel template.
     """
-    module = tvm.IRModule({tvm.ir.GlobalVar(symbol): function})
+    machine = llvm_target(target)
+    machine = machine.with_host(machine)
     try:
-        library = tvm.tirx.build(module, target=llvm_target(target))
+        module = tirx.transform.BindTarget(machine)(tvm.IRModule({tvm.ir.GlobalVar(symbol): function}))
+        module = tvm.ir.transform.Sequential(_passes())(module)
+        library = tvm.get_global_func("target.build.llvm")(module, machine)
         with tempfile.TemporaryDirectory(prefix="graphc-") as folder:
             path = Path(folder) / "kernel.o"
             library.write_to_file(str(path))

@@ -291,7 +291,7 @@ _FLOAT: dict[str, Renderer] = {
     "fmod": _libm("fmod"),
     "max": _extreme(T.max),
     "min": _extreme(T.min),
-    "pow": _plain(lambda a, b: T.pow(a, b)),
+    "pow": lambda dtype, lanes, a, b: T.call_llvm_pure_intrin(tir_dtype(dtype, lanes), "llvm.pow", a, b),
     "atan2": _libm("atan2"),
     "floor": _intrinsic("llvm.floor"),
     "ceil": _intrinsic("llvm.ceil"),

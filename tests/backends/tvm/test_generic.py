@@ -1,0 +1,134 @@
+"""The template for any tensor expression, alone: every kind of loop nest at every vector width, against NumPy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from graphc.backends.tvm import generic
+from graphc.ir import Layout, TensorType, Value, blocked, dtypes
+from graphc.target import Target
+from tests.backends.tvm.harness import ARM, TARGETS, body, check
+
+RNG = np.random.default_rng(0)
+Make = Callable[..., Value | list[Value]]
+
+
+def normal(*shape: int) -> Any:
+    return RNG.standard_normal(shape).astype(np.float32)
+
+
+def ints(*values: int) -> Any:
+    return np.array(values, np.int64)
+
+
+CASES: dict[str, tuple[list[Any], Make]] = {
+    "pointwise": ([normal(3, 5, 7)], lambda b, x: b.op("Relu", x)),
+    "row broadcast": ([normal(3, 5, 37), normal(37)], lambda b, x, y: b.op("Add", x, y)),
+    "column broadcast": ([normal(3, 5, 37), normal(5, 1)], lambda b, x, y: b.op("Mul", b.op("Tanh", x), y)),
+    "scalar": ([normal()], lambda b, x: b.op("Exp", x)),
+    "long": ([normal(300, 1001)], lambda b, x: b.op("Sigmoid", x)),
+    "softmax": ([normal(7, 130)], lambda b, x: b.op("Softmax", x, axis=-1)),
+    "short softmax": ([normal(7, 13)], lambda b, x: b.op("Softmax", x, axis=-1)),
+    "inner softmax": ([normal(4, 7, 33)], lambda b, x: b.op("Softmax", x, axis=1)),
+    "layer norm": (
+        [normal(7, 384), normal(384), normal(384)],
+        lambda b, x, scale, bias: b.op("LayerNormalization", x, scale, bias, axis=-1),
+    ),
+    "row mean": ([normal(7, 384)], lambda b, x: b.op("ReduceMean", x, b.constant(ints(-1)), keepdims=0)),
+    "column max": ([normal(70, 33)], lambda b, x: b.op("ReduceMax", x, b.constant(ints(0)), keepdims=0)),
+    "whole sum": ([normal(9, 33, 5)], lambda b, x: b.op("ReduceSum", x, keepdims=0)),
+    "argmax": ([normal(7, 50, 3)], lambda b, x: b.op("ArgMax", x, axis=1)),
+    "argmin, last": (
+        [RNG.integers(0, 5, (7, 50, 3))],
+        lambda b, x: b.op("ArgMin", x, axis=1, select_last_index=1, keepdims=0),
+    ),
+    "transpose": ([normal(7, 38, 5)], lambda b, x: b.op("Transpose", x, perm=[2, 0, 1])),
+    "reshape and transpose": (
+        [normal(7, 38, 6)],
+        lambda b, x: b.op("Transpose", b.op("Reshape", x, b.constant(ints(7, 19, 2, 6))), perm=[0, 2, 1, 3]),
+    ),
+    "concat": ([normal(7, 5), normal(7, 9), normal(7, 16)], lambda b, *x: b.op("Concat", *x, axis=1)),
+    "concat of rows": ([normal(7, 5), normal(2, 5)], lambda b, *x: b.op("Concat", *x, axis=0)),
+    "pad": ([normal(7, 5)], lambda b, x: b.op("Pad", x, b.constant(ints(1, 2, 0, 3)), b.constant(np.float32(3.5)))),
+    "strided slice": (
+        [normal(7, 50)],
+        lambda b, x: b.op("Slice", x, *(b.constant(ints(v)) for v in (1, 44, 1, 3))),
+    ),
+    "gather": ([normal(70, 50), RNG.integers(-70, 70, (3, 4))], lambda b, x, i: b.op("Gather", x, i, axis=0)),
+    "inner gather": ([normal(70, 50), RNG.integers(0, 50, (3, 4))], lambda b, x, i: b.op("Gather", x, i, axis=1)),
+    "where": ([normal(7, 50) > 0, normal(7, 50), normal(50)], lambda b, c, x, y: b.op("Where", c, x, y)),
+    "max pool": (
+        [normal(1, 5, 9, 9)],
+        lambda b, x: b.op("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1]),
+    ),
+    "matmul": ([normal(7, 33), normal(33, 18)], lambda b, x, y: b.op("MatMul", x, y)),
+    "convolution": (
+        [normal(1, 6, 9, 9), normal(5, 6, 3, 3), normal(5)],
+        lambda b, x, w, c: b.op("Conv", x, w, c, kernel_shape=[3, 3], pads=[1, 1, 1, 1]),
+    ),
+    "half": ([normal(7, 100).astype(np.float16)], lambda b, x: b.op("Relu", x)),
+    "double": ([normal(100).astype(np.float64)], lambda b, x: b.op("Erf", b.op("Sin", x))),
+    "libm": ([normal(100) * np.float32(0.1)], lambda b, x: b.op("Asinh", b.op("Atan", x))),
+    "two outputs": (
+        [normal(7, 96), normal(7, 96)],
+        lambda b, x, y: [b.op("Add", x, y), b.op("Mul", x, y)],
+    ),
+}
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=str)
+@pytest.mark.parametrize("name", CASES)
+def test_nest(name: str, target: Target) -> None:
+    arrays, make = CASES[name]
+    check(body(arrays, make), arrays, generic.lower, target)
+
+
+IMAGE = normal(1, 20, 5, 6)
+ROW = Layout()
+
+
+def _block(target: Target) -> Layout:
+    return blocked(1, target.lanes(dtypes.FLOAT32), fill=0.0)
+
+
+def _haloed(target: Target) -> Layout:
+    return blocked(1, target.lanes(dtypes.FLOAT32), halo=((0, 0), (0, 0), (1, 2), (2, 1)), fill=0.0)
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=str)
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda b, x: b.op("Relu", x),
+        lambda b, x: b.op("Add", x, x),
+        lambda b, x: b.op("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1]),
+        lambda b, x: b.op("AveragePool", x, kernel_shape=[3, 3], pads=[1, 1, 1, 1]),
+        lambda b, x: b.op("GlobalAveragePool", x),
+        lambda b, x: b.op("Sigmoid", x),
+        lambda b, x: b.op("Concat", x, x, axis=1),
+    ],
+    ids=["relu", "add", "max pool", "average pool", "global pool", "sigmoid", "concat"],
+)
+@pytest.mark.parametrize("result", [lambda t: ROW, _block, _haloed], ids=["row", "blocked", "haloed"])
+@pytest.mark.parametrize("source", [lambda t: ROW, _block, _haloed], ids=["row", "blocked", "haloed"])
+def test_layouts(
+    target: Target, make: Make, source: Callable[[Target], Layout], result: Callable[[Target], Layout]
+) -> None:
+    type_ = TensorType(dtypes.FLOAT32, IMAGE.shape, source(target))
+    graph = body([type_], make)
+    (output,) = graph.outputs
+    output.type = output.tensor_type.with_layout(result(target))
+    check(graph, [IMAGE], generic.lower, target)
+
+
+def test_other_processors_get_their_own_code() -> None:
+    arrays, make = CASES["softmax"]
+    graph = body(arrays, make)
+    code = generic.lower(graph, ARM).compile()
+    assert code[:4] == b"\x7fELF"
+    assert int.from_bytes(code[18:20], "little") == 183, "the machine of the object is AArch64"
+    assert code != generic.lower(graph, TARGETS[0]).compile()
