@@ -185,14 +185,14 @@ def test_a_cycle_is_named_without_what_hangs_on_it() -> None:
         }
         """
     )
-    with pytest.raises(VerifyError, match="3 nodes form a cycle: ") as caught:
+    with pytest.raises(VerifyError, match=r"3 node\(s\) form a cycle: ") as caught:
         graph.topological_sort()
     assert set(caught.value.nodes) == {"a", "B", "c"}
 
 
 def test_a_node_that_reads_itself_is_named() -> None:
     graph = parse_graph('graph @g() { %a = Loop(%a) as "me" return %a }')
-    with pytest.raises(VerifyError, match="node reads its own output") as caught:
+    with pytest.raises(VerifyError, match=r"1 node\(s\) form a cycle: %a = Loop") as caught:
         graph.topological_sort()
     assert caught.value.nodes == ("me",)
 

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from graphc.errors import OptionError
 from graphc.ir import Dim, symbol, symbolic
+from graphc.ir.dim_parser import parse_dim
+from graphc.package import expression as package_expression
 
 NAMES = ("a", "b", "n")
 Tree = int | str | tuple[Any, ...]
@@ -113,7 +115,13 @@ def test_interval_encloses_every_value(tree: Tree, bounds: dict[str, tuple[int, 
 @given(EXPRESSIONS)
 def test_text_parses_back_to_the_same_expression(tree: Tree) -> None:
     expression = build(tree)
-    assert symbolic.parse(str(expression)) == expression
+    assert parse_dim(str(expression)) == expression
+
+
+@given(EXPRESSIONS, st.fixed_dictionaries({name: st.integers(1, 30) for name in NAMES}))
+def test_a_package_reads_the_text_the_same_way(tree: Tree, bindings: dict[str, int]) -> None:
+    text = str(build(tree))
+    assert package_expression.evaluate(text, bindings) == meaning(tree, bindings)
 
 
 @given(EXPRESSIONS, EXPRESSIONS)
@@ -181,14 +189,14 @@ def test_text_is_pleasant() -> None:
 
 @pytest.mark.parametrize("name", ["in", "None", "lambda", "if", "min", "étage", "_", "s15"])
 def test_any_identifier_is_a_symbol(name: str) -> None:
-    assert symbolic.parse(name) == symbol(name)
-    assert symbolic.parse(f"2*{name} + 1") == 2 * symbol(name) + 1
+    assert parse_dim(name) == symbol(name)
+    assert parse_dim(f"2*{name} + 1") == 2 * symbol(name) + 1
 
 
 def test_precedence_is_python_s() -> None:
     bindings = {"a": 7, "b": 3}
     for text in ("-a//b", "a - b - 1", "a//b//2", "a*b%4", "a - -b", "2*(a - b)", "a%b*2", "max(a, min(b, 2))"):
-        assert symbolic.evaluate(symbolic.parse(text), bindings) == eval(text, {}, bindings), text
+        assert symbolic.evaluate(parse_dim(text), bindings) == eval(text, {}, bindings), text
 
 
 @pytest.mark.parametrize(
@@ -212,17 +220,17 @@ def test_precedence_is_python_s() -> None:
 )
 def test_what_is_no_expression_says_where(text: str, message: str) -> None:
     with pytest.raises(OptionError) as caught:
-        symbolic.parse(text)
+        parse_dim(text)
     assert message in str(caught.value)
 
 
 @given(st.text(alphabet="nm12 +-*/%(),min", max_size=30))
 def test_any_text_is_an_expression_or_a_typed_error(text: str) -> None:
     try:
-        value = symbolic.parse(text)
+        value = parse_dim(text)
     except OptionError:
         return
-    assert symbolic.parse(str(value)) == value
+    assert parse_dim(str(value)) == value
 
 
 def test_an_unbound_symbol_is_named() -> None:

@@ -116,7 +116,7 @@ def example() -> Graph:
     inner = Builder(body).op("Softmax", body.inputs[0], outputs=["s"], types=[image], axis=-1)
     body.outputs = [inner]
     z = b.op("Region", y, outputs=["z"], domain="graphc", types=[image], kind="softmax", body=body)
-    r = b.op("ReduceMean", z, axes, None, outputs=["r", ""], version=18, epsilon=float(np.float32(1e-5)))
+    r = b.op("ReduceMean", z, None, axes, outputs=["r", ""], version=18, epsilon=float(np.float32(1e-5)))
     graph.outputs = [r, z]
     return graph
 
@@ -136,7 +136,7 @@ from "exp", "div"
       %s: float32[batch, 32, 8, 8]{block=1x16 halo=0:0,0:0,1:1,1:1 fill=0} = Softmax(%h) {axis=-1}
       return %s
     }
-  %r, _ = ReduceMean@18(%z, %axes, _) {epsilon=1e-05f} from "exp", "div"
+  %r, _ = ReduceMean@18(%z, _, %axes) {epsilon=1e-05f} from "exp", "div"
   return %r, %z
 }
 """
@@ -163,7 +163,7 @@ def test_long_parameter_lists_take_a_line_each() -> None:
 def test_one_node_leaves_out_what_is_large() -> None:
     nodes = list(example().nodes)
     assert print_node(nodes[0]) == "%onnx::Conv_1 = constant float32[32x3x3x3]<...>"
-    assert print_node(nodes[5]) == '%r, _ = ReduceMean@18(%z, %axes, _) {epsilon=1e-05f} from "exp", "div"'
+    assert print_node(nodes[5]) == '%r, _ = ReduceMean@18(%z, _, %axes) {epsilon=1e-05f} from "exp", "div"'
 
 
 def test_values_of_an_illegal_kind_still_print() -> None:

@@ -8,11 +8,11 @@ its nodes may use values of enclosing graphs, except in regions, whose bodies ar
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 from graphc.errors import VerifyError
+from graphc.ir.names import Names
 from graphc.ir.tensor import Tensor
 from graphc.ir.types import TensorType, Type
 
@@ -271,7 +271,7 @@ class Graph:
         self._first: Node | None = None
         self._last: Node | None = None
         self._count = 0
-        self._names = _Names()
+        self._names = Names()
         for input_name, input_type in inputs:
             self.add_input(input_name, input_type)
 
@@ -424,31 +424,10 @@ class Graph:
         Raises:
             VerifyError: The nodes form a cycle; the error names it.
         """
+        from graphc.ir.ordering import topological_order
+
         nodes = list(self.nodes)
-        position = {node: i for i, node in enumerate(nodes)}
-        waiting: dict[Node, int] = {}
-        consumers: dict[Node, list[Node]] = {node: [] for node in nodes}
-        for node in nodes:
-            producers = {p for p in _producers(node) if p in position and p is not node}
-            waiting[node] = len(producers)
-            for producer in producers:
-                consumers[producer].append(node)
-            if node in _producers(node):
-                raise VerifyError(f"node reads its own output: {node}", nodes=node.origins or (node.name,))
-        ready = [position[node] for node in nodes if waiting[node] == 0]
-        heapq.heapify(ready)
-        order: list[Node] = []
-        while ready:
-            node = nodes[heapq.heappop(ready)]
-            order.append(node)
-            for consumer in consumers[node]:
-                waiting[consumer] -= 1
-                if waiting[consumer] == 0:
-                    heapq.heappush(ready, position[consumer])
-        if len(order) != len(nodes):
-            cycle = _cycle({node: position[node] for node in nodes if waiting[node]})
-            names = tuple(name for node in cycle for name in (node.origins or (node.name or node.op,)))
-            raise VerifyError(f"{len(cycle)} nodes form a cycle: {' <- '.join(map(str, cycle[:5]))}", nodes=names[:10])
+        order = topological_order(nodes)
         if order != nodes:
             self.reorder(order)
 
@@ -483,50 +462,6 @@ def captured_values(graph: Graph) -> tuple[Value, ...]:
             read.update(dict.fromkeys(v for v in node.inputs if v is not None))
         read.update(dict.fromkeys(inner.outputs))
     return tuple(value for value in read if value not in own)
-
-
-class _Names:
-    """Names of values taken in a model; a graph shares it with the graphs nested in it."""
-
-    __slots__ = ("_next", "_taken")
-
-    def __init__(self) -> None:
-        self._taken: set[str] = set()
-        self._next: dict[str, int] = {}
-
-    def take(self, name: str) -> None:
-        self._taken.add(name)
-
-    def absorb(self, other: _Names) -> None:
-        if other is not self:
-            self._taken |= other._taken
-
-    def fresh(self, base: str) -> str:
-        name, count = base, self._next.get(base, 0)
-        while name in self._taken:
-            count += 1
-            name = f"{base}_{count}"
-        self._next[base] = count
-        self._taken.add(name)
-        return name
-
-
-def _cycle(stuck: Mapping[Node, int]) -> list[Node]:
-    """A cycle, from consumer to producer, among nodes (with their positions) each of which waits for another."""
-    path: dict[Node, None] = {}
-    node = next(iter(stuck))
-    while node not in path:
-        path[node] = None
-        node = min((producer for producer in _producers(node) if producer in stuck), key=stuck.__getitem__)
-    cycle = list(path)
-    return cycle[cycle.index(node) :]
-
-
-def _producers(node: Node) -> set[Node]:
-    values = [value for value in node.inputs if value is not None]
-    for _, subgraph in node.subgraphs():
-        values.extend(captured_values(subgraph))
-    return {value.producer for value in values if value.producer is not None}
 
 
 def clone_node(node: Node, values: Mapping[Value, Value], outputs: Sequence[str] | None = None) -> Node:

@@ -10,7 +10,8 @@ from contextlib import contextmanager
 import numpy as np
 
 from graphc.errors import OptionError
-from graphc.ir import dtypes, symbolic
+from graphc.ir import dtypes
+from graphc.ir.dim_parser import parse_dim
 from graphc.ir.dtypes import DType
 from graphc.ir.graph import Attribute
 from graphc.ir.layout import ROW_MAJOR, Layout
@@ -106,7 +107,7 @@ class LiteralParser(Scanner):
         extents: list[Dim] = []
         for part in text.split("x") if _STATIC_SHAPE.fullmatch(text) else _split_at_commas(text):
             with self.errors_at(position + len(part) - len(part.lstrip())):
-                extent = symbolic.parse(part)
+                extent = parse_dim(part)
                 if isinstance(extent, int) and not 0 <= extent <= _LARGEST_EXTENT:
                     raise OptionError(f"{extent} is no extent")
             extents.append(extent)

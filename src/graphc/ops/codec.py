@@ -14,8 +14,8 @@ import numpy as np
 
 from graphc.errors import GraphcError, PackageError
 from graphc.ir import Graph, MapType, Node, OptionalType, SequenceType, Tensor, TensorType, Type, Value, dtypes
+from graphc.ir.dim_parser import parse_dim
 from graphc.ir.graph import Attribute
-from graphc.ir.symbolic import parse
 
 MAGIC = b"GHS1"
 _LENGTH = struct.Struct("<Q")
@@ -217,7 +217,7 @@ def decode_type(item: Any) -> Any:
     """The type that `encode_type` wrote."""
     match item:
         case ["tensor", name, shape]:
-            dims = None if shape is None else tuple(d if isinstance(d, int) else parse(d) for d in shape)
+            dims = None if shape is None else tuple(d if isinstance(d, int) else parse_dim(d) for d in shape)
             return TensorType(dtypes.from_name(name), dims)
         case ["sequence", element]:
             return SequenceType(decode_type(element))

@@ -1,7 +1,7 @@
 """Extents as text: `seq`, `2*seq + 1`, `max(batch, 4)`, read by a small parser and never by `eval`.
 
 Grammar: sums and differences of products, floor quotients and remainders of integers, symbols, parentheses, `max(a, b)`
-and `min(a, b)`; the usual precedence, all left-associative.
+and `min(a, b)`, each with at most one minus before it; the usual precedence, all left-associative.
 """
 
 from __future__ import annotations
@@ -103,6 +103,9 @@ class _Parser:
             inner = self.sum()
             self.take(")")
             return inner
+        if text == "-" and self.peek() != "-":
+            negated = self.atom()
+            return lambda bindings: -negated(bindings)
         raise self.fail(f"unexpected {text!r}")
 
 
