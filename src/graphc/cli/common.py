@@ -18,8 +18,8 @@ from graphc.errors import OptionError
 if TYPE_CHECKING:
     from graphc.compiler import CompileOptions
 
-Dims: TypeAlias = "dict[str, int | list[int | None] | list[int]]"
-"""What `--dim` gives: an extent, extents of several variants, or an input's shape with None for what stays open."""
+Dims: TypeAlias = "dict[str, int | list[int] | tuple[int | None, ...]]"
+"""What `--dim` gives: an extent, a list of them (a variant each), or an input's shape, None for what stays open."""
 
 PACKAGE_MAGIC = b"PK\x03\x04"
 _SHAPE = re.compile(r"[0-9?]+(?:x[0-9?]+)*")
@@ -148,7 +148,7 @@ def parse_dims(texts: list[str]) -> Dims:
     return dims
 
 
-def _extents(text: str, given: str) -> int | list[int | None] | list[int]:
+def _extents(text: str, given: str) -> int | list[int] | tuple[int | None, ...]:
     if ".." in given:
         raise OptionError(
             f"--dim {text}: a range of extents cannot be compiled yet",
@@ -169,11 +169,11 @@ def _extents(text: str, given: str) -> int | list[int | None] | list[int]:
     )
 
 
-def _shape(text: str, extents: list[str]) -> list[int | None]:
+def _shape(text: str, extents: list[str]) -> tuple[int | None, ...]:
     for extent in extents:
         if extent != "?" and not extent.isdecimal():
             raise OptionError(f"--dim {text}: {extent!r} is not an extent")
-    return [None if extent == "?" else int(extent) for extent in extents]
+    return tuple(None if extent == "?" else int(extent) for extent in extents)
 
 
 def is_package(path: Path) -> bool:

@@ -7,8 +7,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import graphc
+from graphc.compiler.options import DimChoice
 from graphc.runtime import thread_count
 from graphc.testing.compare import Comparison, compare
 from graphc.testing.engines import Arrays, peer, scaled_error
@@ -76,22 +78,24 @@ def benchmark(
     model: Path,
     inputs: Arrays,
     *,
-    dims: Mapping[str, int] | None = None,
+    dims: Mapping[str, DimChoice] | None = None,
     against: Sequence[str] = ("onnxruntime",),
     threads: int | None = None,
     rounds: int = 15,
     progress: Callable[[int, int], None] | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> Benchmark:
     """Compile a model and time it in turns with other engines.
 
     Args:
         model: An ONNX file.
         inputs: Name to array; every engine gets the same.
-        dims: Symbolic dimensions and their extents.
+        dims: Symbolic dimensions and their extents, or shapes by input; as of `graphc.compile`.
         against: Names of engines: "onnxruntime", "openvino".
         threads: For each engine; None is all processors that this process may use.
         rounds: Of the comparison.
         progress: Told the rounds done and the rounds in all.
+        options: Further options of `graphc.compile`.
 
     Raises:
         OptionError: An engine is unknown or an option out of range.
@@ -100,11 +104,12 @@ def benchmark(
     """
     count = thread_count(threads)
     bound = dict(dims or {})
-    peers = [peer(name, model, inputs, threads=count, dims=bound) for name in against]
+    extents = {name: extent for name, extent in bound.items() if isinstance(extent, int)}
+    peers = [peer(name, model, inputs, threads=count, dims=extents) for name in against]
     with tempfile.TemporaryDirectory(prefix="graphc-bench-") as folder:
         package = Path(folder) / f"{model.stem}.graphc"
         start = time.perf_counter()
-        graphc.compile(model, target="cpu", dims=bound, output=package)
+        graphc.compile(model, target="cpu", dims=bound, output=package, **(options or {}))
         compiled = time.perf_counter()
         with graphc.load(package, threads=count) as executable:
             loaded = time.perf_counter()

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from graphc.errors import OptionError, ToolchainError
+from graphc.errors import ExecutionError, GraphcError, OptionError, ToolchainError
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 
@@ -126,10 +126,19 @@ def peer(name: str, model: Path | bytes, inputs: Arrays, *, threads: int, dims: 
     Raises:
         OptionError: There is no such engine.
         ToolchainError: It is not installed.
+        ExecutionError: It cannot load the model or run it on these inputs.
     """
     if name not in PEERS:
         raise OptionError(f"no engine {name!r} to compare with", hint=f"there are: {', '.join(PEERS)}")
-    return PEERS[name](model, inputs, threads=threads, dims=dims)
+    try:
+        engine = PEERS[name](model, inputs, threads=threads, dims=dims)
+        engine.run()
+    except GraphcError:
+        raise
+    except Exception as error:
+        # Engines raise what they like; which one failed, and on what, is all that a user of graphc can act on.
+        raise ExecutionError(f"{name} cannot run the model: {error}") from error
+    return engine
 
 
 def scaled_error(expected: Arrays, actual: Arrays) -> float:

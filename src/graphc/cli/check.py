@@ -1,0 +1,86 @@
+"""`graphc check`: everything that stands between a model and its package, at once."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from typing import TYPE_CHECKING
+
+from graphc.cli.common import Dims, add_compile_options, add_json, add_model, compile_options, parse_dims
+from graphc.cli.progress import Progress
+from graphc.cli.toolchain import installed
+from graphc.errors import GraphcError, OptionError, ToolchainError
+
+if TYPE_CHECKING:
+    from graphc.compiler.program import HostReason
+    from graphc.frontend import Problem, Report
+
+DESCRIPTION = """Report everything that graphc cannot compile or run in a model: invalid parts, unknown operators, and
+the nodes that would run on the host, in NumPy, for want of a kernel. The passes run, no kernel is compiled.
+
+Exits with 1 where the model does not compile as it is."""
+
+EXAMPLES = """
+  graphc check model.onnx
+  graphc check model.onnx --dim batch=8 --require-compiled   host steps are problems too
+  graphc check model.onnx --json
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of the command."""
+    add_model(parser)
+    add_compile_options(parser)
+    add_json(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Prints the report; 1 where it has problems."""
+    with installed():
+        from graphc.frontend import check
+    dims = parse_dims(options.dims)
+    report = check(options.model, dims=_first(dims))
+    if report.ok and (not report.dynamic_dims or dims):
+        report = _with_compile(report, options, dims)
+    print(json.dumps(json.loads(report.to_json()), indent=2, ensure_ascii=False) if options.json else report)
+    failed = not report.ok or (options.require_compiled and report.host_steps)
+    return 1 if failed else 0
+
+
+def _first(dims: Dims) -> Dims:
+    """One binding of those that `--dim` lists; the others differ in extents alone, and are lowered further on."""
+    return {name: given[0] if isinstance(given, list) else given for name, given in dims.items()}
+
+
+def _with_compile(report: Report, options: argparse.Namespace, dims: Dims) -> Report:
+    """The report, with what the passes and the backend have to say."""
+    from graphc.frontend import Problem
+
+    try:
+        with installed():
+            from graphc.compiler import lower_model
+        with Progress() as progress:
+            chosen = dataclasses.replace(compile_options(options, progress), require_compiled=False)
+            lowered = lower_model(options.model, target=options.target or "cpu", dims=dims, options=chosen)
+    except OptionError:
+        raise
+    except ToolchainError as error:
+        found = [Problem("note", f"host steps are not judged: {error.message}", hint=error.hint or "")]
+    except GraphcError as error:
+        found = [Problem("error", error.message, nodes=error.nodes, hint=error.hint or "")]
+    else:
+        found = _host_problems([host for program in lowered.programs for host in program.host])
+    rank = {"error": 0, "host": 1, "note": 2}
+    problems = sorted([*report.problems, *found], key=lambda problem: rank[problem.severity])
+    return dataclasses.replace(report, problems=tuple(problems))
+
+
+def _host_problems(hosts: list[HostReason]) -> list[Problem]:
+    from graphc.frontend import Problem
+
+    groups: dict[tuple[str, str], dict[str, None]] = {}
+    for host in hosts:
+        nodes = groups.setdefault((host.node.op, host.reason), {})
+        nodes.update(dict.fromkeys(host.node.origins or (host.node.describe(),)))
+    return [Problem("host", reason, operator, nodes=tuple(nodes)) for (operator, reason), nodes in groups.items()]

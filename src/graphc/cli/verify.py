@@ -1,0 +1,279 @@
+"""`graphc verify`: are the outputs right, and which step is the first that is not."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from graphc.cli.common import (
+    add_compile_options,
+    add_json,
+    add_source,
+    add_threads,
+    comma_list,
+    is_package,
+    print_json,
+)
+from graphc.cli.feeds import add_inputs, chosen_variants, describe_bindings, feed
+from graphc.cli.progress import Progress
+from graphc.cli.source import Source, open_source
+from graphc.cli.table import count, names, shorten, table
+from graphc.cli.toolchain import installed
+from graphc.errors import OptionError
+from graphc.package import MODEL, Variant
+
+if TYPE_CHECKING:
+    from graphc.testing.layers import Layer
+    from graphc.testing.verification import Difference, Tolerance
+
+DESCRIPTION = """Run a model on seeded inputs (or yours) and compare every output with other engines.
+
+onnxruntime is ONNX Runtime on the original model; reference evaluates the imported graph in NumPy, node by node. An
+output passes where its largest difference is at most --scale times its largest magnitude; integers must be equal.
+A package needs the model that it was compiled from: the one it embeds, or --model.
+
+--layers holds every step against its own meaning on its own inputs, and against the value of the same name in the
+source model, and names the first that differs. Exits with 1 where something differs."""
+
+EXAMPLES = """
+  graphc verify model.onnx --dim batch=1
+  graphc verify model.onnx --dim batch=1 --against onnxruntime,reference --layers
+  graphc verify model.graphc --model model.onnx --seed 7 --input x=image.npy
+  graphc verify model.onnx --rtol 1e-3 --atol 1e-5
+"""
+
+ENGINES = ("onnxruntime", "reference")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of the command."""
+    add_source(parser)
+    parser.add_argument(
+        "--against", type=comma_list, metavar="ENGINES", help="onnxruntime, reference, or both (default: onnxruntime)"
+    )
+    parser.add_argument("--layers", action="store_true", help="find the first step that differs")
+    parser.add_argument("--model", dest="onnx", type=Path, metavar="MODEL", help="what a package was compiled from")
+    parser.add_argument("--scale", type=float, metavar="X", help="of the largest magnitude (default: 1e-4)")
+    parser.add_argument("--rtol", type=float, metavar="X", help="elementwise instead: |difference| ≤ atol + rtol·|y|")
+    parser.add_argument("--atol", type=float, metavar="X", help="the absolute part of it")
+    add_inputs(parser)
+    add_threads(parser)
+    add_compile_options(parser)
+    add_json(parser)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One variant beside one engine.
+
+    Args:
+        bindings: Of the variant.
+        engine: Beside which.
+        differences: For each output.
+    """
+
+    bindings: str
+    engine: str
+    differences: list[Difference]
+
+
+def run(options: argparse.Namespace) -> int:
+    """Compares; 1 where something differs."""
+    with installed():
+        from graphc.testing.verification import Tolerance
+
+    engines = options.against or ["onnxruntime"]
+    for engine in engines:
+        if engine not in ENGINES:
+            raise OptionError(f"no engine {engine!r} to verify against", hint=f"there are: {', '.join(ENGINES)}")
+    scale = Tolerance().scale if options.scale is None else options.scale
+    tolerance = Tolerance(scale, options.rtol, options.atol)
+    if options.layers and is_package(options.model):
+        raise OptionError(
+            "--layers compares with the graph that a compile makes, which a package does not hold",
+            hint="verify the ONNX model instead, with the options that the package was compiled with",
+        )
+    verdicts: list[Verdict] = []
+    layers: list[tuple[str, list[Layer]]] = []
+    with open_source(options) as source:
+        model = _model(source, options)
+        for variant in chosen_variants(source, options):
+            inputs = feed(source, options, variant)
+            found = source.executable(inputs)
+            bindings = describe_bindings(variant.bindings)
+            for engine in engines:
+                expected = _expected(engine, model, source, variant, inputs)
+                verdicts.append(Verdict(bindings, engine, _compare(expected, found, tolerance)))
+            if options.layers:
+                layers.append((bindings, _layers(source, model, variant, inputs, tolerance)))
+    right = all(d.ok for v in verdicts for d in v.differences) and all(layer.ok for _, each in layers for layer in each)
+    if options.json:
+        print_json(
+            {
+                "ok": right,
+                "variants": [_verdict_json(verdict) for verdict in verdicts],
+                "layers": [_layers_json(*entry) for entry in layers],
+            }
+        )
+    else:
+        print("\n\n".join([_outputs_text(verdicts), *(_layers_text(*entry) for entry in layers)]))
+    return 0 if right else 1
+
+
+def _model(source: Source, options: argparse.Namespace) -> Path | bytes:
+    """What the package was compiled from: a file, or the embedded model's bytes."""
+    if not source.is_package:
+        if options.onnx is not None:
+            raise OptionError("--model is for packages, and an ONNX model is given already")
+        model: Path = options.model
+        return model
+    if options.onnx is not None:
+        return Path(options.onnx)
+    if source.embeds_model:
+        return source.package.read(MODEL)
+    raise OptionError(
+        f"{str(options.model)!r} carries no model to compare with",
+        hint="give it with --model model.onnx, or compile with --embed-model",
+    )
+
+
+def _expected(
+    engine: str, model: Path | bytes, source: Source, variant: Variant, inputs: dict[str, Any]
+) -> dict[str, Any]:
+    """What an engine answers to `inputs`."""
+    if engine == "reference":
+        from graphc.ops.evaluate import evaluate_graph
+
+        graph = _bound(model, source, variant)
+        outputs = evaluate_graph(graph, [inputs[value.name] for value in graph.inputs])
+        return {value.name: datum for value, datum in zip(graph.outputs, outputs, strict=True)}
+    from graphc.testing.engines import peer
+
+    return dict(peer("onnxruntime", model, inputs, threads=source.executable.threads, dims={}).run())
+
+
+def _bound(model: Path | bytes, source: Source, variant: Variant) -> Any:
+    """The imported graph with the variant's shapes."""
+    from graphc.frontend import import_model
+
+    shapes = zip(source.executable.inputs, variant.inputs, strict=True)
+    return import_model(model, dims={spec.name: shape for spec, shape in shapes})
+
+
+def _compare(expected: dict[str, Any], found: dict[str, Any], tolerance: Tolerance) -> list[Difference]:
+    from graphc.testing.verification import compare_outputs
+
+    return compare_outputs(expected, found, tolerance)
+
+
+def _layers(
+    source: Source,
+    model: Path | bytes,
+    variant: Variant,
+    inputs: dict[str, Any],
+    tolerance: Tolerance,
+) -> list[Layer]:
+    from graphc.testing.layers import compare_layers, source_values, step_values
+
+    program = next(
+        p for p in source.programs if p.target.isa == source.executable.isa and p.bindings == variant.bindings
+    )
+    values = source_values(_bound(model, source, variant), inputs, step_values(program))
+    layers = []
+    with Progress() as progress:
+        for layer in compare_layers(source.executable, program, inputs, values, tolerance):
+            layers.append(layer)
+            progress("comparing steps", len(layers), len(program.buffers.steps))
+    return layers
+
+
+def _outputs_text(verdicts: list[Verdict]) -> str:
+    rows = []
+    for verdict in verdicts:
+        for difference in verdict.differences:
+            rows.append(
+                (
+                    "ok" if difference.ok else "DIFFERS",
+                    verdict.bindings,
+                    verdict.engine,
+                    difference.name,
+                    difference.type,
+                    _error(difference.error),
+                    f"{difference.scale:.3g}",
+                    _worst(difference),
+                )
+            )
+    head = ("", "variant", "against", "output", "type", "error", "scale", "worst element")
+    return table(head, rows, left=(0, 1, 2, 3, 4, 7), indent=0)
+
+
+def _error(error: float) -> str:
+    return f"{error:.1e}" if math.isfinite(error) else "∞"
+
+
+def _worst(difference: Difference) -> str:
+    if difference.error == 0 or not difference.expected:
+        return ""
+    place = f"[{', '.join(map(str, difference.place))}]: " if difference.place else ""
+    return f"{place}{difference.found}, expected {difference.expected}"
+
+
+def _layers_text(bindings: str, layers: list[Layer]) -> str:
+    first = next((layer for layer in layers if not layer.ok), None)
+    lines = [f"steps of {bindings}"]
+    if first is None:
+        kernel = max((d.error for layer in layers for d in layer.kernel), default=0.0)
+        model = max((d.error for layer in layers for d in layer.model), default=0.0)
+        compared = count(sum(len(layer.model) for layer in layers), "value")
+        lines.append(f"  all {len(layers)} agree with their own meaning, error at most {_error(kernel)}")
+        lines.append(f"  {compared} agree with the source model's, error at most {_error(model)}")
+        return "\n".join(lines)
+    what = (
+        "which differs from the source model, though its kernel is right: a pass, or rounding that has added up"
+        if first.kernel_is_right
+        else "whose kernel differs from what its nodes mean on the same inputs"
+    )
+    lines.append(f"  the first to differ is step {first.step}, {what}")
+    lines.append(f"  from {', '.join(repr(name) for name in first.origins) or 'no ONNX node'}")
+    shown = layers[max(0, first.step - 3) : first.step + 4]
+    rows = [
+        (
+            "→" if layer is first else "",
+            str(layer.step),
+            shorten(layer.label, 40),
+            _error(max((d.error for d in layer.kernel), default=0.0)),
+            _error(max(d.error for d in layer.model)) if layer.model else "",
+            names(layer.origins),
+        )
+        for layer in shown
+    ]
+    return "\n".join([*lines, "", table(("", "step", "", "kernel", "model", "ONNX nodes"), rows, left=(0, 2, 5))])
+
+
+def _verdict_json(verdict: Verdict) -> dict[str, Any]:
+    return {
+        "variant": verdict.bindings,
+        "against": verdict.engine,
+        "outputs": [vars(difference) for difference in verdict.differences],
+    }
+
+
+def _layers_json(bindings: str, layers: list[Layer]) -> dict[str, Any]:
+    return {
+        "variant": bindings,
+        "first_difference": next((layer.step for layer in layers if not layer.ok), None),
+        "steps": [
+            {
+                "step": layer.step,
+                "label": layer.label,
+                "nodes": list(layer.origins),
+                "ok": layer.ok,
+                "kernel": [vars(difference) for difference in layer.kernel],
+                "model": [vars(difference) for difference in layer.model],
+            }
+            for layer in layers
+        ],
+    }
