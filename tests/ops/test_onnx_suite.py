@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from graphc.frontend import import_model
-from graphc.ir import Graph, TensorType
+from graphc.ir import Graph, TensorType, symbol
+from graphc.ir.symbolic import substitute
+from graphc.ops import infer_graph
 from graphc.ops.base import express
 from graphc.ops.evaluate import evaluate_graph
 from graphc.ops.expr import reduction_axes
@@ -98,6 +100,43 @@ def _points(expression: Any) -> int:
     for axis in (*expression.axes, *reduction_axes(expression.body)):
         total *= axis.extent if isinstance(axis.extent, int) else LARGEST_GRID + 1
     return total
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", sorted(onnx_cases().keys() - NOT_RUN.keys()))
+def test_symbolic_types_agree_with_static_ones(name: str) -> None:
+    graph = import_model(onnx_cases()[name].model)
+    static = [value.type for value in graph.outputs]
+    bindings: dict[str, int] = {}
+    for inner in graph.all_graphs():
+        for node in inner.nodes:
+            for value in node.outputs:
+                value.type = None
+    for value in graph.inputs:
+        value.type = _symbolic(value.type, bindings)
+    infer_graph(graph)
+    for value, wanted in zip(graph.outputs, static, strict=True):
+        found = value.type
+        if not isinstance(found, TensorType) or not isinstance(wanted, TensorType) or found.shape is None:
+            continue
+        assert wanted.shape is not None and len(found.shape) == len(wanted.shape)
+        for extent, expected in zip(found.shape, wanted.shape, strict=True):
+            bound = substitute(extent, bindings)
+            assert not (isinstance(bound, int) and isinstance(expected, int)) or bound == expected, f"{found}: {wanted}"
+
+
+def _symbolic(kind: Any, bindings: dict[str, int]) -> Any:
+    """`kind` with a symbol for each extent but 1, the same for equal extents."""
+    if not isinstance(kind, TensorType) or kind.shape is None:
+        return kind
+    shape: list[Any] = []
+    for extent in kind.shape:
+        if isinstance(extent, int) and extent > 1:
+            bindings[f"s{extent}"] = extent
+            shape.append(symbol(f"s{extent}"))
+        else:
+            shape.append(extent)
+    return TensorType(kind.dtype, tuple(shape))
 
 
 def test_every_case_left_out_is_known() -> None:

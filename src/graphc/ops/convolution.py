@@ -69,6 +69,8 @@ def infer_conv_shape(ctx: InferenceContext, data: int, weights: int) -> tuple[Di
     _check_channels(ctx, x[1], multiply(w[1], group))
     if isinstance(w[0], int) and w[0] % group:
         ctx.fail(f"{w[0]} output channels do not divide into {group} groups")
+    if len(kernel_of(ctx.node, w)) != len(x) - 2:
+        return (x[0], w[0], *(ctx.fresh("window") for _ in x[2:]))
     return (x[0], w[0], *conv_window(ctx.node, x, w).output)
 
 
@@ -108,6 +110,8 @@ def _evaluate_conv(node: Node, inputs: Sequence[Datum]) -> Sequence[Datum]:
 
 def _express_conv(ctx: ExpressionContext) -> Sequence[TensorExpr] | None:
     x, w, node = ctx.tensor(0), ctx.tensor(1), ctx.node
+    if len(kernel_of(node, w.dims)) != len(w.dims) - 2:
+        return None
     window = conv_window(node, x.dims, w.dims)
     axes = axes_of(ctx.outputs[0].dims)
     batch, channel, *outputs = indices_of(axes)
@@ -198,12 +202,13 @@ def _infer_conv_transpose(ctx: InferenceContext) -> Sequence[Type]:
         found = ctx.node.ints_attribute(name)
         if found is not None and len(found) not in lengths:
             ctx.fail(f"{name} {list(found)} does not fit {rank} spatial axes")
+    channels = multiply(w[1], group)
     if len(kernel_of(ctx.node, w)) != rank:
-        ctx.fail("the extents of the kernel are unknown")
+        return [ctx.tensor(0).with_shape((x[0], channels, *(ctx.fresh("window") for _ in x[2:])))]
     window = transposed_window(ctx.node, x, w)
     if any(isinstance(extent, int) and extent < 0 for extent in window.output):
         ctx.fail(f"pads leave an output of extents {list(window.output)}")
-    return [ctx.tensor(0).with_shape((x[0], multiply(w[1], group), *window.output))]
+    return [ctx.tensor(0).with_shape((x[0], channels, *window.output))]
 
 
 def _evaluate_conv_transpose(node: Node, inputs: Sequence[Datum]) -> Sequence[Datum]:
@@ -232,8 +237,10 @@ def _evaluate_conv_transpose(node: Node, inputs: Sequence[Datum]) -> Sequence[Da
     return [np.ascontiguousarray(result).astype(data.dtype, copy=False)]
 
 
-def _express_conv_transpose(ctx: ExpressionContext) -> Sequence[TensorExpr]:
+def _express_conv_transpose(ctx: ExpressionContext) -> Sequence[TensorExpr] | None:
     x, w, node = ctx.tensor(0), ctx.tensor(1), ctx.node
+    if len(kernel_of(node, w.dims)) != len(w.dims) - 2:
+        return None
     window, group = transposed_window(node, x.dims, w.dims), node.int_attribute("group", 1)
     axes = axes_of(ctx.outputs[0].dims)
     batch, channel, *outputs = indices_of(axes)
@@ -310,7 +317,9 @@ def integer_products(
     return axes, reduce("sum", [inner, *taps], call("mul", value, weight))
 
 
-def _express_conv_integer(ctx: ExpressionContext) -> Sequence[TensorExpr]:
+def _express_conv_integer(ctx: ExpressionContext) -> Sequence[TensorExpr] | None:
+    if len(kernel_of(ctx.node, ctx.tensor(1).dims)) != len(ctx.tensor(1).dims) - 2:
+        return None
     return [TensorExpr(*integer_products(ctx, (0, 1), (2, 3)))]
 
 

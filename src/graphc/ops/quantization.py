@@ -15,7 +15,7 @@ from graphc.ir.dtypes import DType
 from graphc.ir.symbolic import floordiv
 from graphc.ops.base import Array, Datum, ExpressionContext, InferenceContext, Operator, Trait, register
 from graphc.ops.contraction import centred, matmul_dims, matmul_parts
-from graphc.ops.convolution import centred_weights, conv_window, convolve, infer_conv_shape, integer_products
+from graphc.ops.convolution import centred_weights, conv_window, convolve, infer_conv_shape, integer_products, kernel_of
 from graphc.ops.expr import Scalar, TensorExpr, axes_of, call, cast, const, highest, load, lowest, reduce
 from graphc.ops.host import evaluate_with_reference
 from graphc.ops.indexing import broadcast_index, indices_of
@@ -255,7 +255,9 @@ def _evaluate_qlinear_conv(node: Node, inputs: Sequence[Datum]) -> Sequence[Datu
     ]
 
 
-def _express_qlinear_conv(ctx: ExpressionContext) -> Sequence[TensorExpr]:
+def _express_qlinear_conv(ctx: ExpressionContext) -> Sequence[TensorExpr] | None:
+    if len(kernel_of(ctx.node, ctx.tensor(3).dims)) != len(ctx.tensor(3).dims) - 2:
+        return None
     axes, products = integer_products(ctx, (0, 3), (2, 5))
     channel = axes[1].index
 
