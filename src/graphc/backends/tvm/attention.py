@@ -259,7 +259,7 @@ class _Attention:
             count = partial if v == vectors - 1 else None
             return builder.load(self.operands[heads.k.input], heads.k.at(builder, places), lanes, 1, count)
 
-        shape = Tile(tile.rows, vectors, self.plan.score.ways if tile.rows * vectors <= 8 else 1)
+        shape = self.plan.score.cut(tile.rows, vectors)
         sums = multiply(builder, shape, lanes, extent_of([heads.size]), left, right)
         for v in range(vectors):
             count = partial if v == vectors - 1 else None
@@ -355,7 +355,7 @@ class _Attention:
             count = partial if v == vectors - 1 else None
             return builder.load(operand, heads.v.at(builder, places), lanes, 1, count)
 
-        shape = Tile(tile.rows, vectors, self.plan.weighted.ways if tile.rows * vectors <= 8 else 1)
+        shape = self.plan.weighted.cut(tile.rows, vectors)
         sums = multiply(builder, shape, lanes, seen, left, right)
         for r in range(tile.rows):
             for v in range(vectors):

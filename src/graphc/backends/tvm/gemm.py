@@ -7,89 +7,20 @@ last column. Tasks are (block of rows, panel) pairs, rows outermost: a block of 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
 
 from graphc.backends.base import Kernel, Operand, Packing, content_key
-from graphc.backends.regions import Expander, signature
+from graphc.backends.regions import signature
 from graphc.backends.tvm import objects
-from graphc.backends.tvm.contraction import Contraction, contraction_of, extent_of, flat_stride, unflatten
-from graphc.backends.tvm.epilogue import Epilogue
-from graphc.backends.tvm.gemm_tiles import Tile, choose_tile, multiply, with_ways
-from graphc.backends.tvm.render import Lane, Renderer, Scope
-from graphc.backends.tvm.tasks import PARALLEL_MACS, RowTiles, only, row_tiles, split_until_balanced
-from graphc.backends.tvm.tir import Expr, KernelBuilder, broadcast
+from graphc.backends.tvm.contraction import Contraction, contraction_of, extent_of
+from graphc.backends.tvm.gemm_tiles import Tile, with_ways
+from graphc.backends.tvm.product import Product, Schedule, choose_schedule, packed_panel, read_by
+from graphc.backends.tvm.tir import KernelBuilder
 from graphc.errors import BackendError
-from graphc.ir import Dim, Graph, dtypes, symbol
-from graphc.ops.expr import loads
+from graphc.ir import Dim, Graph
 from graphc.target import Target
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """How one product is cut.
-
-    Args:
-        rows: Rows of the left operand.
-        columns: Columns of the right one.
-        depth: Extent of the inner axis.
-        lanes: Width of a vector.
-        tile: Results in registers.
-        blocks: Tiles of rows, in blocks.
-        parallel: Whether threads share the tasks.
-    """
-
-    rows: int
-    columns: int
-    depth: int
-    lanes: int
-    tile: Tile
-    blocks: RowTiles
-    parallel: bool
-
-    @property
-    def width(self) -> int:
-        """Columns of a panel."""
-        return self.tile.vectors * self.lanes
-
-    @property
-    def full_panels(self) -> int:
-        """Panels without columns past the end."""
-        return self.columns // self.width
-
-    @property
-    def tail_vectors(self) -> int:
-        """Vectors of the last panel where it is narrower; 0 where there is none."""
-        return -(-(self.columns - self.full_panels * self.width) // self.lanes)
-
-    @property
-    def panels(self) -> int:
-        """All panels."""
-        return self.full_panels + (self.tail_vectors > 0)
-
-    def describe(self) -> dict[str, Any]:
-        """What is worth showing."""
-        return {
-            "tile": f"{self.tile.rows}x{self.width}" + (f", {self.tile.ways} sums" if self.tile.ways > 1 else ""),
-            "tasks": f"{self.blocks.blocks} row blocks x {self.panels} panels" if self.parallel else "serial",
-        }
-
-
-def choose_schedule(target: Target, rows: int, columns: int, depth: int, tile: Tile | None = None) -> Schedule:
-    """The schedule of a product of these extents, with the tile given or the best one."""
-    lanes = target.lanes(dtypes.FLOAT32)
-    tile = tile or choose_tile(target, rows, -(-columns // lanes))
-    panels = -(-columns // (tile.vectors * lanes))
-    tiles = -(-rows // tile.rows)
-    parallel = rows * columns * depth >= PARALLEL_MACS
-    # Half of L2 holds a block of rows, the other half the panel that passes.
-    blocks = min(tiles, max(1, -(-rows * depth * 4 // (target.l2_bytes // 2))))
-    if parallel:
-        blocks = split_until_balanced(panels, tiles, target.cores, blocks)
-    return Schedule(rows, columns, depth, lanes, tile, row_tiles(rows, tile.rows, blocks), parallel)
 
 
 def lower(body: Graph, target: Target, constants: frozenset[int], options: Mapping[str, Any]) -> Kernel:
@@ -116,10 +47,9 @@ def lower(body: Graph, target: Target, constants: frozenset[int], options: Mappi
     packing = _packing(problem, schedule)
     key = content_key(["gemm", signature(body), target, schedule, packing, objects.versions()])
     name = f"graphc_gemm_{key[:16]}"
-    packed_bytes = (schedule.full_panels * schedule.width + schedule.tail_vectors * schedule.lanes) * depth * 4
     inputs = sorted(read)
     operands = [
-        Operand("input", i, packed_bytes, packing)
+        Operand("input", i, schedule.packed_elements * 4, packing)
         if i == weight
         else Operand("input", i, body.inputs[i].tensor_type.storage_bytes)
         for i in inputs
@@ -129,7 +59,9 @@ def lower(body: Graph, target: Target, constants: frozenset[int], options: Mappi
     def emit() -> Any:
         types = [value.tensor_type.dtype for value in (*(body.inputs[i] for i in inputs), *body.outputs)]
         with KernelBuilder(name, types, vector_bytes=target.vector_bytes, bounds=body.bounds) as builder:
-            _Gemm(builder, body, problem, schedule, {i: number for number, i in enumerate(inputs)}).emit()
+            numbers = {i: number for number, i in enumerate(inputs)}
+            product = Product(builder, body, problem, schedule, numbers, problem.axes[:-1])
+            _emit(builder, product, schedule, numbers[weight])
         return builder.function
 
     moved: Dim = 0
@@ -162,19 +94,12 @@ def _check(problem: Contraction, body: Graph, constants: frozenset[int]) -> set[
         raise BackendError("every batch has a right operand of its own")
     if right.stride(problem.inner) is None or right.stride(problem.column) is None:
         raise BackendError("the right operand is not a matrix of constant strides")
-    if problem.left.stride(problem.inner) is None:
-        raise BackendError("the left operand is not read at a constant stride along the inner axis")
     if problem.left.input == right.input:
         raise BackendError("both operands are one constant")
-    number = len(body.inputs)
-    expander = Expander(body, {problem.anchor.output: number})
-    elements = [expander.output(value).body for value in body.outputs]
-    if problem.addend is not None:
-        elements.append(problem.addend)
-    read = {load.input for element in elements for load in loads(element)} - {number}
-    if right.input in read:
+    operands, after = read_by(body, problem)
+    if right.input in after:
         raise BackendError("the right operand is read again after the product")
-    return read | {problem.left.input, right.input}
+    return operands | after
 
 
 def _packing(problem: Contraction, schedule: Schedule) -> Packing:
@@ -215,83 +140,17 @@ def pack_panels(matrix: np.ndarray[Any, Any], width: int, lanes: int) -> np.ndar
     return np.concatenate(panels)
 
 
-class _Gemm:
-    """Emits the loops of one product."""
+def _emit(builder: KernelBuilder, product: Product, schedule: Schedule, weights: int) -> None:
+    """The loops over blocks of rows and panels."""
+    blocks = schedule.blocks.blocks
+    with builder.parallel(blocks * schedule.panels, "task", enable=schedule.parallel) as task:
+        block, panel = schedule.unflatten(builder, task)
 
-    def __init__(
-        self,
-        builder: KernelBuilder,
-        body: Graph,
-        problem: Contraction,
-        schedule: Schedule,
-        operands: Mapping[int, int],
-    ) -> None:
-        self.builder = builder
-        self.problem = problem
-        self.schedule = schedule
-        self.row_axes = problem.axes[:-1]
-        self.left, self.right = operands[problem.left.input], operands[problem.right.input]
-        outputs = range(len(operands), len(operands) + len(body.outputs))
-        self.epilogue = Epilogue(builder, body, problem.anchor, operands, outputs)
-        self.renderer = Renderer(builder, [value.tensor_type for value in body.inputs], operands)
-        self.row_stride = flat_stride(problem.left, self.row_axes)
+        def rows(panel: Dim, vectors: int) -> None:
+            right = packed_panel(builder, schedule, weights, 0, panel, vectors)
+            schedule.blocks.each(
+                builder, block, lambda row, count: product.tile(row, count, panel * schedule.width, vectors, right)
+            )
 
-    def emit(self) -> None:
-        plan, builder = self.schedule, self.builder
-        blocks = plan.blocks.blocks
-        with builder.parallel(blocks * plan.panels, "task", enable=plan.parallel) as task:
-            block = builder.simplify(task // plan.panels)
-            panel = builder.simplify(task % plan.panels)
-            if blocks > 1 and plan.panels > 1:
-                block = builder.bind_index(block, 0, blocks - 1, "block")
-                panel = builder.bind_index(panel, 0, plan.panels - 1, "panel")
-            if plan.full_panels:
-                with only(builder, panel, plan.panels, below=plan.full_panels):
-                    plan.blocks.each(builder, block, partial(self._tile, panel, plan.tile.vectors))
-            if plan.tail_vectors:
-                with only(builder, panel, plan.panels, last=True):
-                    plan.blocks.each(builder, block, partial(self._tile, plan.full_panels, plan.tail_vectors))
-        self.epilogue.finish()
-
-    def _tile(self, panel: Dim, vectors: int, row: Dim, rows: int) -> None:
-        """One panel against one tile of rows."""
-        plan, builder, problem = self.schedule, self.builder, self.problem
-        base = panel * (plan.depth * plan.width)
-        width = vectors * plan.lanes
-        starts = [self._row_start(row + r) for r in range(rows)]
-        stride = problem.left.stride(problem.inner)
-        assert stride is not None
-
-        def left(r: int, k: Dim) -> Expr:
-            return builder.load(self.left, starts[r] + k * stride)
-
-        def right(k: Dim, v: int) -> Expr:
-            return builder.load(self.right, base + k * width + v * plan.lanes, plan.lanes)
-
-        ways = plan.tile.ways if rows * vectors * plan.tile.ways <= plan.tile.rows * plan.tile.vectors * 4 else 1
-        sums = multiply(builder, Tile(rows, vectors, ways), plan.lanes, plan.depth, left, right)
-        for r in range(rows):
-            places = unflatten(self.row_axes, row + r, builder.bounds)
-            for v in range(vectors):
-                self._store(sums[r][v], places, panel * plan.width + v * plan.lanes, v == vectors - 1)
-
-    def _row_start(self, row: Dim) -> Dim:
-        """Offset of a row of the left operand."""
-        left, builder = self.problem.left, self.builder
-        origin = {axis.name: 0 for axis in (*self.row_axes, self.problem.inner)}
-        if self.row_stride is not None:
-            return left.at(builder, origin) + row * self.row_stride
-        places = {**origin, **unflatten(self.row_axes, row, builder.bounds)}
-        return builder.bind_index(left.at(builder, places), 0, None, "start")
-
-    def _store(self, value: Expr, places: Mapping[str, Dim], column: Dim, last: bool) -> None:
-        plan, builder, problem = self.schedule, self.builder, self.problem
-        count: int | None = None
-        if last and isinstance(column, int) and column + plan.lanes > plan.columns:
-            count = plan.columns - column
-        with builder.lanes(plan.lanes) as name:
-            lane = Lane(name, plan.lanes, count)
-            at = {**places, problem.column.name: column + symbol(name)}
-            if problem.addend is not None:
-                value = value + broadcast(self.renderer.render(problem.addend, lane, Scope(at)), plan.lanes)
-            self.epilogue.store(value, [at[axis.name] for axis in problem.axes], lane)
+        schedule.each_panel(builder, panel, rows)
+    product.epilogue.finish()

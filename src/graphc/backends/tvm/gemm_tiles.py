@@ -37,6 +37,11 @@ class Tile:
     vectors: int
     ways: int = 1
 
+    def cut(self, rows: int, vectors: int) -> Tile:
+        """The smaller tile at an edge; it may have as many partial sums, being no larger."""
+        assert rows <= self.rows and vectors <= self.vectors
+        return Tile(rows, vectors, self.ways)
+
     def __str__(self) -> str:
         return f"{self.rows}x{self.vectors}" + (f"x{self.ways}" if self.ways > 1 else "")
 

@@ -1,0 +1,243 @@
+"""Matmul of two activations: the right operand is read where it lies, or packed into panels as the kernel runs.
+
+A right operand whose columns are neighbours can be read in place. It is packed, into the same panels as constant
+weights, where they are not (a transposed operand), or where there are rows enough to pay for the copy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tvm.tirx.script.builder import ir as T
+
+from graphc.backends.base import Kernel, Operand, content_key
+from graphc.backends.regions import signature
+from graphc.backends.tvm import objects
+from graphc.backends.tvm.contraction import Contraction, contraction_of, extent_of, unflatten
+from graphc.backends.tvm.product import Product, Schedule, choose_schedule, packed_panel, read_by
+from graphc.backends.tvm.tasks import IMBALANCE, Chunks, chunks_of, imbalance
+from graphc.backends.tvm.tir import Expr, KernelBuilder, broadcast
+from graphc.ir import Dim, Graph, dtypes
+from graphc.ops.expr import Axis
+from graphc.target import Target
+
+PACKED_ROWS = 64
+"""Rows from which packing a right operand that could be read in place costs less than reading it scattered."""
+
+SCATTERED_BYTES = 1024
+"""Bytes between rows of the right operand from which its panels are scattered over many pages and cache sets."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a batch of products is cut.
+
+    Args:
+        batch: Axes of independent products.
+        rows: Axes of the left operand's rows.
+        sources: Those of `batch` that the right operand changes along.
+        product: The schedule of one product; its tasks are shared among threads unless `whole` is given.
+        whole: Chunks of whole products, where there are enough of them to keep every thread busy.
+        packs: Whether the right operand is packed.
+        first: Chunks of the (product, panel) pairs packed before all else; None where each product packs its own.
+    """
+
+    batch: tuple[Axis, ...]
+    rows: tuple[Axis, ...]
+    sources: tuple[Axis, ...]
+    product: Schedule
+    whole: Chunks | None
+    packs: bool
+    first: Chunks | None
+
+    @property
+    def copies(self) -> int:
+        """Packed right operands held at once."""
+        if not self.packs:
+            return 0
+        return extent_of(self.sources) if self.first is not None or self.whole is None else self.whole.count
+
+
+def choose_plan(problem: Contraction, target: Target) -> Plan:
+    """The plan of a contraction."""
+    right = problem.right
+    sources = tuple(axis for axis in problem.batch if axis.extent != 1 and right.depends_on(axis))
+    batch = problem.batch if sources else ()
+    rows = problem.axes[len(batch) : -1]
+    count, height = extent_of(batch), extent_of(rows)
+    columns, depth = extent_of([problem.column]), extent_of([problem.inner])
+    schedule = choose_schedule(target, height, columns, depth, products=count)
+    stride = right.stride(problem.inner)
+    scattered = stride is None or abs(stride) * 4 >= SCATTERED_BYTES
+    packs = right.stride(problem.column) != 1 or (height >= PACKED_ROWS and scattered)
+    whole = None
+    if not schedule.parallel or imbalance(count, target.cores) <= IMBALANCE:
+        whole = chunks_of(count, target.cores, parallel=schedule.parallel)
+    first = None
+    if packs and (whole is None or extent_of(sources) < count):
+        first = chunks_of(extent_of(sources) * schedule.panels, target.cores, parallel=schedule.parallel)
+    return Plan(batch, rows, sources, schedule, whole, packs, first)
+
+
+def lower(body: Graph, target: Target, constants: frozenset[int], options: Mapping[str, Any]) -> Kernel:
+    """The kernel of a body around a MatMul or Gemm whose right operand is computed by the model.
+
+    Args:
+        body: One anchor, its epilogue and movement before its operands.
+        target: The CPU.
+        constants: Numbers of the body's inputs that are constants; none is packed at compile time.
+        options: None is read.
+
+    Raises:
+        BackendError: The body is something else; the message says what.
+    """
+    problem = contraction_of(body)
+    operands, after = read_by(body, problem)
+    plan = choose_plan(problem, target)
+    key = content_key(
+        ["batch_matmul", signature(body), target, plan.product, plan.whole, plan.packs, objects.versions()]
+    )
+    name = f"graphc_batch_matmul_{key[:16]}"
+    inputs = sorted(operands | after)
+    packed = plan.copies * plan.product.packed_elements
+    arguments = [
+        *(Operand("input", i, body.inputs[i].tensor_type.storage_bytes) for i in inputs),
+        *(Operand("output", i, value.tensor_type.storage_bytes) for i, value in enumerate(body.outputs)),
+        *([Operand("workspace", 0, packed * 4)] if packed else []),
+    ]
+
+    def emit() -> Any:
+        types = [value.tensor_type.dtype for value in (*(body.inputs[i] for i in inputs), *body.outputs)]
+        types += [dtypes.FLOAT32] * bool(packed)
+        with KernelBuilder(name, types, vector_bytes=target.vector_bytes, bounds=body.bounds) as builder:
+            _BatchMatmul(builder, body, problem, plan, {i: number for number, i in enumerate(inputs)}).emit()
+        return builder.function
+
+    moved: Dim = 0
+    for argument in arguments:
+        moved = moved + argument.size * (argument.kind != "workspace")
+    return Kernel(
+        key=key,
+        template="batch_matmul",
+        operands=tuple(arguments),
+        dims=(),
+        flops=2 * extent_of(problem.axes) * plan.product.depth,
+        bytes=moved,
+        schedule={
+            **plan.product.describe(),
+            "batch": extent_of(plan.batch),
+            "right": "in place" if not plan.packs else "packed",
+        },
+        compile=lambda: objects.compile_function(emit(), name, target),
+    )
+
+
+class _BatchMatmul:
+    """Emits the loops of a batch of products."""
+
+    def __init__(
+        self, builder: KernelBuilder, body: Graph, problem: Contraction, plan: Plan, operands: Mapping[int, int]
+    ) -> None:
+        self.builder = builder
+        self.problem = problem
+        self.plan = plan
+        self.right = operands[problem.right.input]
+        self.workspace = len(operands) + len(body.outputs)
+        self.product = Product(builder, body, problem, plan.product, operands, plan.rows, alpha=problem.alpha)
+
+    def emit(self) -> None:
+        plan, builder, cut = self.plan, self.builder, self.plan.product
+        if plan.first is not None:
+            with plan.first.each(builder) as (_, task):
+                source = builder.simplify(task // cut.panels)
+                places = unflatten(plan.sources, source, builder.bounds)
+                self._pack_panel(places, source * cut.packed_elements, builder.simplify(task % cut.panels))
+        tasks = cut.blocks.blocks * cut.panels
+        if plan.whole is not None:
+            with plan.whole.each(builder) as (chunk, number):
+                at = unflatten(plan.batch, number, builder.bounds)
+                start = self._start(at, chunk)
+                if plan.packs and plan.first is None:
+                    with builder.serial(cut.panels, "panel") as panel:
+                        self._pack_panel(at, start, panel)
+                with builder.serial(tasks, "task") as task:
+                    self._task(at, start, task)
+        else:
+            with builder.parallel(extent_of(plan.batch) * tasks, "task", enable=cut.parallel) as task:
+                at = unflatten(plan.batch, builder.simplify(task // tasks), builder.bounds)
+                self._task(at, self._start(at, 0), builder.simplify(task % tasks))
+        self.product.epilogue.finish()
+
+    def _start(self, at: Mapping[str, Dim], chunk: Dim) -> Dim:
+        """Where the packed right operand of a product starts."""
+        number: Dim = chunk
+        if self.plan.first is not None:
+            number = 0
+            for axis in self.plan.sources:
+                number = number * extent_of([axis]) + at[axis.name]
+        return number * self.plan.product.packed_elements
+
+    def _task(self, at: Mapping[str, Dim], start: Dim, task: Dim) -> None:
+        """One panel against one block of rows."""
+        cut, builder = self.plan.product, self.builder
+        block, panel = cut.unflatten(builder, task)
+
+        def rows(panel: Dim, vectors: int) -> None:
+            if self.plan.packs:
+                right = packed_panel(builder, cut, self.workspace, start, panel, vectors)
+            else:
+                right = self._in_place(at, panel * cut.width)
+            cut.blocks.each(
+                builder, block, lambda row, count: self.product.tile(row, count, panel * cut.width, vectors, right, at)
+            )
+
+        cut.each_panel(builder, panel, rows)
+
+    def _in_place(self, at: Mapping[str, Dim], column: Dim) -> Callable[[Dim, int], Expr]:
+        cut, problem = self.plan.product, self.problem
+
+        def right(k: Dim, v: int) -> Expr:
+            place = column + v * cut.lanes
+            return self._load({**at, problem.inner.name: k, problem.column.name: place}, cut.lanes, self._count(place))
+
+        return right
+
+    def _count(self, column: Dim) -> int | None:
+        """Lanes of a vector of columns that are inside; None for all."""
+        cut = self.plan.product
+        partial = isinstance(column, int) and column + cut.lanes > cut.columns
+        return cut.columns - column if partial and isinstance(column, int) else None
+
+    def _load(self, places: Mapping[str, Dim], lanes: int, count: int | None = None) -> Expr:
+        return self.builder.load(self.right, self.problem.right.at(self.builder, places), lanes, 1, count)
+
+    def _pack_panel(self, at: Mapping[str, Dim], start: Dim, panel: Dim) -> None:
+        self.plan.product.each_panel(self.builder, panel, lambda p, vectors: self._pack(at, start, p, vectors))
+
+    def _pack(self, at: Mapping[str, Dim], start: Dim, panel: Dim, vectors: int) -> None:
+        """Copies one panel of the right operand; columns past the end are zero."""
+        cut, builder, problem = self.plan.product, self.builder, self.problem
+        base = start + panel * (cut.depth * cut.width)
+        step = vectors * cut.lanes
+        zero = T.float32(0)
+        if problem.right.stride(problem.column) == 1:
+            with builder.serial(cut.depth, "k") as k:
+                for v in range(vectors):
+                    value = self._in_place(at, panel * cut.width)(k, v)
+                    count = self._count(panel * cut.width + v * cut.lanes)
+                    if count is not None:
+                        value = builder.choose(builder.first_lanes(count, cut.lanes), value, broadcast(zero, cut.lanes))
+                    builder.store(self.workspace, value, base + k * step + v * cut.lanes, cut.lanes)
+            return
+        inside = step
+        if isinstance(panel, int):
+            inside = min(step, cut.columns - panel * cut.width)
+        with builder.serial(inside, "n") as n, builder.serial(cut.depth, "k") as k:
+            value = self._load({**at, problem.inner.name: k, problem.column.name: panel * cut.width + n}, 1)
+            builder.store(self.workspace, value, base + k * step + n)
+        if inside < step:
+            with builder.serial(cut.depth, "k") as k:
+                place = base + k * step + inside
+                builder.store(self.workspace, broadcast(zero, step - inside), place, step - inside)

@@ -1,0 +1,233 @@
+"""A matrix product cut into panels of columns and blocks of rows, and one tile of it from operands to outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tvm.tirx.script.builder import ir as T
+
+from graphc.backends.regions import Expander
+from graphc.backends.tvm.contraction import Contraction, flat_stride, unflatten
+from graphc.backends.tvm.epilogue import Epilogue
+from graphc.backends.tvm.gemm_tiles import Tile, choose_tile, multiply
+from graphc.backends.tvm.render import Lane, Renderer, Scope
+from graphc.backends.tvm.tasks import PARALLEL_MACS, RowTiles, only, row_tiles, split_until_balanced
+from graphc.backends.tvm.tir import Expr, KernelBuilder, broadcast
+from graphc.errors import BackendError
+from graphc.ir import Dim, Graph, dtypes, symbol
+from graphc.ops.expr import Axis, loads
+from graphc.target import Target
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How one product is cut.
+
+    Args:
+        rows: Rows of the left operand.
+        columns: Columns of the right one.
+        depth: Extent of the inner axis.
+        lanes: Width of a vector.
+        tile: Results in registers.
+        blocks: Tiles of rows, in blocks.
+        parallel: Whether threads share the tasks.
+    """
+
+    rows: int
+    columns: int
+    depth: int
+    lanes: int
+    tile: Tile
+    blocks: RowTiles
+    parallel: bool
+
+    @property
+    def width(self) -> int:
+        """Columns of a panel."""
+        return self.tile.vectors * self.lanes
+
+    @property
+    def full_panels(self) -> int:
+        """Panels without columns past the end."""
+        return self.columns // self.width
+
+    @property
+    def tail_vectors(self) -> int:
+        """Vectors of the last panel where it is narrower; 0 where there is none."""
+        return -(-(self.columns - self.full_panels * self.width) // self.lanes)
+
+    @property
+    def panels(self) -> int:
+        """All panels."""
+        return self.full_panels + (self.tail_vectors > 0)
+
+    @property
+    def packed_elements(self) -> int:
+        """Elements of all panels, zeros past the last column included."""
+        return (self.full_panels * self.width + self.tail_vectors * self.lanes) * self.depth
+
+    def unflatten(self, builder: KernelBuilder, task: Dim) -> tuple[Dim, Dim]:
+        """The block of rows and the panel of a task, rows outermost."""
+        blocks = self.blocks.blocks
+        block, panel = builder.simplify(task // self.panels), builder.simplify(task % self.panels)
+        if blocks > 1 and self.panels > 1:
+            block = builder.bind_index(block, 0, blocks - 1, "block")
+            panel = builder.bind_index(panel, 0, self.panels - 1, "panel")
+        return block, panel
+
+    def each_panel(self, builder: KernelBuilder, panel: Dim, emit: Callable[[Dim, int], None]) -> None:
+        """Calls `emit(panel, vectors)` where a whole panel stands, and where the narrower last one does."""
+        if self.full_panels:
+            with only(builder, panel, self.panels, below=self.full_panels):
+                emit(panel, self.tile.vectors)
+        if self.tail_vectors:
+            with only(builder, panel, self.panels, last=True):
+                emit(self.full_panels, self.tail_vectors)
+
+    def describe(self) -> dict[str, Any]:
+        """What is worth showing."""
+        return {
+            "tile": f"{self.tile.rows}x{self.width}" + (f", {self.tile.ways} sums" if self.tile.ways > 1 else ""),
+            "tasks": f"{self.blocks.blocks} row blocks x {self.panels} panels" if self.parallel else "serial",
+        }
+
+
+def choose_schedule(
+    target: Target, rows: int, columns: int, depth: int, tile: Tile | None = None, *, products: int = 1
+) -> Schedule:
+    """The schedule of `products` equal products of these extents, with the tile given or the best one."""
+    lanes = target.lanes(dtypes.FLOAT32)
+    tile = tile or choose_tile(target, rows, -(-columns // lanes))
+    panels = -(-columns // (tile.vectors * lanes))
+    tiles = -(-rows // tile.rows)
+    parallel = products * rows * columns * depth >= PARALLEL_MACS
+    # Half of L2 holds a block of rows, the other half the panel that passes.
+    blocks = min(tiles, max(1, -(-rows * depth * 4 // (target.l2_bytes // 2))))
+    if parallel:
+        blocks = split_until_balanced(products * panels, tiles, target.cores, blocks)
+    return Schedule(rows, columns, depth, lanes, tile, row_tiles(rows, tile.rows, blocks), parallel)
+
+
+def read_by(body: Graph, problem: Contraction) -> tuple[set[int], set[int]]:
+    """Numbers of the body inputs that the product reads, and of those that what follows it reads.
+
+    Raises:
+        BackendError: The left operand has no constant stride along the inner axis.
+    """
+    if problem.left.stride(problem.inner) is None:
+        raise BackendError("the left operand is not read at a constant stride along the inner axis")
+    number = len(body.inputs)
+    expander = Expander(body, {problem.anchor.output: number})
+    elements = [expander.output(value).body for value in body.outputs]
+    if problem.addend is not None:
+        elements.append(problem.addend)
+    after = {load.input for element in elements for load in loads(element)} - {number}
+    return {problem.left.input, problem.right.input}, after
+
+
+def packed_panel(
+    builder: KernelBuilder, schedule: Schedule, operand: int, start: Dim, panel: Dim, vectors: int
+) -> Callable[[Dim, int], Expr]:
+    """Vectors of one panel of an operand packed at `start`, by step of the inner axis and vector."""
+    base = start + panel * (schedule.depth * schedule.width)
+    step = vectors * schedule.lanes
+
+    def right(k: Dim, v: int) -> Expr:
+        return builder.load(operand, base + k * step + v * schedule.lanes, schedule.lanes)
+
+    return right
+
+
+class Product:
+    """Emits tiles of one product, with the epilogue of its region.
+
+    Args:
+        builder: The kernel under construction.
+        body: The region's body.
+        problem: Its contraction.
+        schedule: Its extents and tiles.
+        operands: Pointer argument of each body input that the kernel reads; the outputs follow them.
+        rows: Axes whose row-major order the rows are numbered in.
+        alpha: Factor of every sum.
+    """
+
+    def __init__(
+        self,
+        builder: KernelBuilder,
+        body: Graph,
+        problem: Contraction,
+        schedule: Schedule,
+        operands: Mapping[int, int],
+        rows: Sequence[Axis],
+        *,
+        alpha: float = 1.0,
+    ) -> None:
+        self.builder = builder
+        self.problem = problem
+        self.schedule = schedule
+        self.left = operands[problem.left.input]
+        self.rows = rows
+        self.alpha = alpha
+        outputs = range(len(operands), len(operands) + len(body.outputs))
+        self.epilogue = Epilogue(builder, body, problem.anchor, operands, outputs)
+        self._renderer = Renderer(builder, [value.tensor_type for value in body.inputs], operands)
+        self._row_stride = flat_stride(problem.left, rows)
+
+    def tile(
+        self,
+        row: Dim,
+        rows: int,
+        column: Dim,
+        vectors: int,
+        right: Callable[[Dim, int], Expr],
+        batch: Mapping[str, Dim] | None = None,
+    ) -> None:
+        """Multiplies one tile and hands it to the epilogue.
+
+        Args:
+            row: First row.
+            rows: Rows.
+            column: First column.
+            vectors: Vectors of columns; the last may reach past the end where `column` is a number.
+            right: A vector of the right operand, by step of the inner axis and vector.
+            batch: Places of the axes that are neither rows nor columns.
+        """
+        plan, builder, problem = self.schedule, self.builder, self.problem
+        batch = batch or {}
+        starts = [self._row_start(row + r, batch) for r in range(rows)]
+        stride = problem.left.stride(problem.inner)
+        assert stride is not None, "read_by refuses others"
+
+        def left(r: int, k: Dim) -> Expr:
+            return builder.load(self.left, starts[r] + k * stride)
+
+        sums = multiply(builder, plan.tile.cut(rows, vectors), plan.lanes, plan.depth, left, right)
+        for r in range(rows):
+            places = {**batch, **unflatten(self.rows, row + r, builder.bounds)}
+            for v in range(vectors):
+                self._store(sums[r][v], places, column + v * plan.lanes)
+
+    def _row_start(self, row: Dim, batch: Mapping[str, Dim]) -> Dim:
+        """Offset of a row of the left operand."""
+        left, builder = self.problem.left, self.builder
+        origin = {**batch, **{axis.name: 0 for axis in (*self.rows, self.problem.inner)}}
+        if self._row_stride is not None:
+            return left.at(builder, origin) + row * self._row_stride
+        places = {**origin, **unflatten(self.rows, row, builder.bounds)}
+        return builder.bind_index(left.at(builder, places), 0, None, "start")
+
+    def _store(self, value: Expr, places: Mapping[str, Dim], column: Dim) -> None:
+        plan, builder, problem = self.schedule, self.builder, self.problem
+        count: int | None = None
+        if isinstance(column, int) and column + plan.lanes > plan.columns:
+            count = plan.columns - column
+        if self.alpha != 1.0:
+            value = value * broadcast(T.float32(self.alpha), plan.lanes)
+        with builder.lanes(plan.lanes) as name:
+            lane = Lane(name, plan.lanes, count)
+            at = {**places, problem.column.name: column + symbol(name)}
+            if problem.addend is not None:
+                value = value + broadcast(self._renderer.render(problem.addend, lane, Scope(at)), plan.lanes)
+            self.epilogue.store(value, [at[axis.name] for axis in problem.axes], lane)
