@@ -1,0 +1,147 @@
+"""Fusion: what becomes one kernel, and that it still computes the same."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from graphc.errors import ParseError
+from graphc.ir import GRAPHC_DOMAIN, Builder, Graph, Node, TensorType, dtypes
+from graphc.ir.verify import verify
+from graphc.ops import infer_graph
+from graphc.ops.evaluate import evaluate_graph
+from graphc.passes import PassContext
+from graphc.passes.fuse import Fuse
+from graphc.testing import check_pass
+
+RNG = np.random.default_rng(0)
+
+
+def _graph(**inputs: tuple[int, ...]) -> tuple[Graph, Builder]:
+    graph = Graph("g", [(name, TensorType(dtypes.FLOAT32, shape)) for name, shape in inputs.items()], opset=23)
+    return graph, Builder(graph)
+
+
+def _fuse(graph: Graph, **options: int) -> list[list[str]]:
+    """Operators of each region after fusing, constants left out; checks that the meaning stayed."""
+    infer_graph(graph)
+    verify(graph)
+    arrays = [RNG.standard_normal(value.tensor_type.static_shape).astype(np.float32) for value in graph.inputs]
+    before = evaluate_graph(graph, arrays)
+    Fuse(**options).run(graph, PassContext())
+    verify(graph)
+    for found, wanted in zip(evaluate_graph(graph, arrays), before, strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
+    return [_operators(node) for node in graph.nodes if node.is_op("Region", GRAPHC_DOMAIN)]
+
+
+def _operators(region: Node) -> list[str]:
+    return [node.op_type for node in region.graph_attribute("body").nodes if node.op_type != "Constant"]
+
+
+def _weight(b: Builder, *shape: int) -> object:
+    return b.constant(RNG.standard_normal(shape).astype(np.float32))
+
+
+def test_a_matmul_takes_its_bias_activation_and_residual() -> None:
+    graph, b = _graph(x=(4, 8), r=(4, 16))
+    x, r = graph.inputs
+    y = b.op("MatMul", x, _weight(b, 8, 16))
+    y = b.op("Add", b.op("Relu", b.op("Add", y, _weight(b, 16))), r)
+    graph.outputs = [y]
+    assert _fuse(graph) == [["MatMul", "Add", "Relu", "Add"]]
+
+
+def test_an_epilogue_may_fork_if_it_joins_again() -> None:
+    graph, b = _graph(x=(4, 8))
+    y = b.op("MatMul", graph.inputs[0], _weight(b, 8, 16))
+    graph.outputs = [b.op("Mul", y, b.op("Sigmoid", y))]
+    assert _fuse(graph) == [["MatMul", "Sigmoid", "Mul"]]
+
+
+def test_an_epilogue_ends_where_its_result_is_read_twice() -> None:
+    graph, b = _graph(x=(4, 8))
+    y = b.op("Relu", b.op("MatMul", graph.inputs[0], _weight(b, 8, 16)))
+    graph.outputs = [b.op("MatMul", y, _weight(b, 16, 3)), b.op("MatMul", y, _weight(b, 16, 5))]
+    assert _fuse(graph) == [["MatMul", "Relu"]]
+
+
+def test_a_matmul_does_not_take_what_needs_it_twice_over_another_matmul() -> None:
+    graph, b = _graph(x=(4, 8))
+    y = b.op("MatMul", graph.inputs[0], _weight(b, 8, 8))
+    z = b.op("MatMul", y, _weight(b, 8, 8))
+    graph.outputs = [b.op("Add", y, z)]
+    assert _fuse(graph) == [["MatMul", "Add"]], "the first matmul may not wait for the second, which reads it"
+
+
+def test_a_row_kernel_takes_the_sum_before_a_norm_and_returns_it_too() -> None:
+    graph, b = _graph(x=(4, 8), r=(4, 8))
+    total = b.op("Add", *graph.inputs)
+    norm = b.op("LayerNormalization", total, _weight(b, 8), _weight(b, 8), axis=-1)
+    graph.outputs = [norm, b.op("MatMul", total, _weight(b, 8, 8))]
+    assert _fuse(graph) == [["Add", "LayerNormalization"]]
+    (region,) = [node for node in graph.nodes if node.op_type == "Region"]
+    assert len(region.outputs) == 2
+
+
+def test_pointwise_and_movement_become_one_nest() -> None:
+    graph, b = _graph(x=(4, 8))
+    y = b.op("Transpose", b.op("Exp", graph.inputs[0]), perm=[1, 0])
+    graph.outputs = [b.op("Tanh", y)]
+    assert _fuse(graph) == [["Exp", "Transpose", "Tanh"]]
+
+
+def test_a_costly_producer_is_not_computed_again_for_every_copy() -> None:
+    graph, b = _graph(x=(1, 8), y=(64, 8))
+    x, y = graph.inputs
+    graph.outputs = [b.op("Add", b.op("Exp", x), y)]
+    assert _fuse(graph) == []
+
+
+def test_limits() -> None:
+    graph, b = _graph(x=(4, 8))
+    value = graph.inputs[0]
+    for _ in range(10):
+        value = b.op("Tanh", value)
+    graph.outputs = [value]
+    regions = _fuse(graph, max_nodes=4)
+    assert max(map(len, regions)) == 4
+    assert sum(map(len, regions)) >= 8
+
+
+def test_regions_keep_the_origins_of_their_nodes() -> None:
+    graph, b = _graph(x=(4, 8))
+    b.origins = ("first",)
+    y = b.op("Exp", graph.inputs[0])
+    b.origins = ("second",)
+    graph.outputs = [b.op("Tanh", y)]
+    _fuse(graph)
+    assert [node.origins for node in graph.nodes if node.op_type == "Region"] == [("first", "second")]
+
+
+def test_a_host_step_is_never_fused() -> None:
+    graph, b = _graph(x=(4, 8))
+    graph.outputs = [b.op("Tanh", b.op("Exp", graph.inputs[0]))]
+    infer_graph(graph)
+
+    class Nothing:
+        def supports(self, node: Node) -> bool:
+            return False
+
+    assert Fuse().run(graph, PassContext(capability=Nothing())) == 0  # type: ignore[arg-type]
+
+
+def test_random_graphs_keep_their_meaning() -> None:
+    assert check_pass("fuse", examples=100, max_nodes=14) > 0
+
+
+@pytest.mark.slow
+def test_many_random_graphs_keep_their_meaning() -> None:
+    assert check_pass("fold,simplify,layout{block=4},fuse,order", examples=1000, max_nodes=18, seed=None) > 0
+
+
+def test_unknown_options_are_errors() -> None:
+    from graphc.passes import parse_pipeline
+
+    with pytest.raises(ParseError, match="has no option 'most'"):
+        parse_pipeline("fuse{most=3}")
