@@ -243,3 +243,12 @@ def test_an_index_split_and_flattened_again_is_itself() -> None:
     split = 24 * (x // 24) + 8 * (x // 8 % 3) + x % 8 + 5
     assert symbolic.simplify(split, {}) == x + 5
     assert symbolic.simplify(16 * (x // 8) + x % 8, {}) != x
+
+
+def test_a_product_divided_by_a_factor_of_several_terms_is_the_other_factor() -> None:
+    n, s = symbol("n"), symbol("s")
+    assert symbolic.floordiv(768 * s + 768, 64 * s + 64) == 12
+    assert symbolic.floordiv((s + 1) * (n + 2) * 3, n + 2) == 3 * s + 3
+    assert symbolic.floordiv(s * s - 1, s + 1) == s - 1
+    assert symbolic.mod(768 * s + 768, 64 * s + 64) == 0
+    assert str(symbolic.floordiv(s * s, s + 1)) == "((s*s)//(s + 1))"

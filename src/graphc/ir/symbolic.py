@@ -110,6 +110,10 @@ class SymbolicInt:
     __repr__ = __str__
 
 
+_MAX_DIVISION_STEPS = 64
+"""Terms of a quotient of polynomials; extents have a few."""
+
+
 def symbol(name: str) -> SymbolicInt:
     """The expression that is the symbol `name`."""
     return SymbolicInt((((Atom("symbol", name),), 1),))
@@ -291,12 +295,15 @@ def _nested_floordiv(left: Dim, right: int) -> tuple[Dim, int] | None:
 
 
 def _exact_quotient(left: Dim, right: SymbolicInt | int) -> Dim | None:
-    """`left / right` where `right` is one monomial that divides every term of `left`."""
-    if isinstance(right, int) or len(right.terms) != 1:
+    """`left / right` where that is a polynomial: long division by the leading term, which must leave nothing."""
+    if isinstance(right, int):
         return None
     divisor, scale = right.terms[0]
-    result: dict[Monomial, int] = {}
-    for monomial, coefficient in _terms(left):
+    quotient: Dim = 0
+    for _ in range(_MAX_DIVISION_STEPS):
+        if left == 0:
+            return quotient
+        monomial, coefficient = _terms(left)[0]
         rest = list(monomial)
         for atom in divisor:
             if atom not in rest:
@@ -304,8 +311,10 @@ def _exact_quotient(left: Dim, right: SymbolicInt | int) -> Dim | None:
             rest.remove(atom)
         if coefficient % scale:
             return None
-        result[tuple(rest)] = coefficient // scale
-    return _make(result)
+        term = _make({tuple(rest): coefficient // scale})
+        quotient = add(quotient, term)
+        left = add(left, multiply(-1, multiply(term, right)))
+    return None
 
 
 def minimum(left: Dim, right: Dim) -> Dim:

@@ -24,8 +24,8 @@ def gelu(m: Match, b: Builder) -> Value:
     return b.op("Gelu", m["x"])
 
 
-cube = P.Pow(x, 3.0) | product(x, x, x)
-inner = P.Add(x, P.Mul(cube, 0.044715)) | P.Mul(x, P.Add(P.Mul(P.Mul(x, x) | P.Pow(x, 2.0), 0.044715), 1.0))
+cubic = P.Mul(P.Pow(x, 3.0), 0.044715) | product(x, x, x, 0.044715)
+inner = P.Add(x, cubic) | P.Mul(x, P.Add(product(x, x, 0.044715) | P.Mul(P.Pow(x, 2.0), 0.044715), 1.0))
 tanh_of_inner = P.Tanh(P.Mul(inner, math.sqrt(2 / math.pi)))
 
 

@@ -12,9 +12,24 @@ from __future__ import annotations
 import numpy as np
 
 from graphc.ir import Builder, TensorType, Value, dtypes
+from graphc.ir.symbolic import multiply
 from graphc.passes.raising.base import RAISE
-from graphc.passes.rules import Chooser, Const, Filled, Match, P, Pattern, Refusal, Scalar, Var, attr, refuse
-from graphc.passes.rules.conditions import element, scalar
+from graphc.passes.rules import (
+    Chooser,
+    Const,
+    Filled,
+    Match,
+    Optional,
+    P,
+    Pattern,
+    Refusal,
+    Scalar,
+    Var,
+    attr,
+    refuse,
+    shape_of,
+)
+from graphc.passes.rules.conditions import copy_op, element, scalar
 
 FAR = -1e30
 """A masked score at or below this is the same number with any score added to it."""
@@ -78,9 +93,14 @@ def attention(m: Match, b: Builder) -> Value | Refusal:
             scale /= divisor
     if not np.isfinite(scale) or scale == 0:
         return refuse(f"the scale is {scale}")
-    key = b.op("Transpose", m.node("key").output, perm=(0, 1, 3, 2))
-    shapes = [m.shape("q"), key.tensor_type.dims, m.shape("v")]
-    if len(shapes[1]) != 4 or any(shape[:2] != shapes[0][:2] for shape in shapes):
+    perm = m.attribute("perm")
+    if perm is None or len(perm) != 4:
+        return refuse("the key is not of the form (batch, heads, positions, size)")
+    key = m["source"]
+    if perm != (0, 1, 3, 2):
+        key = b.op("Transpose", key, perm=(perm[0], perm[1], perm[3], perm[2]))
+    shapes = [m.shape("q"), shape_of(key), m.shape("v")]
+    if any(shape[:2] != shapes[0][:2] for shape in shapes):
         return refuse(f"q, k and v of shapes {', '.join(str(list(s)) for s in shapes)} differ in batch or heads")
     mask = _mask(m, b, (*shapes[0][:3], shapes[1][2]))
     if isinstance(mask, Refusal):
@@ -105,3 +125,39 @@ def _mask(m: Match, b: Builder, scores_shape: tuple[object, ...]) -> Value | Ref
     if not hidden <= FAR:
         return refuse(f"hidden scores are set to {hidden}, which is not far below all others")
     return b.op("Where", m["visible"], scalar(b, 0, dtype), scalar(b, hidden, dtype))
+
+
+def _repeated(name: str) -> Pattern:
+    """The value called `name` with each head repeated, as exporters write it: a new axis, expanded and merged."""
+    spread = P.one_of("Unsqueeze", "Reshape")(Var(name, rank=4), Var(f"{name} with axis")).named(f"{name} spread")
+    expanded = P.Expand(spread.only_here(), Var(f"{name} target")).named(f"{name} expanded")
+    return P.Reshape(expanded.only_here(), Var(f"{name} merged")).named(f"{name} repeated").only_here()
+
+
+def _grouped_examples(choose: Chooser) -> dict[str, object]:
+    batch, groups, repeats, keys, size = (choose.integer(1, 3) for _ in range(5))
+    examples: dict[str, object] = {"q": TensorType(dtypes.FLOAT32, (batch, groups * repeats, 2, size))}
+    for name in "kv":
+        examples[name] = TensorType(dtypes.FLOAT32, (batch, groups, keys, size))
+        examples[f"{name} with axis"] = [batch, groups, 1, keys, size]
+        examples[f"{name} target"] = [batch, groups, repeats, keys, size]
+        examples[f"{name} merged"] = [batch, groups * repeats, keys, size]
+    return {**examples, "scale": 0.5, "mask": TensorType(dtypes.FLOAT32, (2, keys))}
+
+
+@RAISE.rule(
+    P.Attention(Var("q"), _repeated("k"), _repeated("v"), Optional(Var("mask")), scale=attr("scale")),
+    examples=_grouped_examples,
+)
+def grouped_heads(m: Match, b: Builder) -> Value | Refusal:
+    """Attention(q, k repeated, v repeated) = Attention(q, k, v): a head of k and v serves several of q."""
+    for name in "kv":
+        batch, groups, keys, size = m.shape(name)
+        spread, expanded, repeated = (
+            shape_of(m.node(f"{name} {step}").output) for step in ("spread", "expanded", "repeated")
+        )
+        if spread != (batch, groups, 1, keys, size) or len(expanded) != 5 or expanded[:2] != (batch, groups):
+            return refuse(f"the heads of {name} are not repeated along an axis of their own behind them")
+        if expanded[3:] != (keys, size) or repeated != (batch, multiply(groups, expanded[2]), keys, size):
+            return refuse(f"the repeated heads of {name} are not merged with it")
+    return copy_op(b, m.root, m["q"], m["k"], m["v"], m.get("mask"))

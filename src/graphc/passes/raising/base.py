@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from graphc.passes.base import register_pass
 from graphc.passes.rule_pass import RulePass
-from graphc.passes.rules import P, Pattern, rule_set
+from graphc.passes.rules import Either, P, Pattern, rule_set
 
 RAISE = rule_set("raise")
 
@@ -25,6 +28,19 @@ class Raise(RulePass):
     name: ClassVar[str] = "raise"
 
 
-def product(a: Pattern | float, b: Pattern | float, c: Pattern | float) -> Pattern:
-    """`a * b * c` in any order and association."""
-    return P.Mul(P.Mul(a, b), c) | P.Mul(P.Mul(a, c), b) | P.Mul(a, P.Mul(b, c))
+def product(*factors: Pattern | float) -> Pattern:
+    """The product of two or more factors in any order and association."""
+    return Either(tuple(P.Mul(left, right) for left, right in _splits(factors)))
+
+
+def _splits(factors: Sequence[Pattern | float]) -> Iterator[tuple[Pattern | float, Pattern | float]]:
+    """Every way to multiply the factors in two groups, alike ones (and commuted ones) once."""
+    seen: set[frozenset[frozenset[tuple[int, int]]]] = set()
+    for size in range(1, len(factors) // 2 + 1):
+        for places in itertools.combinations(range(len(factors)), size):
+            left = [factors[place] for place in places]
+            right = [factor for place, factor in enumerate(factors) if place not in places]
+            key = frozenset(frozenset(Counter(map(id, group)).items()) for group in (left, right))
+            if key not in seen:
+                seen.add(key)
+                yield tuple(group[0] if len(group) == 1 else product(*group) for group in (left, right))  # type: ignore[misc]

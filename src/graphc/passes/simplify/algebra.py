@@ -131,6 +131,19 @@ def quotient_of_constants(m: Match, b: Builder) -> Value | Refusal:
     return _combine(m, b, "Mul", np.divide)
 
 
+@SIMPLIFY.rule(P.Mul(P.Add(P.Mul(x, c).only_here(), d).only_here(), Const("e")), when=is_float("x"))
+def affine_of_affine(m: Match, b: Builder) -> Value | Refusal:
+    """(x * c + d) * e = x * (c * e) + d * e, so that what follows can join."""
+    c, d, e = m.array("c"), m.array("d"), m.array("e")
+    if any(np.broadcast_shapes(a.shape, e.shape) != a.shape for a in (c, d)):
+        return refuse(f"the constant of shape {e.shape} would make the others larger")
+    with np.errstate(all="ignore"):
+        scale, shift = c * e, d * e
+    if not (np.all(np.isfinite(scale)) and np.all(np.isfinite(shift))):
+        return refuse("the combined constant would overflow")
+    return b.op("Add", b.op("Mul", m["x"], b.constant(scale)), b.constant(shift))
+
+
 def _combine(m: Match, b: Builder, op: str, function: np.ufunc) -> Value | Refusal:
     left, right = m.array("c"), m.array("d")
     if np.broadcast_shapes(left.shape, right.shape) not in (left.shape, right.shape):
