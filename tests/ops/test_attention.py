@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 
 from graphc.errors import TypeInferenceError
 from graphc.ir import Builder, Graph, TensorType, dtypes, symbol
+from graphc.ops import expand, infer_graph
+from graphc.ops.evaluate import evaluate_graph
 from graphc.ops.inference import infer_node
-from tests.ops.differential import Case, case, check
+from tests.ops.differential import Case, case, check, compare
 from tests.ops.test_contraction import floats, seeds
 
 
@@ -141,3 +143,21 @@ def test_causal_convolution(activation: str, past: bool) -> None:
 def test_what_does_not_fit_is_an_error(subject: Case, text: str) -> None:
     with pytest.raises(TypeInferenceError, match=text):
         subject.infer()
+
+
+@given(attentions())
+@settings(max_examples=60)
+def test_attention_spelled_out(config: tuple[list[Any], dict[str, Any], int]) -> None:
+    inputs, attributes, outputs = config
+    subject = case("Attention", inputs, outputs, version=25, **attributes)
+    expected, types = subject.evaluate()[:outputs], subject.infer()
+    graph = subject.node.graph
+    assert graph is not None
+    graph.outputs = subject.node.outputs
+    assert expand(subject.node)
+    assert not any(node.op_type == "Attention" for node in graph.nodes)
+    infer_graph(graph)
+    assert [value.type for value in graph.outputs] == types
+    found = evaluate_graph(graph, [array for array in subject.arrays if array is not None])
+    for array, wanted in zip(found, expected, strict=True):
+        compare(array, wanted, 1e-5, 1e-6, "expanded")

@@ -2,6 +2,7 @@
 
 from graphc.ops import activations as activations
 from graphc.ops import attention as attention
+from graphc.ops import attention_expansion as attention_expansion
 from graphc.ops import bits as bits
 from graphc.ops import choice as choice
 from graphc.ops import classical as classical
