@@ -63,13 +63,16 @@ class Functions:
         """Collects the functions of a model.
 
         Raises:
-            ModelError: Two have the same name.
+            ModelError: Two have the same name, or two inputs or outputs of one.
         """
         functions = Functions()
         for function in model.functions:
             key = (domain_of(function.domain), function.name, function.overload)
             if key in functions._by_key:
                 raise ModelError(f"function {key[0]}::{key[1]} is defined twice")
+            for names in (function.input, function.output):
+                if len(set(names)) != len(names):
+                    raise ModelError(f"function {key[0]}::{key[1]} lists an input or output twice: {list(names)}")
             functions._by_key[key] = function
         return functions
 
