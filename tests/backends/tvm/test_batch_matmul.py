@@ -16,6 +16,7 @@ from graphc.ir import Builder, Graph, Value
 from graphc.target import Target
 from tests.backends.tvm.harness import ARM, HOST, TARGETS, Array, body, check
 
+Shape = tuple[int, ...]
 NO_SHRINKING = [Phase.explicit, Phase.reuse, Phase.generate]
 """Every attempt compiles a kernel."""
 every_target = pytest.mark.parametrize("target", TARGETS, ids=str)
@@ -72,6 +73,7 @@ def test_matmul_of_any_size_and_batch(target: Target, data: st.DataObject) -> No
         ((3, 100, 40), (1, 90, 40), True),
         ((4, 2, 64, 32), (1, 2, 32, 300), False),
         ((2, 200), (200, 500), False),
+        ((260, 30), (30, 300), False),
     ],
 )
 def test_products_that_threads_share(
@@ -104,6 +106,17 @@ def test_gemm_of_activations(target: Target) -> None:
     arrays = [normal(9, 5), normal(7, 9), normal(5, 1)]
     attributes: dict[str, Any] = {"transA": 1, "transB": 1, "alpha": 0.5, "beta": 2.0}
     check(body(arrays, lambda b, *x: b.op("Gemm", *x, **attributes)), arrays, lower, target)
+
+
+@every_target
+def test_a_right_operand_with_neighbours_along_no_axis(target: Target) -> None:
+    arrays = [normal(4, 9), normal(9, 21, 3)]
+
+    def make(b: Builder, x: Value, y: Value) -> Value:
+        every_third = b.op("Gather", y, b.constant(np.array(1)), axis=2)
+        return b.op("MatMul", x, every_third)
+
+    check(body(arrays, make), arrays, lower, target)
 
 
 @every_target

@@ -23,6 +23,7 @@ from graphc.backends.tvm.nest import store
 from graphc.backends.tvm.render import Lane, Renderer, Scope
 from graphc.backends.tvm.tasks import PARALLEL_MACS, Chunks, RowTiles, chunks_of, row_tiles, split_until_balanced
 from graphc.backends.tvm.tir import Expr, KernelBuilder, Register, bind, broadcast, horizontal
+from graphc.backends.tvm.transpose import copy_transposed
 from graphc.errors import BackendError
 from graphc.ir import Dim, Graph, dtypes, symbol
 from graphc.ir.symbolic import minimum, symbols
@@ -115,6 +116,8 @@ def lower(body: Graph, target: Target, constants: frozenset[int], options: Mappi
     heads = heads_of_region(body)
     if heads.v.stride(heads.value) != 1:
         raise BackendError("a value's elements are not neighbours")
+    if 1 not in (heads.k.stride(heads.size), heads.k.stride(heads.key)):
+        raise BackendError("neither a key's elements nor neighbouring keys are neighbours")
     schedule = choose_schedule(heads, target)
     key = content_key(["attention", signature(body), target, schedule, objects.versions()])
     name = f"graphc_attention_{key[:16]}"
@@ -206,16 +209,14 @@ class _Attention:
     def _transpose_keys(self, at: Mapping[str, Dim], copy: Dim) -> None:
         """One head's keys as `[size][keys]`, columns past the last key zero."""
         heads, builder = self.heads, self.builder
-        base = copy * (extent_of([heads.size]) * self.width)
-        operand = self.operands[heads.k.input]
-        with builder.serial(self.keys, "t") as t, builder.serial(extent_of([heads.size]), "d") as d:
-            value = builder.load(operand, heads.k.at(builder, {**at, heads.key.name: t, heads.size.name: d}))
-            builder.store(self.keys_t, value, base + d * self.width + t)
-        if self.width > self.keys:
-            rest = self.width - self.keys
-            with builder.serial(extent_of([heads.size]), "d") as d:
-                place = base + d * self.width + self.keys
-                builder.store(self.keys_t, broadcast(T.float32(0), rest), place, rest)
+        size, operand = extent_of([heads.size]), self.operands[heads.k.input]
+
+        def read(key: Dim, element: Dim, count: int | None) -> Expr:
+            places = {**at, heads.key.name: key, heads.size.name: element}
+            return builder.load(operand, heads.k.at(builder, places), self.lanes, 1, count)
+
+        base = copy * (size * self.width)
+        copy_transposed(builder, read, self.keys, size, self.lanes, self.keys_t, base, self.width)
 
     def _tile(self, tile: _Tile) -> None:
         """A tile of queries from scores to results."""

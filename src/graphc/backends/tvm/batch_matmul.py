@@ -19,11 +19,12 @@ from graphc.backends.tvm.contraction import Contraction, contraction_of, extent_
 from graphc.backends.tvm.product import Product, Schedule, choose_schedule, packed_panel, read_by
 from graphc.backends.tvm.tasks import IMBALANCE, Chunks, chunks_of, imbalance
 from graphc.backends.tvm.tir import Expr, KernelBuilder, broadcast
+from graphc.backends.tvm.transpose import copy_transposed
 from graphc.ir import Dim, Graph, dtypes
 from graphc.ops.expr import Axis
 from graphc.target import Target
 
-PACKED_ROWS = 64
+PACKED_ROWS = 256
 """Rows from which packing a right operand that could be read in place costs less than reading it scattered."""
 
 SCATTERED_BYTES = 1024
@@ -231,13 +232,20 @@ class _BatchMatmul:
                         value = builder.choose(builder.first_lanes(count, cut.lanes), value, broadcast(zero, cut.lanes))
                     builder.store(self.workspace, value, base + k * step + v * cut.lanes, cut.lanes)
             return
-        inside = step
-        if isinstance(panel, int):
-            inside = min(step, cut.columns - panel * cut.width)
-        with builder.serial(inside, "n") as n, builder.serial(cut.depth, "k") as k:
-            value = self._load({**at, problem.inner.name: k, problem.column.name: panel * cut.width + n}, 1)
-            builder.store(self.workspace, value, base + k * step + n)
-        if inside < step:
-            with builder.serial(cut.depth, "k") as k:
-                place = base + k * step + inside
-                builder.store(self.workspace, broadcast(zero, step - inside), place, step - inside)
+        # Panels are whole where `panel` is not a number.
+        inside = step if not isinstance(panel, int) else min(step, cut.columns - panel * cut.width)
+        if problem.right.stride(problem.inner) == 1:
+
+            def read(n: Dim, k: Dim, count: int | None) -> Expr:
+                places = {**at, problem.inner.name: k, problem.column.name: panel * cut.width + n}
+                return self._load(places, cut.lanes, count)
+
+            copy_transposed(builder, read, inside, cut.depth, cut.lanes, self.workspace, base, step)
+            return
+        with builder.serial(cut.depth, "k") as k:
+            with builder.serial(inside, "n") as n:
+                value = self._load({**at, problem.inner.name: k, problem.column.name: panel * cut.width + n}, 1)
+                builder.store(self.workspace, value, base + k * step + n)
+            if inside < step:
+                rest = step - inside
+                builder.store(self.workspace, broadcast(zero, rest), base + k * step + inside, rest)

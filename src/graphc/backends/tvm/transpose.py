@@ -1,0 +1,71 @@
+"""Copying a matrix transposed, a square of vectors at a time, in registers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from tvm.tirx.script.builder import ir as T
+
+from graphc.backends.tvm.tir import Expr, KernelBuilder, bind, broadcast
+from graphc.ir import Dim
+
+Read = Callable[[Dim, Dim, "int | None"], Expr]
+"""Answers the vector of a row that starts at a column, of which only the first so many lanes are inside."""
+
+
+def transposed(rows: Sequence[Expr], lanes: int) -> list[Expr]:
+    """The columns of a square of `lanes` vectors, each of `lanes` elements.
+
+    Quadrants are exchanged at half the width, then at a quarter, and so on (J. O. Eklundh, "A fast computer method for
+    matrix transposing", 1972).
+    """
+    current = list(rows)
+    distance = lanes // 2
+    while distance:
+        for i in range(lanes):
+            if i & distance:
+                continue
+            first, second = current[i], current[i + distance]
+            low = [lane if not lane & distance else lanes + lane - distance for lane in range(lanes)]
+            high = [lane + distance if not lane & distance else lanes + lane for lane in range(lanes)]
+            current[i] = bind(T.Shuffle([first, second], low))
+            current[i + distance] = bind(T.Shuffle([first, second], high))
+        distance //= 2
+    return current
+
+
+def copy_transposed(
+    builder: KernelBuilder, read: Read, rows: int, columns: int, lanes: int, operand: int, base: Dim, stride: int
+) -> None:
+    """Writes row `c` of a result for every column `c` of a matrix, zeros after the last row up to a whole vector.
+
+    Args:
+        builder: The kernel under construction.
+        read: A vector of the matrix.
+        rows: Its rows.
+        columns: Its columns.
+        lanes: Width of a vector.
+        operand: Where the result goes.
+        base: Its first element there.
+        stride: Elements between its rows, at least `rows` rounded up to whole vectors.
+    """
+    zero = broadcast(T.float32(0), lanes)
+
+    def square(row: Dim, height: int, column: Dim, width: int) -> None:
+        count = None if width == lanes else width
+        vectors = [bind(read(row + r, column, count)) if r < height else zero for r in range(lanes)]
+        for c, vector in enumerate(transposed(vectors, lanes)[:width]):
+            builder.store(operand, vector, base + (column + c) * stride + row, lanes)
+
+    def strip(row: Dim, height: int) -> None:
+        if columns >= lanes:
+            with builder.serial(columns // lanes, "c") as block:
+                square(row, height, block * lanes, lanes)
+        if columns % lanes:
+            square(row, height, columns // lanes * lanes, columns % lanes)
+
+    if rows >= lanes:
+        with builder.serial(rows // lanes, "r") as block:
+            strip(block * lanes, lanes)
+    if rows % lanes:
+        strip(rows // lanes * lanes, rows % lanes)
