@@ -10,7 +10,7 @@ import pytest
 from graphc.errors import TypeInferenceError
 from graphc.ir import Builder, Graph, TensorType, dtypes
 from graphc.ops import can_expand, expand, infer_graph
-from graphc.ops.decomposition import _DECOMPOSITIONS
+from graphc.ops.decomposition import DECOMPOSITIONS
 from graphc.ops.evaluate import evaluate_graph
 from tests.ops.differential import Case, case, check, compare
 from tests.ops.test_contraction import floats, integers
@@ -236,7 +236,7 @@ def test_every_decomposition_is_tested() -> None:
         (MS, "DynamicQuantizeMatMul"),
         (MS, "TransposeMatMul"),
     }
-    assert _DECOMPOSITIONS.keys() == tested | elsewhere
+    assert DECOMPOSITIONS.keys() == tested | elsewhere
 
 
 def test_dynamic_quantization_expands_to_what_it_computes() -> None:

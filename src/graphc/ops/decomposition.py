@@ -22,7 +22,8 @@ Decompose: TypeAlias = Callable[[Builder, Node, Sequence[Value | None]], Sequenc
 OPSET = 25
 """Version of ai.onnx that decompositions are written in where no graph around them says otherwise."""
 
-_DECOMPOSITIONS: dict[tuple[str, str], Decompose] = {}
+DECOMPOSITIONS: dict[tuple[str, str], Decompose] = {}
+"""What stands for each operator, by domain and name."""
 
 
 def decomposed(
@@ -37,14 +38,14 @@ def decomposed(
         traits: Traits of the operator.
         define: Whether the decomposition defines the operator; else it has a definition elsewhere.
     """
-    _DECOMPOSITIONS[domain, name] = decompose
+    DECOMPOSITIONS[domain, name] = decompose
     if define:
         register(Operator(name, _infer, _evaluate, domain=domain, traits=frozenset(traits)))
 
 
 def can_expand(node: Node) -> bool:
     """Whether the node's operator has a decomposition."""
-    return (node.domain, node.op_type) in _DECOMPOSITIONS
+    return (node.domain, node.op_type) in DECOMPOSITIONS
 
 
 def expand(node: Node) -> bool:
@@ -55,7 +56,7 @@ def expand(node: Node) -> bool:
     Raises:
         TypeInferenceError: Inputs or attributes do not fit the operator.
     """
-    decompose = _DECOMPOSITIONS.get((node.domain, node.op_type))
+    decompose = DECOMPOSITIONS.get((node.domain, node.op_type))
     graph = node.graph
     if decompose is None or graph is None:
         return False
@@ -88,7 +89,7 @@ def _body(node: Node, types: Sequence[Type | None]) -> tuple[Graph, list[Value |
     names = (f"x{i}" for i in range(len(types)))
     inputs = [None if kind is None else graph.add_input(name, kind) for name, kind in zip(names, types, strict=False)]
     builder = Builder(graph, origins=node.origins, infer=_types)
-    results = list(_DECOMPOSITIONS[node.domain, node.op_type](builder, node, inputs))
+    results = list(DECOMPOSITIONS[node.domain, node.op_type](builder, node, inputs))
     graph.outputs = [value for value in results if value is not None]
     return graph, results
 
