@@ -6,8 +6,8 @@ from typing import Any
 
 from graphc.backends.base import Kernel, Operand, content_key
 from graphc.backends.regions import Expander, signature
-from graphc.backends.tvm import objects
-from graphc.backends.tvm.nest import Nest, Problem, merged
+from graphc.backends.tvm import nest, objects
+from graphc.backends.tvm.nest import Problem
 from graphc.backends.tvm.tir import KernelBuilder
 from graphc.errors import BackendError
 from graphc.ir import Graph
@@ -36,7 +36,7 @@ def lower(body: Graph, target: Target) -> Kernel:
             symbol, [t.dtype for t in (*inputs, *outputs)], vector_bytes=target.vector_bytes, bounds=body.bounds
         )
         with builder:
-            Nest(builder, merged(problem), range(len(inputs) + len(outputs))).emit()
+            nest.emit(builder, problem, range(len(inputs) + len(outputs)))
         return builder.function
 
     return Kernel(

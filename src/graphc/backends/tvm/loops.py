@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from graphc.backends.tvm.nest import Nest, Problem
+from graphc.backends.tvm.nest import Problem, emit
 from graphc.backends.tvm.tir import KernelBuilder
 from graphc.ir import Dim, TensorType
 from graphc.ops.expr import axes_of, load
@@ -51,4 +51,4 @@ def copy_tensor(builder: KernelBuilder, source: TensorType, read: int, made: Ten
     """
     axes = axes_of(source.dims)
     element = load(0, source.dtype, [axis.index for axis in axes])
-    Nest(builder, Problem(axes, (element,), (source,), (made,)), (read, written)).emit()
+    emit(builder, Problem(axes, (element,), (source,), (made,)), (read, written))

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from graphc.backends.tvm import scalar_ops
 from graphc.backends.tvm.render import Lane, Renderer, Scope
 from graphc.backends.tvm.tir import KernelBuilder, broadcast
+from graphc.backends.tvm.windows import Window, split
 from graphc.ir import Dim, TensorType, symbol
 from graphc.ir.symbolic import interval, linear_coefficient, multiply, product, substitute, symbols
 from graphc.ops.expr import (
@@ -46,12 +47,14 @@ class Problem:
         elements: The element of each output at the axes.
         inputs: Types of the numbered inputs.
         outputs: Types of the outputs.
+        windows: The stretch of each axis that is computed, by its name; all of an axis that is not there.
     """
 
     axes: tuple[Axis, ...]
     elements: tuple[Scalar, ...]
     inputs: tuple[TensorType, ...]
     outputs: tuple[TensorType, ...]
+    windows: Mapping[str, Window] = field(default_factory=dict)
 
     def scalars(self) -> list[Scalar]:
         """Every scalar of every output once."""
@@ -211,6 +214,24 @@ class _FreeSymbols:
         return found
 
 
+def emit(builder: KernelBuilder, problem: Problem, operands: Sequence[int]) -> None:
+    """Writes a kernel's whole body: the checks of gathered indices, a nest for each window, the fill of halos.
+
+    Args:
+        builder: The kernel under construction.
+        problem: What to compute.
+        operands: Pointer argument of each input, then of each output.
+    """
+    problem = merged(problem)
+    Nest(builder, problem, operands).check_indices()
+    layout = problem.outputs[0].layout
+    blocked = {} if layout.blocked_axis is None else {problem.axes[layout.blocked_axis].name: layout.block}
+    for windows, elements in split(problem.axes, problem.elements, blocked):
+        Nest(builder, replace(problem, elements=elements, windows=windows), operands).emit()
+    for operand, type_ in zip(operands[len(problem.inputs) :], problem.outputs, strict=True):
+        fill_halo(builder, operand, type_)
+
+
 @dataclass
 class Loop:
     """One loop of the nest: what it is called, how far it runs."""
@@ -224,7 +245,7 @@ class Nest:
 
     Args:
         builder: The kernel under construction.
-        problem: What to compute, axes merged already.
+        problem: What to compute, and in which window.
         operands: Pointer argument of each input, then of each output.
     """
 
@@ -247,15 +268,17 @@ class Nest:
         lane = None
         for position in order:
             axis = self.problem.axes[position]
+            window = self.problem.windows.get(axis.name)
+            start, extent = (0, axis.extent) if window is None else (window.start, window.length)
             name = f"s{position}"
             if position == layout.blocked_axis:
                 lane = f"b{position}"
-                blocks = (axis.extent + layout.block - 1) // layout.block
+                blocks = (extent + layout.block - 1) // layout.block
                 loops.append(Loop(name, blocks))
-                index[axis.name] = symbol(name) * layout.block + symbol(lane)
+                index[axis.name] = symbol(name) * layout.block + symbol(lane) + start
             else:
-                loops.append(Loop(name, axis.extent))
-                index[axis.name] = symbol(name)
+                loops.append(Loop(name, extent))
+                index[axis.name] = symbol(name) + start
         if lane is not None:
             loops.append(Loop(lane, layout.block))
         return loops, index, lane
@@ -272,16 +295,11 @@ class Nest:
         return total
 
     def emit(self) -> None:
-        """Writes the whole nest, and the fill of halos, into the builder."""
-        for loop in self.loops:
-            if isinstance(loop.extent, int) and loop.extent == 0:
-                return
-        self._check_indices()
-        self._outer(0, {}, Scope())
-        for operand, type_ in zip(self.output_operands, self.problem.outputs, strict=True):
-            fill_halo(self.builder, operand, type_)
+        """Writes the nest into the builder."""
+        if all(loop.extent != 0 for loop in self.loops):
+            self._outer(0, {}, Scope())
 
-    def _check_indices(self) -> None:
+    def check_indices(self) -> None:
         """Returns an error status, before anything is written, where a gathered index lies outside its tensor.
 
         The loops after it clamp such indices, so that no element is ever read from outside.

@@ -1,0 +1,142 @@
+"""Splitting a loop nest where a condition on one axis changes, so that no condition is left inside.
+
+A concatenation is one `select` after another on the joined axis, a padding one on each padded axis. Between two places
+where such a condition changes it is constant: the loops are emitted once for each stretch, with the select resolved.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from graphc.ir import Dim
+from graphc.ir.dtypes import BOOL
+from graphc.ir.symbolic import Bounds, interval, linear_coefficient, substitute, symbols
+from graphc.ops.expr import Axis, Call, Const, IndexValue, Scalar, Select, transform, walk
+
+MOST_WINDOWS = 24
+"""Nests beyond this many are not worth their code: the conditions stay."""
+
+_COMPARISONS = frozenset({"lt", "le", "gt", "ge", "eq", "ne"})
+
+
+@dataclass(frozen=True)
+class Window:
+    """A stretch of one axis: `start <= index < start + length`."""
+
+    start: int
+    length: int
+
+
+def split(
+    axes: tuple[Axis, ...], elements: tuple[Scalar, ...], multiples: Mapping[str, int]
+) -> Iterator[tuple[dict[str, Window], tuple[Scalar, ...]]]:
+    """Yields windows that cover the axes, each with the elements as they are inside it.
+
+    Args:
+        axes: Axes of the nest.
+        elements: What is computed at them.
+        multiples: Axes that may only be split at multiples of a number (blocked ones).
+    """
+    stretches = [_stretches(axis, elements, multiples.get(axis.name, 1)) for axis in axes]
+    if math.prod(map(len, stretches)) > MOST_WINDOWS:
+        yield {}, elements
+        return
+    for choice in itertools.product(*stretches):
+        window = {axis.name: w for axis, w in zip(axes, choice, strict=True) if w is not None}
+        yield window, tuple(_resolve(element, axes, window) for element in elements)
+
+
+def _stretches(axis: Axis, elements: tuple[Scalar, ...], multiple: int) -> list[Window | None]:
+    """The stretches of an axis between places where a condition on it alone changes; `[None]` for the whole of it."""
+    if not isinstance(axis.extent, int):
+        return [None]
+    places = {0, axis.extent}
+    for element in elements:
+        for scalar in walk(element):
+            if isinstance(scalar, Call) and scalar.op in _COMPARISONS:
+                places |= _changes(scalar, axis)
+    if any(place % multiple for place in places - {axis.extent}) or len(places) == 2:
+        return [None]
+    ordered = sorted(places)
+    return [Window(start, end - start) for start, end in itertools.pairwise(ordered)]
+
+
+def _changes(comparison: Call, axis: Axis) -> set[int]:
+    """Where inside the axis a comparison of two indices may change its answer, if it depends on nothing else."""
+    left, right = comparison.arguments
+    if not (isinstance(left, IndexValue) and isinstance(right, IndexValue)) or not isinstance(axis.extent, int):
+        return set()
+    difference = left.index - right.index
+    if symbols(difference) != {axis.name}:
+        return set()
+    slope = linear_coefficient(difference, axis.name)
+    if slope is None or slope == 0:
+        return set()
+    at_zero = substitute(difference, {axis.name: 0})
+    if not isinstance(at_zero, int):
+        return set()
+    # The sign changes between floor(root) and ceil(root), and equality holds only on the root itself.
+    root = -at_zero // slope
+    exact = comparison.op not in ("eq", "ne") and slope in (1, -1)
+    near = _first_new(comparison.op, root, slope) if exact else {root, root + 1}
+    return {place for place in near if 0 < place < axis.extent}
+
+
+def _first_new(op: str, root: int, slope: int) -> set[int]:
+    """The first index with another answer than the one before it, for `index - root` against zero."""
+    rising = slope > 0
+    if op in ("ge", "lt"):
+        return {root} if rising else {root + 1}
+    return {root + 1} if rising else {root}
+
+
+def _resolve(element: Scalar, axes: tuple[Axis, ...], window: Mapping[str, Window]) -> Scalar:
+    """`element` with every select gone whose condition is the same all over the window."""
+    bounds: dict[str, tuple[int, int | None]] = {}
+    for axis in axes:
+        stretch = window.get(axis.name)
+        if stretch is not None:
+            bounds[axis.name] = (stretch.start, stretch.start + stretch.length - 1)
+        else:
+            bounds[axis.name] = (0, axis.extent - 1 if isinstance(axis.extent, int) else None)
+
+    def leaf(scalar: Scalar) -> Scalar | None:
+        match scalar:
+            case Call(op=op, arguments=(IndexValue(index=left), IndexValue(index=right))) if op in _COMPARISONS:
+                known = _decide(op, left - right, bounds)
+                return None if known is None else Const(BOOL, known)
+            case Call(op="and", arguments=(left, right)) if scalar.dtype == BOOL:
+                return _conjunction(left, right)
+            case Select(condition=Const(value=value), then=then, otherwise=otherwise):
+                return then if value else otherwise
+        return None
+
+    return transform(element, leaf, {})
+
+
+def _conjunction(left: Scalar, right: Scalar) -> Scalar | None:
+    if isinstance(left, Const):
+        return right if left.value else left
+    if isinstance(right, Const):
+        return left if right.value else right
+    return None
+
+
+def _decide(op: str, difference: Dim, bounds: Bounds) -> bool | None:
+    """What `difference op 0` is wherever the bounds hold, or None where it changes."""
+    extent = interval(difference, bounds)
+    if extent is None:
+        return None
+    low, high = extent
+    if op in ("gt", "le"):
+        above = True if low > 0 else False if high is not None and high <= 0 else None
+        return above if above is None or op == "gt" else not above
+    if op in ("ge", "lt"):
+        above = True if low >= 0 else False if high is not None and high < 0 else None
+        return above if above is None or op == "ge" else not above
+    never = low > 0 or (high is not None and high < 0)
+    equal = True if low == high == 0 else False if never else None
+    return equal if equal is None or op == "eq" else not equal
