@@ -222,6 +222,7 @@ BROKEN: list[tuple[str, onnx.ModelProto, str, tuple[str, ...]]] = [
     ("output twice", edited(lambda p: p.graph.output.add(name="y")), "'y' is listed twice", ("y",)),
     ("input twice", edited(lambda p: p.graph.input.append(X)), "listed twice", ()),
     ("untyped input", edited(lambda p: p.graph.input[0].ClearField("type")), "'x' declares no type", ("x",)),
+    ("rank", edited(lambda p: p.graph.input[0].CopyFrom(info("x", shape=[1] * 65))), "'x' has rank 65", ("x",)),
     ("no opset", edited(lambda p: p.ClearField("opset_import")), "imports no operator set", ()),
     ("old opset", edited(lambda p: setattr(p.opset_import[0], "version", 0)), "opset 0", ()),
     ("new opset", edited(lambda p: setattr(p.opset_import[0], "version", 999)), "opset 999", ()),

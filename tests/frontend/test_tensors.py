@@ -97,6 +97,7 @@ def test_sizes_are_checked_before_anything_is_allocated(dtype: DType) -> None:
     ("fields", "words"),
     [
         ({"data_type": 1, "dims": [-1], "raw_data": b""}, "negative extent"),
+        ({"data_type": 1, "dims": [1] * 65, "raw_data": b"1234"}, "has rank 65"),
         ({"data_type": 99, "dims": [1]}, "unknown data type number 99"),
         ({"data_type": 0, "dims": [1]}, "unknown data type number 0"),
         ({"data_type": 1, "dims": [3], "raw_data": b"1234"}, "needs 12 bytes of data and has 4"),

@@ -13,7 +13,7 @@ from graphc.frontend.order import subgraphs
 from graphc.frontend.schema import NEWEST_OPSET
 from graphc.frontend.source import MAX_NESTING
 
-MAX_NODES = 250_000
+MAX_NODES = 150_000
 """Nodes of a whole model after functions are unfolded."""
 
 _LARGEST_VERSION = (1 << 31) - 1

@@ -65,12 +65,12 @@ class GraphReader:
 
     def contents(self, graph: Graph, proto: onnx.GraphProto, scope: Scope, frame: Frame) -> None:
         """Adds constants, nodes and outputs."""
-        outer = frame.depth > 0
+        nested = frame.depth > 0
         for tensor in proto.initializer:
-            self._constant(graph, tensor.name, self.tensors.read(tensor, tensor.name), scope, outer)
+            self._constant(graph, tensor.name, self.tensors.read(tensor, tensor.name), scope, nested)
         for sparse in proto.sparse_initializer:
             owner = sparse.values.name
-            self._constant(graph, owner, self.tensors.read_sparse(sparse, owner), scope, outer)
+            self._constant(graph, owner, self.tensors.read_sparse(sparse, owner), scope, nested)
         hints = {
             info.name: kind
             for info in (*proto.value_info, *proto.output)
@@ -83,7 +83,7 @@ class GraphReader:
             if value is None:
                 fail_dangling(info.name, scope, f"output {info.name!r} of graph {proto.name!r} is never produced")
             outputs.append(value)
-        if not outer:
+        if not nested:
             if not outputs:
                 raise ModelError(f"graph {proto.name!r} has no outputs")
             for name, count in Counter(info.name for info in proto.output).items():
@@ -91,10 +91,10 @@ class GraphReader:
                     raise ModelError(f"output {name!r} is listed twice", nodes=(name,))
         graph.outputs = outputs
 
-    def _constant(self, graph: Graph, name: str, tensor: Tensor, scope: Scope, outer: bool) -> None:
+    def _constant(self, graph: Graph, name: str, tensor: Tensor, scope: Scope, nested: bool) -> None:
         if not name or name in scope.maps[0]:
             raise ModelError(f"initializer {name!r} has no name or is defined twice", nodes=(name,))
-        own = self.unique.make(name) if outer else name
+        own = self.unique.make(name) if nested else name
         node = Node("Constant", (), [own], {"value": tensor}, version=CANONICAL_OPSET, name=name, origins=(name,))
         graph.append(node)
         node.output.type = TensorType(tensor.dtype, tensor.shape)

@@ -13,6 +13,7 @@ import onnx
 from graphc.errors import ModelError, OptionError
 from graphc.frontend.external import ExternalData, ExternalFiles
 from graphc.frontend.packing import packed_bytes, unpack_codes
+from graphc.frontend.value_types import MAX_RANK
 from graphc.frontend.wire import Payloads
 from graphc.ir import Tensor, dtypes
 from graphc.ir.dtypes import DType
@@ -131,6 +132,8 @@ class _Label:
 
 
 def _shape(dims: Any, label: _Label) -> tuple[int, ...]:
+    if len(dims) > MAX_RANK:
+        label.fail(f"has rank {len(dims)}; {MAX_RANK} is the limit")
     shape = tuple(int(d) for d in dims)
     if any(extent < 0 for extent in shape):
         label.fail(f"has a negative extent in its shape {list(shape)}")

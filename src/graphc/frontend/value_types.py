@@ -21,6 +21,8 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _HYPHENATED = re.compile(r"[A-Za-z_]\w*(-[A-Za-z_]\w*)+")
 """`batch-size` is one name; a difference is written with spaces or numbers."""
 MAX_EXTENT = (1 << 63) - 1
+MAX_RANK = 64
+"""NumPy's limit; no operator of ONNX comes near it."""
 
 
 Resolve: TypeAlias = "Callable[[str, str], Dim]"
@@ -148,6 +150,8 @@ def _dtype(number: int, owner: str) -> DType:
 
 
 def _read_shape(proto: onnx.TensorShapeProto, resolve: Resolve, owner: str) -> tuple[Dim, ...]:
+    if len(proto.dim) > MAX_RANK:
+        raise ModelError(f"value {owner!r} has rank {len(proto.dim)}; {MAX_RANK} is the limit", nodes=(owner,))
     dims: list[Dim] = []
     for index, dim in enumerate(proto.dim):
         kind = dim.WhichOneof("value")

@@ -19,7 +19,7 @@ from graphc.errors import ModelError
 
 LIFT_BYTES = 4096
 """Payloads of at least this size are lifted; smaller messages are not even looked into."""
-MAX_FIELDS = 1_000_000
+MAX_FIELDS = 500_000
 """Fields of one file outside lifted payloads: what a parser would turn into objects."""
 MAX_DEPTH = 100
 """Nesting of messages; protobuf's own limit."""
