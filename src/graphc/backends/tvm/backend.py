@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 from graphc.backends.base import Kernel
 from graphc.backends.regions import body_of, inputs_of
-from graphc.backends.tvm import attention, conv, gemm, generic, support
+from graphc.backends.tvm import attention, conv, depthwise, gemm, generic, support
 from graphc.backends.tvm.link import link
 from graphc.errors import BackendError
 from graphc.ir import Graph, Node
@@ -23,6 +23,7 @@ def _generic(body: Graph, target: Target, constants: frozenset[int], options: Ma
 
 
 TEMPLATES: tuple[tuple[str, Lower], ...] = (
+    ("depthwise", depthwise.lower),
     ("conv", conv.lower),
     ("gemm", gemm.lower),
     ("attention", attention.lower),
