@@ -1,0 +1,377 @@
+"""Winograd convolution: 3x3 with stride 1 as products of transformed tiles, with up to four times fewer multiply-adds.
+
+Transformed inputs V and products M live in workspaces, both as [point][channel block][tile][lane]. The relative error
+is a few times that of a direct convolution (3e-6 to 6e-6 for 4x4 tiles); option `winograd` turns it off.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from tvm.tirx.script.builder import ir as T
+
+from graphc.backends.base import Kernel, Operand, content_key
+from graphc.backends.regions import signature
+from graphc.backends.tvm import objects
+from graphc.backends.tvm.conv_problem import Convolution, Source, convolution_of, epilogue_inputs, source_of
+from graphc.backends.tvm.conv_weights import DirectWeights
+from graphc.backends.tvm.epilogue import Epilogue
+from graphc.backends.tvm.loops import copy_tensor, unrolled
+from graphc.backends.tvm.render import Lane
+from graphc.backends.tvm.tasks import only
+from graphc.backends.tvm.tir import Expr, KernelBuilder, bind, broadcast
+from graphc.backends.tvm.winograd_plan import WinogradPlan, choose_plan, grid, padded_vectors
+from graphc.backends.tvm.winograd_transforms import filter_packing, two_sided
+from graphc.errors import BackendError
+from graphc.ir import Dim, Graph, dtypes, symbol
+from graphc.ir.symbolic import minimum
+from graphc.target import Target
+
+UNROLL = 2
+"""Input channels per iteration of the innermost loop."""
+
+
+@dataclass(frozen=True)
+class _Kernel:
+    """Everything that decides the code of one Winograd convolution."""
+
+    problem: Convolution
+    source: Source
+    weights: DirectWeights
+    plan: WinogradPlan
+
+    @property
+    def input_blocks(self) -> int:
+        """Channel blocks of the input."""
+        return -(-self.problem.inputs // self.weights.lanes)
+
+    @property
+    def input_point(self) -> int:
+        """Elements of V from one point to the next."""
+        return padded_vectors(self.input_blocks * self.plan.block, self.weights.lanes) * self.weights.lanes
+
+    @property
+    def output_point(self) -> int:
+        """Elements of M from one point to the next."""
+        return padded_vectors(self.plan.tile.vectors * self.plan.block, self.weights.lanes) * self.weights.lanes
+
+    @property
+    def input_slot(self) -> int:
+        """Elements of V of one block of tiles."""
+        return self.plan.transform.points * self.input_point
+
+    @property
+    def output_slot(self) -> int:
+        """Elements of M of one block of tiles and one group of channel blocks."""
+        return self.plan.transform.points * self.output_point
+
+    def workspaces(self) -> tuple[int, int]:
+        """Bytes of V and of M."""
+        inputs = self.plan.slots if self.plan.order == "tiles" else 1
+        return inputs * self.input_slot * 4, self.plan.slots * self.output_slot * 4
+
+
+def lower(body: Graph, target: Target, constants: frozenset[int], options: Mapping[str, Any]) -> Kernel:
+    """The kernel of a body around a 3x3 Conv of stride 1 with constant weights.
+
+    Args:
+        body: One Conv and its epilogue.
+        target: The CPU.
+        constants: Numbers of the body's inputs that are constants.
+        options: `winograd=False` refuses; `winograd_size` (2 or 4) and `winograd_order` ("tiles" or "channels") force
+            what the cost would choose.
+
+    Raises:
+        BackendError: The body is something else, or a direct convolution is faster; the message says what.
+    """
+    if not options.get("winograd", True):
+        raise BackendError("Winograd convolution is turned off")
+    problem = convolution_of(body)
+    window = problem.window
+    if window.kernel != (3, 3) or window.strides != (1, 1) or window.dilations != (1, 1) or problem.group != 1:
+        raise BackendError("the convolution is not 3x3 of stride 1, dense in taps and channels")
+    if problem.weights not in constants:
+        raise BackendError("the weights of the convolution are not a constant")
+    if problem.weights in epilogue_inputs(body, problem.anchor) or problem.weights in (problem.data, problem.bias):
+        raise BackendError("the weights of the convolution are read for something else too")
+    plan = choose_plan(problem, target, size=options.get("winograd_size"), order=options.get("winograd_order"))
+    if plan is None:
+        raise BackendError("a direct convolution is faster")
+    lanes = target.lanes(dtypes.FLOAT32)
+    parts = _Kernel(
+        problem,
+        source_of(problem, body.inputs[problem.data].tensor_type, lanes),
+        DirectWeights(problem.outputs, 1, 1, problem.inputs, (1, 1), lanes, plan.tile.vectors, lanes),
+        plan,
+    )
+    key = content_key(["winograd", signature(body), target, plan.describe(), plan.slots, objects.versions()])
+    name = f"graphc_winograd_{key[:16]}"
+    inputs = [value.tensor_type for value in body.inputs]
+    outputs = [value.tensor_type for value in body.outputs]
+    filters = Operand(
+        "input",
+        problem.weights,
+        plan.transform.points * parts.weights.elements * 4,
+        filter_packing(plan.transform, parts.weights),
+    )
+    operands = [
+        filters if i == problem.weights else Operand("input", i, kind.storage_bytes) for i, kind in enumerate(inputs)
+    ]
+    operands += [Operand("output", i, kind.storage_bytes) for i, kind in enumerate(outputs)]
+    sizes: list[Dim] = [*parts.workspaces()]
+    if parts.source.is_staged:
+        sizes.append(parts.source.type.storage_bytes)
+    operands += [Operand("workspace", i, size) for i, size in enumerate(sizes)]
+
+    def emit() -> Any:
+        pointers = [kind.dtype for kind in (*inputs, *outputs)] + [dtypes.FLOAT32] * len(sizes)
+        with KernelBuilder(name, pointers, vector_bytes=target.vector_bytes, bounds=body.bounds) as builder:
+            _Winograd(builder, body, parts).emit()
+        return builder.function
+
+    moved: Dim = 0
+    for operand in operands:
+        moved = moved + (operand.size if operand.kind != "workspace" else 0)
+    facts = plan.describe()
+    if parts.source.is_staged:
+        facts["input"] = "copied to give it a border"
+    return Kernel(
+        key=key,
+        template="winograd",
+        operands=tuple(operands),
+        dims=(),
+        flops=2 * problem.macs,
+        bytes=moved,
+        schedule=facts,
+        compile=lambda: objects.compile_function(emit(), name, target),
+    )
+
+
+class _Winograd:
+    """Emits the loops of one Winograd convolution."""
+
+    def __init__(self, builder: KernelBuilder, body: Graph, parts: _Kernel) -> None:
+        self.builder = builder
+        self.body = body
+        self.parts = parts
+        self.problem = parts.problem
+        self.plan = parts.plan
+        self.weights = parts.weights
+        self.lanes = parts.weights.lanes
+        self.strides = parts.source.strides()
+        count = len(body.inputs)
+        outputs = range(count, count + len(body.outputs))
+        self.v, self.m = outputs.stop, outputs.stop + 1
+        self.data = outputs.stop + 2 if parts.source.is_staged else parts.problem.data
+        self.epilogue = Epilogue(builder, body, parts.problem.anchor, {i: i for i in range(count)}, outputs)
+
+    def emit(self) -> None:
+        """Writes the whole kernel into the builder."""
+        builder, problem = self.builder, self.problem
+        if self.parts.source.is_staged:
+            original = self.body.inputs[problem.data].tensor_type
+            copy_tensor(builder, original, problem.data, self.parts.source.type, self.data)
+        if self.plan.order == "tiles":
+            self._by_tiles()
+        else:
+            self._by_channels()
+        self.epilogue.finish()
+
+    def _by_tiles(self) -> None:
+        """Every thread takes blocks of tiles through all three steps."""
+        builder, plan, weights = self.builder, self.plan, self.weights
+        share = -(-plan.blocks // plan.slots)
+        with builder.parallel(plan.slots, "slot") as slot:
+            even = share * plan.slots == plan.blocks
+            rounds: Dim = share if even else minimum(share, plan.blocks - slot * share)
+            with builder.serial(rounds, "block") as block:
+                start = builder.bind_index((slot * share + block) * plan.block, 0, plan.tiles - 1, "start")
+                even = plan.blocks * plan.block == plan.tiles
+                count: Dim = plan.block if even else minimum(plan.block, plan.tiles - start)
+                with builder.serial(count, "tile") as tile:
+                    self._transform_input(slot * self.parts.input_slot, start, tile)
+                with builder.serial(weights.full_parts, "oc") as part:
+                    self._channels(slot, slot * self.parts.input_slot, part, weights.vectors, start, count)
+                if weights.tail_blocks:
+                    self._channels(
+                        slot, slot * self.parts.input_slot, weights.full_parts, weights.tail_blocks, start, count
+                    )
+
+    def _by_channels(self) -> None:
+        """All tiles are transformed, then every thread takes some output channels."""
+        builder, plan, weights = self.builder, self.plan, self.weights
+        with builder.parallel(plan.tiles, "tile") as tile:
+            self._transform_input(0, 0, tile)
+        parts = weights.full_parts + (weights.tail_blocks > 0)
+        slots = min(plan.slots, parts)
+        share = -(-parts // slots)
+        with builder.parallel(slots, "slot") as slot:
+            even = share * slots == parts
+            rounds: Dim = share if even else minimum(share, parts - slot * share)
+            with builder.serial(rounds, "oc") as step:
+                part = builder.bind_index(builder.simplify(slot * share + step), 0, parts - 1, "part")
+                if weights.full_parts:
+                    with only(builder, part, parts, below=weights.full_parts):
+                        inside = builder.bind_index(part, 0, weights.full_parts - 1, "part")
+                        self._channels(slot, 0, inside, weights.vectors, 0, plan.tiles)
+                if weights.tail_blocks:
+                    with only(builder, part, parts, last=True):
+                        self._channels(slot, 0, weights.full_parts, weights.tail_blocks, 0, plan.tiles)
+
+    def _place(self, tile: Dim) -> tuple[Dim, Dim, Dim]:
+        """Image, row and column of a tile."""
+        builder = self.builder
+        rows, columns = grid(self.problem, self.plan.transform.size)
+        tile = builder.bind_index(builder.simplify(tile), 0, self.plan.tiles - 1, "t")
+        row = builder.simplify(tile // columns)
+        image: Dim = 0
+        if self.problem.batch > 1:
+            image = builder.bind_index(builder.simplify(tile // (rows * columns)), 0, self.problem.batch - 1, "n")
+            row = builder.simplify(row % rows)
+        column = builder.bind_index(builder.simplify(tile % columns), 0, columns - 1, "tx")
+        return image, builder.bind_index(row, 0, rows - 1, "ty"), column
+
+    def _at_edges(self, row: Dim, column: Dim, emit: Callable[[Dim, Dim, int, int], None]) -> None:
+        """Calls `emit(row, column, height, width)` where tiles are whole, and where the image ends inside them."""
+        size = self.plan.transform.size
+        rows, columns = grid(self.problem, size)
+
+        @contextmanager
+        def along(place: Dim, extent: int, *, last: bool) -> Iterator[Dim]:
+            if last:
+                with only(self.builder, place, extent, last=True):
+                    yield extent - 1
+            else:
+                with only(self.builder, place, extent, below=extent - 1):
+                    yield self.builder.bind_index(place, 0, extent - 2, "inner")
+
+        def cases(extent: int, pixels: int) -> list[tuple[bool | None, int]]:
+            tail = pixels % size
+            if not tail:
+                return [(None, size)]
+            return [(False, size), (True, tail)] if extent > 1 else [(None, tail)]
+
+        height, width = self.problem.window.output
+        for last_row, inside_rows in cases(rows, height):
+            for last_column, inside_columns in cases(columns, width):
+                with ExitStack() as stack:
+                    y, x = row, column
+                    if last_row is not None:
+                        y = stack.enter_context(along(row, rows, last=last_row))
+                    if last_column is not None:
+                        x = stack.enter_context(along(column, columns, last=last_column))
+                    emit(y, x, inside_rows, inside_columns)
+
+    def _transform_input(self, slot: Dim, start: Dim, tile: Dim) -> None:
+        """All channel blocks of one tile into V."""
+        builder, plan, window = self.builder, self.plan, self.problem.window
+        transform, lanes, block = plan.transform, self.lanes, plan.block
+        image, row, column = self._place(start + tile)
+        zero = broadcast(T.float32(0), lanes)
+
+        def whole(y: Dim, x: Dim, height: int, width: int) -> None:
+            with builder.serial(self.parts.input_blocks, "ic") as channel:
+                top, left = y * transform.size - window.pads_begin[0], x * transform.size - window.pads_begin[1]
+                data = builder.bind_index(builder.simplify(self.strides.at(image, channel, top, left)), 0, None, "x")
+                made = builder.bind_index(builder.simplify(slot + (channel * block + tile) * lanes), 0, None, "v")
+
+                def load(i: int, j: int) -> Expr:
+                    # Past what the results inside the image need there may be no storage.
+                    if i >= height + 2 or j >= width + 2:
+                        return zero
+                    return builder.load(self.data, data + i * self.strides.row + j * self.strides.column, lanes)
+
+                def store(i: int, j: int, value: Expr) -> None:
+                    point = i * transform.reach + j
+                    builder.store(self.v, value, made + point * self.parts.input_point, lanes)
+
+                two_sided(transform.input, transform.reach, load, store)
+
+        self._at_edges(row, column, whole)
+
+    def _channels(self, slot: Dim, inputs: Dim, part: Dim, vectors: int, start: Dim, count: Dim) -> None:
+        """Products of a block of tiles with one group of channel blocks, transformed back and stored."""
+        builder, plan = self.builder, self.plan
+        results = slot * self.parts.output_slot
+        group = self.weights.inputs * self.weights.lanes
+        base = part * (plan.transform.points * self.weights.vectors * group)
+        with builder.serial(plan.transform.points, "point") as point:
+            filters = builder.bind_index(builder.simplify(base + point * (vectors * group)), 0, None, "u")
+            source = builder.bind_index(builder.simplify(inputs + point * self.parts.input_point), 0, None, "v")
+            made = builder.bind_index(builder.simplify(results + point * self.parts.output_point), 0, None, "m")
+            full, tail = divmod(plan.block, plan.tile.columns)
+            with builder.serial(full, "tiles") as position:
+                self._products(filters, source, made, position * plan.tile.columns, plan.tile.columns, vectors)
+            if tail:
+                self._products(filters, source, made, full * plan.tile.columns, tail, vectors)
+        first = part * self.weights.vectors
+        whole = self.problem.outputs // self.lanes
+        with builder.serial(count, "tile") as tile:
+            image, row, column = self._place(start + tile)
+            inside = vectors if not isinstance(part, int) else min(vectors, whole - part * self.weights.vectors)
+            with builder.serial(inside, "v") as vector:
+                self._transform_output(results, tile, vector, first + vector, None, (image, row, column))
+            if inside < vectors:
+                rest = self.problem.outputs - whole * self.lanes
+                self._transform_output(results, tile, inside, whole, rest, (image, row, column))
+
+    def _products(self, filters: Dim, source: Dim, made: Dim, first: Dim, tiles: int, vectors: int) -> None:
+        """One register tile of one point: sums over input channels."""
+        builder, lanes, block = self.builder, self.lanes, self.plan.block
+        width = vectors * lanes
+        sums = [[builder.accumulator(lanes) for _ in range(vectors)] for _ in range(tiles)]
+        for register in (r for row in sums for r in row):
+            register.value = broadcast(T.float32(0), lanes)
+
+        def step(data: Dim, weights: Dim) -> None:
+            right = [bind(builder.load(self.problem.weights, weights + v * lanes, lanes)) for v in range(vectors)]
+            for number, row in enumerate(sums):
+                factor = bind(broadcast(builder.load(self.v, data + number * lanes), lanes))
+                for register, vector in zip(row, right, strict=True):
+                    register.value = register.value + factor * vector
+
+        def channels(outer: Dim, extent: int) -> None:
+            data = source + (outer * block + first) * lanes
+            weights = filters + outer * (lanes * width)
+            unrolled(builder, extent, UNROLL, lambda k: step(data + k, weights + k * width))
+
+        full, rest = divmod(self.problem.inputs, lanes)
+        with builder.serial(full, "ic") as outer:
+            channels(outer, lanes)
+        if rest:
+            channels(full, rest)
+        for number, row in enumerate(sums):
+            for v, register in enumerate(row):
+                builder.store(self.m, register.value, made + (v * block + first + number) * lanes, lanes)
+
+    def _transform_output(
+        self, results: Dim, tile: Dim, vector: Dim, block: Dim, count: int | None, place: tuple[Dim, Dim, Dim]
+    ) -> None:
+        """One tile of one channel block: from M to the stores."""
+        builder, plan, lanes = self.builder, self.plan, self.lanes
+        transform = plan.transform
+        image, row, column = place
+        source = results + (vector * plan.block + tile) * lanes
+        source = builder.bind_index(builder.simplify(source), 0, None, "m")
+        zero = broadcast(T.float32(0), lanes)
+        bias = zero
+        if self.problem.bias is not None:
+            bias = bind(builder.load(self.problem.bias, block * lanes, lanes, 1, count))
+
+        def whole(y: Dim, x: Dim, height: int, width: int) -> None:
+            def load(i: int, j: int) -> Expr:
+                point = i * transform.reach + j
+                return builder.load(self.m, source + point * self.parts.output_point, lanes)
+
+            def store(i: int, j: int, value: Expr) -> None:
+                if i < height and j < width:
+                    with builder.lanes(lanes) as name:
+                        index = [image, block * lanes + symbol(name), y * transform.size + i, x * transform.size + j]
+                        self.epilogue.store(value + bias, index, Lane(name, lanes, count))
+
+            two_sided(transform.output, transform.reach, load, store)
+
+        self._at_edges(row, column, whole)
