@@ -19,15 +19,15 @@ from graphc.backends.tvm import objects, scalar_ops, vectormath
 from graphc.backends.tvm.contraction import extent_of, unflatten
 from graphc.backends.tvm.gemm_tiles import Tile, fitting, multiply, sweep_cost
 from graphc.backends.tvm.heads import MASKED, Heads, bias_of, heads_of_region, inputs_of
-from graphc.backends.tvm.nest import store
+from graphc.backends.tvm.nest import FreeSymbols, store
 from graphc.backends.tvm.render import Lane, Renderer, Scope
 from graphc.backends.tvm.tasks import PARALLEL_MACS, Chunks, RowTiles, chunks_of, row_tiles, split_until_balanced
 from graphc.backends.tvm.tir import Expr, KernelBuilder, Register, bind, broadcast, horizontal
 from graphc.backends.tvm.transpose import copy_transposed
 from graphc.errors import BackendError
 from graphc.ir import Dim, Graph, dtypes, symbol
-from graphc.ir.symbolic import minimum, symbols
-from graphc.ops.expr import Axis, IndexValue, Load, Scalar, walk
+from graphc.ir.symbolic import minimum
+from graphc.ops.expr import Axis
 from graphc.target import Target
 
 
@@ -182,7 +182,7 @@ class _Attention:
         self.keys = extent_of([heads.key])
         self.width = _padded(heads.key, self.lanes)
         self.bias = bias_of(heads)
-        self.bias_by_query = self.bias is not None and heads.query.name in _free_symbols(self.bias)
+        self.bias_by_query = self.bias is not None and heads.query.name in FreeSymbols([self.bias])[self.bias]
         self.renderer = Renderer(builder, [value.tensor_type for value in body.inputs], operands)
 
     def emit(self) -> None:
@@ -385,13 +385,3 @@ class _Tile:
     keys: Dim
     scratch: Dim
 
-
-def _free_symbols(scalar: Scalar) -> frozenset[str]:
-    """Index symbols that a scalar without reductions depends on."""
-    found: frozenset[str] = frozenset()
-    for node in walk(scalar):
-        if isinstance(node, IndexValue):
-            found |= symbols(node.index)
-        elif isinstance(node, Load):
-            found = found.union(*(symbols(i) for i in node.indices if not isinstance(i, Scalar)))
-    return found

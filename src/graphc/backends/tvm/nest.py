@@ -187,7 +187,7 @@ def _pair_position(scalar: Load, source: TensorType, outer: Axis, inner: Axis) -
     return -1
 
 
-class _FreeSymbols:
+class FreeSymbols:
     """Free index symbols of every node of a set of scalars, computed once."""
 
     def __init__(self, elements: Sequence[Scalar]) -> None:
@@ -255,7 +255,7 @@ class Nest:
         count = len(problem.inputs)
         self.renderer = Renderer(builder, problem.inputs, dict(enumerate(operands[:count])))
         self.output_operands = operands[count:]
-        self.free = _FreeSymbols(problem.elements)
+        self.free = FreeSymbols(problem.elements)
         self.reductions = [s for s in problem.scalars() if isinstance(s, Reduce)]
         self.loops, self.index, self.lane_axis = self._storage_loops()
 
