@@ -25,6 +25,9 @@ CONTENTS_LIMIT = 1024
 UNKNOWN_PREFIX = "unk_"
 """Names of symbols for extents that only the data tells begin so."""
 
+EXTENT_LIMIT = 1 << 63
+"""Extents are 64-bit integers wherever they are written down."""
+
 FRESH_LIMIT = 4096
 """Most symbols that one node may need; a rank read from a damaged file can be any number."""
 
@@ -96,6 +99,11 @@ class Inference:
         if len(types) < len(node.outputs):
             message = f"{node.op}: has {len(node.outputs)} outputs, but the operator makes {len(types)}"
             raise TypeInferenceError(message, nodes=node_names(node))
+        for kind in types:
+            if isinstance(kind, TensorType) and kind.shape is not None:
+                largest = max((extent for extent in kind.shape if isinstance(extent, int)), default=0)
+                if largest >= EXTENT_LIMIT:
+                    raise TypeInferenceError(f"{node.op}: makes an extent of {largest}", nodes=node_names(node))
         return list(types[: len(node.outputs)])
 
     def _apply(self, operator: Operator, node: Node, inputs: tuple[Type | None, ...]) -> Sequence[Type | None]:
