@@ -132,3 +132,14 @@ def test_other_processors_get_their_own_code() -> None:
     assert code[:4] == b"\x7fELF"
     assert int.from_bytes(code[18:20], "little") == 183, "the machine of the object is AArch64"
     assert code != generic.lower(graph, TARGETS[0]).compile()
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=str)
+@pytest.mark.parametrize("channels", [(16, 32), (24, 24, 16), (8, 16, 8), (5, 11, 16), (20, 20)], ids=str)
+def test_concatenation_of_blocked_images(target: Target, channels: tuple[int, ...]) -> None:
+    arrays = [normal(1, c, 5, 6) for c in channels]
+    types = [TensorType(dtypes.FLOAT32, a.shape, _block(target)) for a in arrays]
+    graph = body(types, lambda b, *x: b.op("Concat", *x, axis=1))
+    (output,) = graph.outputs
+    output.type = output.tensor_type.with_layout(_haloed(target))
+    check(graph, arrays, generic.lower, target)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from graphc.backends.tvm import scalar_ops
 from graphc.backends.tvm.render import Lane, Renderer, Scope
 from graphc.backends.tvm.tir import KernelBuilder, broadcast
-from graphc.backends.tvm.windows import Window, split
+from graphc.backends.tvm.windows import Window, common_block, split
 from graphc.ir import Dim, TensorType, symbol
 from graphc.ir.symbolic import interval, linear_coefficient, multiply, product, substitute, symbols
 from graphc.ops.expr import (
@@ -48,6 +48,7 @@ class Problem:
         inputs: Types of the numbered inputs.
         outputs: Types of the outputs.
         windows: The stretch of each axis that is computed, by its name; all of an axis that is not there.
+        block: Lanes in which the first output's blocked axis is walked; the layout's block if None.
     """
 
     axes: tuple[Axis, ...]
@@ -55,6 +56,7 @@ class Problem:
     inputs: tuple[TensorType, ...]
     outputs: tuple[TensorType, ...]
     windows: Mapping[str, Window] = field(default_factory=dict)
+    block: int | None = None
 
     def scalars(self) -> list[Scalar]:
         """Every scalar of every output once."""
@@ -225,9 +227,13 @@ def emit(builder: KernelBuilder, problem: Problem, operands: Sequence[int]) -> N
     problem = merged(problem)
     Nest(builder, problem, operands).check_indices()
     layout = problem.outputs[0].layout
-    blocked = {} if layout.blocked_axis is None else {problem.axes[layout.blocked_axis].name: layout.block}
-    for windows, elements in split(problem.axes, problem.elements, blocked):
-        Nest(builder, replace(problem, elements=elements, windows=windows), operands).emit()
+    multiples: dict[str, int] = {}
+    if layout.blocked_axis is not None:
+        axis = problem.axes[layout.blocked_axis]
+        multiples[axis.name] = common_block(axis, problem.elements, layout.block)
+    for windows, elements in split(problem.axes, problem.elements, multiples):
+        block = next(iter(multiples.values()), None) if windows else None
+        Nest(builder, replace(problem, elements=elements, windows=windows, block=block), operands).emit()
     for operand, type_ in zip(operands[len(problem.inputs) :], problem.outputs, strict=True):
         fill_halo(builder, operand, type_)
 
@@ -262,6 +268,7 @@ class Nest:
     def _storage_loops(self) -> tuple[list[Loop], dict[str, Dim], str | None]:
         """Loops over the first output's storage, the logical index over them, and the blocked lane axis if any."""
         layout = self.problem.outputs[0].layout
+        block = self.problem.block or layout.block
         order = layout.order or tuple(range(len(self.problem.axes)))
         loops: list[Loop] = []
         index: dict[str, Dim] = {}
@@ -273,14 +280,13 @@ class Nest:
             name = f"s{position}"
             if position == layout.blocked_axis:
                 lane = f"b{position}"
-                blocks = (extent + layout.block - 1) // layout.block
-                loops.append(Loop(name, blocks))
-                index[axis.name] = symbol(name) * layout.block + symbol(lane) + start
+                loops.append(Loop(name, (extent + block - 1) // block))
+                index[axis.name] = symbol(name) * block + symbol(lane) + start
             else:
                 loops.append(Loop(name, extent))
                 index[axis.name] = symbol(name) + start
         if lane is not None:
-            loops.append(Loop(lane, layout.block))
+            loops.append(Loop(lane, block))
         return loops, index, lane
 
     def cost(self) -> Dim:

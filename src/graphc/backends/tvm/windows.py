@@ -19,6 +19,9 @@ from graphc.ops.expr import Axis, Call, Const, IndexValue, Scalar, Select, trans
 MOST_WINDOWS = 24
 """Nests beyond this many are not worth their code: the conditions stay."""
 
+LEAST_LANES = 4
+"""Vectors narrower than this are slower than the conditions that they would save."""
+
 _COMPARISONS = frozenset({"lt", "le", "gt", "ge", "eq", "ne"})
 
 
@@ -49,19 +52,34 @@ def split(
         yield window, tuple(_resolve(element, axes, window) for element in elements)
 
 
+def common_block(axis: Axis, elements: tuple[Scalar, ...], block: int) -> int:
+    """The widest vector of a blocked axis that no place where a condition changes cuts in two.
+
+    `block` itself where that would be too narrow to be worth it, or where the last block is padded.
+    """
+    if not isinstance(axis.extent, int) or axis.extent % block:
+        return block
+    width = math.gcd(block, *_places(axis, elements))
+    return width if width >= LEAST_LANES else block
+
+
 def _stretches(axis: Axis, elements: tuple[Scalar, ...], multiple: int) -> list[Window | None]:
     """The stretches of an axis between places where a condition on it alone changes; `[None]` for the whole of it."""
-    if not isinstance(axis.extent, int):
+    places = _places(axis, elements)
+    if not places or not isinstance(axis.extent, int) or any(place % multiple for place in places):
         return [None]
-    places = {0, axis.extent}
+    ordered = [0, *sorted(places), axis.extent]
+    return [Window(start, end - start) for start, end in itertools.pairwise(ordered)]
+
+
+def _places(axis: Axis, elements: tuple[Scalar, ...]) -> set[int]:
+    """Where inside an axis some condition on it alone changes."""
+    places: set[int] = set()
     for element in elements:
         for scalar in walk(element):
             if isinstance(scalar, Call) and scalar.op in _COMPARISONS:
                 places |= _changes(scalar, axis)
-    if any(place % multiple for place in places - {axis.extent}) or len(places) == 2:
-        return [None]
-    ordered = sorted(places)
-    return [Window(start, end - start) for start, end in itertools.pairwise(ordered)]
+    return places
 
 
 def _changes(comparison: Call, axis: Axis) -> set[int]:
