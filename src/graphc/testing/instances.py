@@ -34,7 +34,9 @@ def grow_instance(rule: Rule, choose: Chooser) -> Graph:
     root = grower.grow(rule.pattern, None)
     if root is None or not isinstance(root.type, TensorType) or not root.type.is_static:
         raise RejectedError("the root has no static type")
-    outputs = [root if chance(choose, 25) else grower.reader(root)]
+    siblings = root.producer.outputs if root.producer is not None else ()
+    read = [root, *(v for v in siblings if v is not root and isinstance(v.type, TensorType) and chance(choose, 70))]
+    outputs = [value if chance(choose, 25) else grower.reader(value) for value in read]
     if chance(choose, 20):
         interior = [v for node in grower.graph.nodes for v in node.outputs if v is not root and v.constant is None]
         outputs.extend([choose.pick(interior)] if interior else [])
