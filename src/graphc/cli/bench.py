@@ -24,6 +24,7 @@ from graphc.cli.table import size, table
 from graphc.cli.toolchain import installed
 from graphc.errors import InputError, OptionError
 from graphc.package import TensorSpec
+from graphc.testing.compare import format_seconds
 
 if TYPE_CHECKING:
     from graphc.testing.benchmark import Benchmark
@@ -121,7 +122,7 @@ def _inputs(given: Given, seed: int, model: Path, dims: Dims) -> dict[str, Any]:
 def _text(result: Benchmark) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in result.versions.items())
     rows = [
-        (name, f"{seconds:.2f} s", size(result.package_bytes) if name == "graphc" else "")
+        (name, format_seconds(seconds), size(result.package_bytes) if name == "graphc" else "")
         for name, seconds in result.load_seconds.items()
     ]
     loads = table(("", "load", "package"), rows)

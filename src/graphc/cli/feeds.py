@@ -139,11 +139,19 @@ def chosen_variants(source: Source, options: argparse.Namespace) -> list[Variant
     Raises:
         OptionError: There is none.
     """
+    executable = source.executable
     dims = parse_dims(options.dims) if source.is_package else {}
-    found = [variant for variant in source.executable.variants if allows(source.executable.inputs, dims, variant)]
+    found = [variant for variant in executable.variants if allows(executable.inputs, dims, variant)]
+    if not found and not executable.variants:
+        raise OptionError(
+            f"no shape is compiled yet: dimensions {', '.join(executable.manifest.symbols)} are open",
+            hint="bind them: "
+            + " ".join(f"--dim {name}=N" for name in executable.manifest.symbols)
+            + ("; give the model, not the package" if source.is_package else ""),
+        )
     if not found:
-        have = "; ".join(describe_bindings(variant.bindings) for variant in source.executable.variants) or "none"
-        raise OptionError(f"the package has no variant for {' '.join(options.dims) or 'any shape'}; it has: {have}")
+        have = "; ".join(describe_bindings(variant.bindings) for variant in executable.variants)
+        raise OptionError(f"the package has no variant for {' '.join(options.dims)}; it has: {have}")
     return found
 
 

@@ -63,7 +63,7 @@ class ModelView:
         for program in programs:
             title = f"{describe_bindings(program.bindings)} on {program.target.name}"
             page.append(f"── {title} " + "─" * max(0, 70 - len(title)))
-            page.append(_summary(program))
+            page.append(_summary(program, _operators(self.lowered.imported.graph).total()))
             page.append(self._operators(program))
             if options.passes:
                 page.append(_passes(program.report))
@@ -79,11 +79,12 @@ class ModelView:
         imported = self.lowered.imported
         graph = imported.graph
         weights = _constants(graph)
-        opsets = ", ".join(f"{domain or 'ai.onnx'} {version}" for domain, version in imported.opsets.items())
+        producer = f", by {imported.producer}" if imported.producer else ""
+        opsets = ", ".join(f"{domain} {version}".strip() for domain, version in imported.opsets.items())
         rows = [
             (
                 "model",
-                f"{self.path.name} “{shorten(graph.name, 40)}”, opset {opsets}, by {imported.producer or 'unknown'}",
+                f"{self.path.name} “{shorten(graph.name, 40)}”, opset {opsets}{producer}",
             ),
             *(("inputs", f"{value.name}: {value.type}") for value in graph.inputs),
             *(("outputs", f"{value.name}: {value.type}") for value in graph.outputs),
@@ -136,16 +137,13 @@ def _constants(graph: Graph) -> list[int]:
     return [tensor.nbytes for node in nodes if (tensor := node.output.constant) is not None]
 
 
-def _summary(program: Program) -> str:
-    before = program.report.runs[0].nodes_before if program.report.runs else len(program.graph)
+def _summary(program: Program, nodes: int) -> str:
     steps = program.buffers.steps
     distinct = count(len({kernel.key for kernel in program.kernels.values()}), "kernel")
+    calls = f"{count(len(program.kernels), 'call')} of {distinct}"
     return facts(
         [
-            (
-                "work",
-                f"{before} nodes → {count(len(steps), 'step')}: {len(program.kernels)} calls of {distinct}",
-            ),
+            ("work", f"{count(nodes, 'node')} → {count(len(steps), 'step')}: {calls}"),
             ("host", count(len(program.host), "step") if program.host else "no step"),
             ("memory", memory_line(program.plan.peak, program.plan.lower_bound)),
         ]

@@ -129,7 +129,7 @@ def kernel_table(kernels: Sequence[KernelUse]) -> str:
 
 
 def _schedule(schedule: Mapping[str, Any]) -> str:
-    return shorten(" ".join(f"{name}={_plain(value)}" for name, value in schedule.items()), 48)
+    return shorten(" ".join(f"{name}={_plain(value)}" for name, value in schedule.items()), 44)
 
 
 def _plain(value: Any) -> str:

@@ -7,7 +7,7 @@ import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import graphc
 from graphc.backends.base import Backend, content_key
@@ -15,21 +15,21 @@ from graphc.compiler import cache as object_cache
 from graphc.compiler.assembly import input_symbols, write
 from graphc.compiler.options import CompileOptions, DimChoice, expand_dims
 from graphc.compiler.program import Program, build_program
-from graphc.errors import OptionError, ShapeNotCompiledError, ToolchainError
+from graphc.errors import OptionError, ShapeNotCompiledError, ToolchainError, UnsupportedError
 from graphc.frontend import Imported, bind_dims, export_model, read_model
 from graphc.frontend.exporter import constant_bytes
 from graphc.frontend.source import ModelSource
 from graphc.ir import Graph, TensorType
+from graphc.ops import find
 from graphc.package import MODEL, Manifest, Package
 from graphc.runtime import Executable, load, set_compile_hook
 from graphc.target import Target, parse_targets
 
-if TYPE_CHECKING:
-    from graphc.backends.base import Backend
-
-
 EMBEDDED_LIMIT = 2_000_000_000
 """Bytes of weights above which a model is no single protobuf message."""
+
+_SHOWN_NODES = 8
+"""Nodes that an error names at most."""
 
 
 def compile(
@@ -127,6 +127,7 @@ def lower_model(
     # Before the backend: a bad model should not wait for the import of TVM.
     imported = read_model(model)
     source = imported.graph
+    refuse_unknown(source)
     options.progress("reading the model", 1, 1)
     backend = cpu_backend(targets)
     choices = expand_dims(dims, imported.inputs)
@@ -148,6 +149,21 @@ def lower_model(
             programs.append(build_program(graph, bindings, machine, backend, options))
     options.progress("running the passes", len(programs), total)
     return Lowered(imported, targets, backend, programs)
+
+
+def refuse_unknown(graph: Graph) -> None:
+    """Raises UnsupportedError where some node's operator has no definition, naming every such operator."""
+    unknown: dict[str, list[str]] = {}
+    for inner in graph.all_graphs():
+        for node in inner.nodes:
+            if find(node) is None:
+                unknown.setdefault(node.op, []).extend(node.origins or (node.name,))
+    if unknown:
+        raise UnsupportedError(
+            f"graphc does not know {'the operator' if len(unknown) == 1 else 'the operators'} {', '.join(unknown)}",
+            nodes=tuple(name for names in unknown.values() for name in names)[:_SHOWN_NODES],
+            hint="`graphc check` shows all there is to say about them; --plugin can add an operator",
+        )
 
 
 def build_package(lowered: Lowered, output: str | os.PathLike[str], options: CompileOptions) -> Manifest:
