@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 from graphc.backends.base import Kernel
 from graphc.backends.regions import body_of, inputs_of
-from graphc.backends.tvm import attention, batch_matmul, conv, depthwise, gemm, generic, support
+from graphc.backends.tvm import attention, batch_matmul, conv, depthwise, gemm, generic, support, winograd
 from graphc.backends.tvm.link import link
 from graphc.errors import BackendError
 from graphc.ir import Graph, Node
@@ -24,6 +24,7 @@ def _generic(body: Graph, target: Target, constants: frozenset[int], options: Ma
 
 TEMPLATES: tuple[tuple[str, Lower], ...] = (
     ("depthwise", depthwise.lower),
+    ("winograd", winograd.lower),
     ("conv", conv.lower),
     ("gemm", gemm.lower),
     ("batch_matmul", batch_matmul.lower),
@@ -56,7 +57,9 @@ class TvmBackend:
         body = body_of(region)
         constants = frozenset(i for i, value in enumerate(inputs_of(region)) if value.constant is not None)
         refusals = []
-        for name, lower in TEMPLATES:
+        # No template tiles nothing; the generic one writes the halo, or the identity of a reduction over nothing.
+        empty = any(value.tensor_type.numel == 0 for value in (*body.inputs, *body.outputs))
+        for name, lower in TEMPLATES[-1:] if empty else TEMPLATES:
             try:
                 return lower(body, target, constants, options)
             except BackendError as refusal:

@@ -13,6 +13,7 @@ from typing import Literal
 
 from graphc.backends.tvm.conv_problem import Convolution
 from graphc.backends.tvm.conv_tiles import Plane, Tile, choose_schedule, choose_tile, sweep_cost
+from graphc.backends.tvm.tasks import PARALLEL_MACS
 from graphc.backends.tvm.winograd_transforms import F2, F4, Transform
 from graphc.ir import dtypes
 from graphc.target import Target
@@ -20,8 +21,17 @@ from graphc.target import Target
 BYTES_PER_STEP = 4
 """Bytes of weights that arrive from memory in the time of one vector multiply-add."""
 
-CACHE_BYTES_PER_STEP = 16
-"""Bytes that arrive from L2, or from a neighbour's cache."""
+L2_BYTES_PER_STEP = 16
+"""Bytes that arrive from L2."""
+
+L3_BYTES_PER_STEP = 8
+"""Bytes that arrive from beyond it, or from a neighbour's cache."""
+
+READ_BY_ALL = 1.25
+"""What it takes that every thread reads the same bytes from memory, over one of them reading them."""
+
+LEAST_MACS = 4 * PARALLEL_MACS
+"""Multiply-adds under which three passes cost more than they save."""
 
 LINE = 64
 """Bytes of a cache line."""
@@ -94,8 +104,10 @@ def choose_plan(
     sizes = (F2, F4) if size is None else ({2: F2, 4: F4}[size],)
     orders: tuple[Order, ...] = ("tiles", "channels") if order is None else (order,)
     best = min((_plan(problem, target, t, o) for t in sizes for o in orders), key=lambda plan: plan.cost)
-    forced = size is not None or order is not None
-    return best if forced or best.cost < direct_cost(problem, target) else None
+    if size is not None or order is not None:
+        return best
+    worth_it = problem.inputs >= target.lanes(dtypes.FLOAT32) and problem.macs >= LEAST_MACS
+    return best if worth_it and best.cost < direct_cost(problem, target) else None
 
 
 def direct_cost(problem: Convolution, target: Target) -> float:
@@ -140,11 +152,11 @@ def _plan(problem: Convolution, target: Target, transform: Transform, order: Ord
     groups = -(-outputs // tile.vectors)
     if order == "tiles":
         # Every block of tiles reads all filters; the first reading comes from memory.
-        again = (rounds - 1) * filter_bytes / CACHE_BYTES_PER_STEP
-        traffic = filter_bytes / BYTES_PER_STEP * 1.5 + again
+        again = (rounds - 1) * filter_bytes / L3_BYTES_PER_STEP
+        traffic = READ_BY_ALL * filter_bytes / BYTES_PER_STEP + again
     else:
-        again = tiles * tile_bytes * (groups / threads) / CACHE_BYTES_PER_STEP
-        traffic = filter_bytes / BYTES_PER_STEP + again
+        rate = L2_BYTES_PER_STEP if tiles * tile_bytes <= target.l2_bytes else L3_BYTES_PER_STEP
+        traffic = filter_bytes / BYTES_PER_STEP + tiles * tile_bytes * (1 + groups / threads) / rate
     return WinogradPlan(transform, order, tiles, block, threads, tile, compute + traffic)
 
 
