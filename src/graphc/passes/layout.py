@@ -18,7 +18,7 @@ from graphc.ops.base import Trait, find
 from graphc.passes.base import PassContext, register_pass
 
 _POOLS = frozenset({"MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool"})
-_FOLLOWERS = frozenset({"Concat", "Resize", "BatchNormalization", "Clip"})
+_FOLLOWERS = frozenset({"Concat", "Resize", "BatchNormalization", "Clip", "DepthToSpace", "Slice"})
 """Operators beside the pointwise ones that compute in whatever layout their data has."""
 
 
