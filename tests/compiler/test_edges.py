@@ -110,7 +110,7 @@ EMPTY: dict[str, tuple[list[Node], dict[str, Array]]] = {
     "pointwise": ([node("Add", ["x", "x"], ["m"]), node("Exp", ["m"], ["y"])], {}),
     "broadcast": ([node("Add", ["x", "w"], ["y"])], {"w": np.ones((1, 4), np.float32)}),
     "sum": ([node("ReduceSum", ["x", "axes"], ["y"], keepdims=0)], {"axes": np.array([0], np.int64)}),
-    "product": ([node("ReduceProd", ["x", "axes"], ["y"], keepdims=0)], {"axes": np.array([0], np.int64)}),
+    "product": ([node("ReduceProd", ["x"], ["y"], keepdims=0, axes=[0])], {}),
     "concat": ([node("Concat", ["x", "w"], ["y"], axis=0)], {"w": W}),
     "transpose": ([node("Transpose", ["x"], ["y"])], {}),
     "reshape": ([node("Reshape", ["x", "s"], ["y"], allowzero=1)], {"s": np.array([4, 0, 2], np.int64)}),
@@ -301,7 +301,7 @@ def test_sequences() -> None:
 
 
 def test_optional_outputs_left_out() -> None:
-    nodes = [node("TopK", ["x", "k"], ["", "i"], axis=1), node("Dropout", ["x"], ["d"])]
+    nodes = [node("TopK", ["x", "k"], ["v", "i"], axis=1), node("Dropout", ["x"], ["d", ""])]
     proto = model(nodes, [X], ["i", "d"], initializers={"k": np.array([2], np.int64)})
     assert_agrees(proto, {"x": normal(3, 4)})
 
@@ -321,7 +321,7 @@ def test_a_value_of_many_readers_and_long_life() -> None:
     for index in range(30):
         nodes += [
             node("MatMul", [last, "m"], [f"a{index}"]),
-            node("Tanh", [f"a{index}"], [f"b{index}"]),
+            node("Softmax", [f"a{index}"], [f"b{index}"]),
             node("Transpose", [f"b{index}"], [f"c{index}"]),
         ]
         last = f"c{index}"

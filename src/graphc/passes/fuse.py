@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from graphc.ir import GRAPHC_DOMAIN, Graph, Node, TensorType, Value, clone_node
-from graphc.ops.base import Trait, find, parameters
+from graphc.ops.base import Trait, express, find, parameters
+from graphc.ops.expr import Load, Scalar, walk
 from graphc.passes.base import PassContext, register_pass
 
 REGION = "Region"
@@ -229,6 +230,8 @@ class _Grouping:
             return False
         if len(producer.outputs) != 1 or _branches(reader) or _branches(producer):
             return False
+        if any(_is_gathered(reader, i) for i, value in enumerate(reader.inputs) if value is producer.output):
+            return False
         if _has(producer, {Trait.MOVEMENT}) and any(_has(node, _ROWS) for node in nodes):
             return False
         made, read = producer.output.tensor_type.numel, result.tensor_type.numel
@@ -253,6 +256,15 @@ def _is_relayout(node: Node) -> bool:
 
 def _branches(node: Node) -> bool:
     return node.domain == "" and node.op_type in _BRANCHING
+
+
+def _is_gathered(node: Node, number: int) -> bool:
+    """Whether `node` reads input `number` at indices that are data: those are checked against a stored tensor."""
+    return any(
+        isinstance(scalar, Load) and scalar.input == number and any(isinstance(i, Scalar) for i in scalar.indices)
+        for expression in express(node) or ()
+        for scalar in walk(expression.body)
+    )
 
 
 def _result(nodes: Iterable[Node], position: dict[Node, int]) -> Value:

@@ -151,7 +151,9 @@ class _Rendering:
         stride = linear_coefficient(index, name)
         if stride is not None:
             start = self.builder.index(substitute(index, {name: 0}, self.builder.bounds))
-            return T.Ramp(start, T.int64(stride), lanes)
+            if lanes_of(start) == 1:
+                return T.Ramp(start, T.int64(stride), lanes)
+            return start + T.Ramp(T.int64(0), T.int64(stride), lanes)
         return self.builder.index(index)
 
     def _select(self, condition: Expr, then: Scalar, otherwise: Scalar) -> Expr:
@@ -222,18 +224,12 @@ class _Rendering:
         return builder.load(operand, self._start(offset), lane.lanes, stride, lane.count)
 
     def _within_count(self, offset: Dim) -> Expr:
-        """Offsets of all lanes, those past the count repeating lane 0's so that nothing outside is read."""
+        """Offsets of all lanes; those past the count get the tensor's start, so that nothing outside is read."""
         lanes = self.lane.lanes
         places = broadcast(self.index(offset), lanes)
         if self.lane.count is None:
             return places
-        assert self.lane.name is not None
-        first = broadcast(self.index(substitute(offset, {self.lane.name: 0}, self.builder.bounds)), lanes)
-        if lanes_of(first) != lanes or any(
-            s for s in symbols(offset) if self.builder.is_vector(s) and s != self.lane.name
-        ):
-            return places
-        return T.Select(self.builder.first_lanes(self.lane.count, lanes), places, first)
+        return T.Select(self.builder.first_lanes(self.lane.count, lanes), places, broadcast(T.int64(0), lanes))
 
     def _offset(self, type_: TensorType, places: Sequence[Dim]) -> Dim:
         storage = type_.layout.storage_shape(type_.dims)

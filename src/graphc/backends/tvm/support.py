@@ -36,7 +36,8 @@ def supports(node: Node) -> Verdict:
             if reason:
                 return refused(f"{what} {index} (%{value.name}) {reason}")
     if node.domain == "" and node.op_type in TEMPLATED:
-        return accepted()
+        tensors = [value.tensor_type for value in (*node.inputs, *node.outputs) if value is not None]
+        return refused("a tensor without elements") if any(t.numel == 0 for t in tensors) else accepted()
     if operator.expression is None:
         return refused(f"{node.op} has no kernel yet")
     try:
