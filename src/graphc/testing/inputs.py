@@ -72,11 +72,12 @@ def _draw(spec: TensorSpec, shape: tuple[int, ...], rng: np.random.Generator, li
         if limits is not None:
             raise InputError(f"input {spec.name!r} is {spec.dtype}; only numbers have a range")
         if spec.dtype == "bool":
-            return rng.integers(0, 2, shape).astype(dtype)
-        return np.array(_WORDS, object)[rng.integers(0, len(_WORDS), shape)].reshape(shape)
+            return np.asarray(rng.integers(0, 2, shape), dtype)
+        words = [_WORDS[i] for i in np.reshape(rng.integers(0, len(_WORDS), shape), -1)]
+        return np.array(words, object).reshape(shape)
     if "int" in spec.dtype:
         low, high = (0, 1) if limits is None else (int(limits.low), int(limits.high))
-        return rng.integers(low, high, shape, endpoint=True).astype(dtype)
+        return np.asarray(rng.integers(low, high, shape, endpoint=True)).astype(dtype)
     values = rng.standard_normal(shape) if limits is None else rng.uniform(limits.low, limits.high, shape)
     if spec.dtype.startswith("complex"):
         return np.asarray(values + 1j * rng.standard_normal(shape), dtype)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from graphc.ir import Graph, Node, TensorType, Value
+from graphc.ir import GRAPHC_DOMAIN, Graph, Node, TensorType, Value
 from graphc.ops.evaluate import captured_inputs, evaluate_graph, evaluate_node
 from graphc.package import HostStep, HostTensor, KernelStep
 from graphc.testing.verification import Difference, Tolerance, compare_array
@@ -72,8 +72,22 @@ def source_values(graph: Graph, inputs: Mapping[str, Any], wanted: set[str]) -> 
 
 
 def step_values(program: Program) -> set[str]:
-    """Names of the values that the program's steps make."""
-    return {value.name for node in program.buffers.steps for value in node.outputs if value.name}
+    """Names under which the source model may know the values that the program's steps make."""
+    return {source_name(value) for node in program.buffers.steps for value in node.outputs if value.name}
+
+
+def source_name(value: Value) -> str:
+    """The name of a step's result in the source model: relayouts make new names of the same logical values."""
+    node = value.producer
+    while node is not None:
+        if node.is_op("Region", GRAPHC_DOMAIN):
+            value = node.graph_attribute("body").outputs[value.index]
+        elif node.is_op("Relayout", GRAPHC_DOMAIN) and (source := node.input(0)) is not None:
+            value = source
+        else:
+            break
+        node = value.producer
+    return value.name
 
 
 def compare_layers(
@@ -110,9 +124,9 @@ def compare_layers(
             step.origins,
             tuple(compare_array(value.name, expected[value], found, tolerance) for value, found in made.items()),
             tuple(
-                compare_array(value.name, source[value.name], found, tolerance)
+                compare_array(name, source[name], found, tolerance)
                 for value, found in made.items()
-                if value.name in source
+                if (name := source_name(value)) in source
             ),
         )
 

@@ -1,0 +1,107 @@
+"""Finding the first wrong step: none in a right model, the right one where a kernel or a weight is wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+import graphc
+from graphc.compiler import CompileOptions, build_package, default_cache, lower_model
+from graphc.compiler.program import Program
+from graphc.frontend import import_model
+from graphc.runtime import Executable
+from graphc.testing.inputs import seeded_inputs
+from graphc.testing.layers import Layer, compare_layers, source_values, step_values
+
+
+def convolutions(poison: float = 0.0) -> onnx.ModelProto:
+    """Blocked layouts, a reshape that is no step, a step on the host, two outputs; `poison` is added to one weight."""
+    rng = np.random.default_rng(3)
+    weights = {
+        "w0": rng.standard_normal((20, 3, 3, 3), np.float32) / 5,
+        "b0": rng.standard_normal(20, np.float32),
+        "w1": rng.standard_normal((18, 20, 1, 1), np.float32) / 5,
+        "b1": rng.standard_normal(18, np.float32),
+        "flat": np.array([1, -1], np.int64),
+        "w2": rng.standard_normal((18 * 36, 5), np.float32) / 20,
+    }
+    weights["b1"][7] += np.float32(poison)
+    nodes = [
+        helper.make_node("Conv", ["x", "w0", "b0"], ["c0"], "conv0", pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["c0"], ["r0"], "relu0"),
+        helper.make_node("Conv", ["r0", "w1", "b1"], ["c1"], "conv1"),
+        helper.make_node("Sigmoid", ["c1"], ["s1"], "sigmoid"),
+        helper.make_node("Reshape", ["s1", "flat"], ["f"], "flatten"),
+        helper.make_node("MatMul", ["f", "w2"], ["y"], "dense"),
+        helper.make_node("NonZero", ["y"], ["n"], "where"),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "convolutions",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 6, 6])],
+        [
+            helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 5]),
+            helper.make_tensor_value_info("n", TensorProto.INT64, [2, None]),
+        ],
+        [numpy_helper.from_array(value, name) for name, value in weights.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+
+
+def build(model: onnx.ModelProto, path: Path) -> tuple[Executable, Program]:
+    options = CompileOptions(cache=default_cache())
+    lowered = lower_model(model, options=options)
+    build_package(lowered, path, options)
+    return graphc.load(path, threads=1), lowered.programs[0]
+
+
+def layers(executable: Executable, program: Program, model: onnx.ModelProto) -> list[Layer]:
+    specs = executable.inputs
+    inputs: dict[str, Any] = seeded_inputs(specs, executable.variants[0].inputs)
+    values = source_values(import_model(model), inputs, step_values(program))
+    return list(compare_layers(executable, program, inputs, values))
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRAPHC_CACHE", str(tmp_path_factory.getbasetemp() / "kernels"))
+
+
+def test_a_right_model_has_no_wrong_step(tmp_path: Path) -> None:
+    model = convolutions()
+    executable, program = build(model, tmp_path / "m.graphc")
+    found = layers(executable, program, model)
+    assert [layer.step for layer in found] == list(range(len(program.buffers.steps)))
+    assert all(layer.ok for layer in found)
+    # Every step's result has a counterpart in the source model, the host's among them.
+    compared = {difference.name for layer in found for difference in layer.model}
+    assert {"y", "n"} <= compared
+    assert any("conv1" in layer.origins for layer in found)
+
+
+def test_a_wrong_kernel_is_the_first_to_differ(tmp_path: Path) -> None:
+    # A package whose second convolution has another bias, walked with the right model's program.
+    executable, _ = build(convolutions(poison=0.5), tmp_path / "wrong.graphc")
+    _, program = build(convolutions(), tmp_path / "right.graphc")
+    found = layers(executable, program, convolutions())
+    first = next(layer for layer in found if not layer.ok)
+    assert "conv1" in first.origins
+    assert not first.kernel_is_right
+    # The steps after it do what they mean, on the wrong input that they have.
+    assert all(layer.kernel_is_right for layer in found[first.step + 1 :])
+    place = max(first.kernel, key=lambda difference: difference.error).place
+    assert place[1] == 7
+
+
+def test_a_wrong_weight_is_no_fault_of_a_kernel(tmp_path: Path) -> None:
+    # The compiler saw another bias than the source model has: as if a pass had changed it.
+    executable, program = build(convolutions(poison=0.5), tmp_path / "m.graphc")
+    found = layers(executable, program, convolutions())
+    assert all(layer.kernel_is_right for layer in found)
+    first = next(layer for layer in found if not layer.ok)
+    assert "conv1" in first.origins
