@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 from graphc.backends.base import Kernel
 from graphc.backends.regions import body_of, inputs_of
-from graphc.backends.tvm import attention, batch_matmul, conv, depthwise, gemm, generic, support, winograd
+from graphc.backends.tvm import attention, batch_matmul, conv, depthwise, gemm, generic, rows, support, winograd
 from graphc.backends.tvm.link import link
 from graphc.errors import BackendError
 from graphc.ir import Graph, Node
@@ -29,6 +29,7 @@ TEMPLATES: tuple[tuple[str, Lower], ...] = (
     ("gemm", gemm.lower),
     ("batch_matmul", batch_matmul.lower),
     ("attention", attention.lower),
+    ("rows", rows.lower),
     ("generic", _generic),
 )
 """Every template by name, the most special first; the last takes whatever has tensor expressions."""
