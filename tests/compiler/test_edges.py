@@ -288,6 +288,22 @@ def test_strings() -> None:
     assert_agrees(proto, {"t": words, "x": normal(3, 4)})
 
 
+def test_constants_of_strings() -> None:
+    nodes = [
+        node("StringConcat", ["t", "suffix"], ["y"]),
+        node("Identity", ["suffix"], ["z"]),
+        node("Equal", ["t", "suffix"], ["e"]),
+    ]
+    proto = model(
+        nodes,
+        [info("t", shape=[2], elem=TensorProto.STRING)],
+        ["y", "z", "e", "suffix"],
+        initializers={"suffix": np.array(["x", "yü"], object)},
+        opset=20,
+    )
+    assert_agrees(proto, {"t": np.array(["x", ""], object)})
+
+
 def test_sequences() -> None:
     nodes = [
         node("Relu", ["x"], ["r"]),

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, TypeGuard
 
-from graphc.ir import Graph, Node, TensorType, Value, captured_values
+from graphc.ir import Graph, Node, TensorType, Type, Value, captured_values
 from graphc.ops.base import Trait, find
 
 Kind = Literal["arena", "weight", "input", "output", "object"]
@@ -23,7 +23,7 @@ def is_view(node: Node) -> bool:
         return False
     types = (node.inputs[0].type, node.output.type)
     return (
-        all(isinstance(kind, TensorType) and kind.is_static and kind.layout.is_row_major for kind in types)
+        all(_has_bytes(kind) and kind.layout.is_row_major for kind in types)
         and len([value for value in node.outputs if value.is_used]) <= 1
     )
 
@@ -84,7 +84,8 @@ def assign_buffers(graph: Graph) -> BufferPlan:
     for number, value in enumerate(graph.inputs):
         storage[value] = Storage("input", number, _size(value), value, -1, 0)
     for node in graph.nodes:
-        if node.is_op("Constant"):
+        # Strings are no bytes: they travel in the steps that read them, and a step makes the ones that are outputs.
+        if node.is_op("Constant") and (_is_placed(node.output) or not node.output.is_graph_output):
             storage[node.output] = Storage("weight", 0, _size(node.output), node.output, -1, 0)
             continue
         source = node.input(0)
@@ -123,7 +124,10 @@ def _reads(node: Node) -> list[Value]:
 
 def _is_placed(value: Value) -> bool:
     """Whether a value's bytes can be given a place before the call: a tensor of known size, not of strings."""
-    kind = value.type
+    return _has_bytes(value.type)
+
+
+def _has_bytes(kind: Type | None) -> TypeGuard[TensorType]:
     return isinstance(kind, TensorType) and kind.is_static and kind.dtype.kind != "string"
 
 
