@@ -11,7 +11,7 @@ from graphc.ir.verify import verify
 from graphc.ops import infer_graph
 from graphc.ops.evaluate import evaluate_graph
 from graphc.passes import PassContext
-from graphc.passes.fuse import Fuse
+from graphc.passes.fuse import Fuse, dissolve
 from graphc.testing import check_pass
 
 RNG = np.random.default_rng(0)
@@ -145,3 +145,16 @@ def test_unknown_options_are_errors() -> None:
 
     with pytest.raises(ParseError, match="has no option 'most'"):
         parse_pipeline("fuse{most=3}")
+
+
+def test_a_dissolved_region_leaves_its_nodes() -> None:
+    graph, b = _graph(x=(4, 8))
+    graph.outputs = [b.op("Tanh", b.op("Exp", graph.inputs[0]), outputs=["y"])]
+    before = str(graph)
+    assert _fuse(graph) == [["Exp", "Tanh"]]
+    (region,) = [node for node in graph.nodes if node.op_type == "Region"]
+    dissolve(graph, region)
+    verify(graph)
+    assert [node.op_type for node in graph.nodes] == ["Exp", "Tanh"]
+    assert graph.outputs[0].name == "y"
+    assert str(graph).count("Tanh") == before.count("Tanh")

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from graphc import memory
 from graphc.backends.base import Backend, Kernel
 from graphc.compiler.options import CompileOptions
-from graphc.errors import UnsupportedError
-from graphc.ir import Graph, Node
+from graphc.errors import BackendError, UnsupportedError
+from graphc.ir import GRAPHC_DOMAIN, Graph, Node
 from graphc.passes import PassContext, PassManager, PipelineReport, default_pipeline
 from graphc.passes.buffers import BufferPlan, assign_buffers
+from graphc.passes.fuse import REGION, dissolve
 from graphc.target import Target, Verdict
 
 ALIGNMENT = 64
@@ -87,15 +88,8 @@ def build_program(
         passes, verify=options.verify, print_before=options.print_before, print_after=options.print_after
     )
     report = manager.run(graph, context)
+    kernels, host = _lower(graph, capability, backend, target, options)
     buffers = assign_buffers(graph)
-    kernels: dict[Node, Kernel] = {}
-    host: list[HostReason] = []
-    for node in buffers.steps:
-        verdict = capability.supports(node)
-        if verdict:
-            kernels[node] = backend.lower(node, target, {"winograd": options.winograd})
-        else:
-            host.append(HostReason(node, verdict.reason))
     if host and options.require_compiled:
         lines = "\n".join(f"  {', '.join(h.node.origins) or h.node.op}: {h.reason}" for h in host[:20])
         more = f"\n  and {len(host) - 20} more" if len(host) > 20 else ""
@@ -106,6 +100,33 @@ def build_program(
     intervals, workspaces = arena_intervals(buffers, kernels)
     plan = memory.plan(intervals, alignment=ALIGNMENT, node_budget=_SEARCH_NODES)
     return Program(graph, dict(bindings), target, kernels, tuple(host), buffers, plan, workspaces, report)
+
+
+def _lower(
+    graph: Graph, capability: _On, backend: Backend, target: Target, options: CompileOptions
+) -> tuple[dict[Node, Kernel], list[HostReason]]:
+    """The kernel of each node that has one, and the others with reasons. A region that none takes is dissolved."""
+    kernels: dict[Node, Kernel] = {}
+    host: list[HostReason] = []
+    pending = assign_buffers(graph).steps
+    while pending:
+        refused: list[Node] = []
+        for node in pending:
+            verdict = capability.supports(node)
+            if not verdict:
+                host.append(HostReason(node, verdict.reason))
+                continue
+            try:
+                kernels[node] = backend.lower(node, target, {"winograd": options.winograd})
+            except BackendError:
+                if not node.is_op(REGION, GRAPHC_DOMAIN):
+                    raise
+                refused.append(node)
+        for region in refused:
+            dissolve(graph, region)
+        done = {*kernels, *(reason.node for reason in host)}
+        pending = [node for node in assign_buffers(graph).steps if node not in done] if refused else []
+    return kernels, host
 
 
 def arena_intervals(

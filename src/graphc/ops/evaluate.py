@@ -54,8 +54,9 @@ def evaluate_node(node: Node, data: Sequence[Datum]) -> list[Datum]:
             results = operator.evaluate(node, data)
     except (ValueError, IndexError, KeyError, TypeError, ArithmeticError, AssertionError) as error:
         raise ExecutionError(f"{node.op} cannot run on this data: {error}", nodes=node_names(node)) from error
-    # NumPy answers scalars where a result has rank 0.
-    return [np.asarray(datum) if isinstance(datum, np.generic) else datum for datum in results]
+    # NumPy answers scalars where a result has rank 0; an operator may answer optional outputs that the node has not.
+    wanted = list(results)[: len(node.outputs)]
+    return [np.asarray(datum) if isinstance(datum, np.generic) else datum for datum in wanted]
 
 
 def evaluate_graph(

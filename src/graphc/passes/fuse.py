@@ -340,3 +340,19 @@ def _make_region(graph: Graph, group: _Group) -> Node:
     for node in reversed(group.nodes):
         graph.remove(node)
     return region
+
+
+def dissolve(graph: Graph, region: Node) -> None:
+    """Puts the nodes of a region's body back into the graph in its place."""
+    body = region.graph_attribute("body")
+    values = dict(zip(body.inputs, (value for value in region.inputs if value is not None), strict=True))
+    for node in body.nodes:
+        names = [graph.fresh_name(value.name) if value.name else "" for value in node.outputs]
+        copy = graph.insert_before(clone_node(node, values, names), region)
+        values.update(zip(node.outputs, copy.outputs, strict=True))
+    for old, inner in zip(region.outputs, body.outputs, strict=True):
+        new = values[inner]
+        if old.is_graph_output:
+            old.name, new.name = new.name, old.name
+        old.replace_all_uses(new)
+    graph.remove(region)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from graphc.backends.regions import expression_of
+from graphc.backends.regions import body_of, expression_of
 from graphc.backends.tvm import scalar_ops
+from graphc.backends.tvm.heads import heads_of_region
 from graphc.errors import BackendError
 from graphc.ir import GRAPHC_DOMAIN, Node, TensorType
 from graphc.ops.base import Trait, find
@@ -37,7 +38,7 @@ def supports(node: Node) -> Verdict:
                 return refused(f"{what} {index} (%{value.name}) {reason}")
     if node.domain == "" and node.op_type in TEMPLATED:
         tensors = [value.tensor_type for value in (*node.inputs, *node.outputs) if value is not None]
-        return refused("a tensor without elements") if any(t.numel == 0 for t in tensors) else accepted()
+        return refused("a tensor without elements") if any(t.numel == 0 for t in tensors) else _attention(node)
     if operator.expression is None:
         return refused(f"{node.op} has no kernel yet")
     try:
@@ -48,6 +49,14 @@ def supports(node: Node) -> Verdict:
         for scalar in walk(expression.body):
             if reason := _scalar_refusal(scalar):
                 return refused(reason)
+    return accepted()
+
+
+def _attention(node: Node) -> Verdict:
+    try:
+        heads_of_region(body_of(node))
+    except BackendError as refusal:
+        return refused(refusal.message)
     return accepted()
 
 
