@@ -152,6 +152,6 @@ def test_refusals_say_why() -> None:
     )
     with pytest.raises(BackendError, match="not 2-D"):
         conv.lower(line, harness.HOST, frozenset({1}), {})
-    depthwise, _ = ConvCase((1, 64, 5, 5), 64, group=64).region(harness.HOST)
+    depthwise, _ = ConvCase((1, 74, 5, 5), 74, group=37).region(harness.HOST)
     with pytest.raises(BackendError, match="too small"):
         conv.lower(depthwise, harness.HOST, frozenset({1, 2}), {})

@@ -32,7 +32,7 @@ from graphc.target import Target
 UNROLL = 2
 """Input channels per iteration of the innermost loop."""
 
-MOST_WASTE = 8
+MOST_WASTE = 32
 """Times as many multiply-adds as the model asks for that merging groups may cost."""
 
 
