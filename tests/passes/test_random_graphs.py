@@ -26,6 +26,10 @@ def test_pipeline_keeps_the_meaning(operators: tuple[str, ...]) -> None:
     assert check_pass(PIPELINE, examples=60, operators=operators) > 0
 
 
+def test_merged_products_keep_the_meaning() -> None:
+    assert check_pass("merge_matmuls,dce", examples=150, max_nodes=16, operators=("MatMul", "Add", "Relu")) > 0
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("operators", [(), WINDOWS, MOVEMENTS], ids=["all", "windows", "movements"])
 def test_pipeline_on_many_graphs(operators: tuple[str, ...]) -> None:

@@ -21,7 +21,7 @@ def test_rule_is_right_and_fires(rule: Rule) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("rule", [rule for _, rule in RULES], ids=[name for name, _ in RULES])
 def test_rule_on_many_instances(rule: Rule) -> None:
-    check_rule(rule, examples=300, seed=None)
+    check_rule(rule, examples=200, seed=None)
 
 
 @pytest.mark.parametrize("rule", [rule for _, rule in RULES], ids=[name for name, _ in RULES])
