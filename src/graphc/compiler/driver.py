@@ -260,10 +260,11 @@ def _compile_for_shape(package: Package, bindings: Mapping[str, int]) -> Path:
     """
     manifest = package.manifest
     if MODEL not in package.members:
-        shape = ", ".join(f"{name}={value}" for name, value in sorted(bindings.items()))
+        flags = " ".join(f"--dim {name}={value}" for name, value in sorted(bindings.items()))
+        have = "; ".join(sorted({_text(variant.bindings) for variant in manifest.variants}))
         raise ShapeNotCompiledError(
-            f"the package has no variant for {shape}, and no model to compile one from",
-            hint="compile again with these dimensions (--dim), or with --embed-model",
+            f"the package has no variant for {_text(bindings)}, and no model to compile one from; it has: {have}",
+            hint=f"compile again with {flags}, or with --embed-model",
         )
     recorded = manifest.options
     options = CompileOptions(
@@ -280,6 +281,10 @@ def _compile_for_shape(package: Package, bindings: Mapping[str, int]) -> Path:
         target = ",".join(f"cpu:{isa}" for isa in manifest.code)
         compile_package(package.read(MODEL), path, target=target, dims=dict(bindings), options=options)
     return path
+
+
+def _text(bindings: Mapping[str, int]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in sorted(bindings.items()))
 
 
 set_compile_hook(_compile_for_shape)
