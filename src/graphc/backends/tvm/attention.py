@@ -19,8 +19,9 @@ from graphc.backends.tvm import objects, scalar_ops, vectormath
 from graphc.backends.tvm.contraction import extent_of, unflatten
 from graphc.backends.tvm.gemm_tiles import Tile, fitting, multiply, sweep_cost
 from graphc.backends.tvm.heads import MASKED, Heads, bias_of, heads_of_region, inputs_of
-from graphc.backends.tvm.nest import FreeSymbols, store
+from graphc.backends.tvm.problem import FreeSymbols
 from graphc.backends.tvm.render import Lane, Renderer, Scope
+from graphc.backends.tvm.stores import store
 from graphc.backends.tvm.tasks import PARALLEL_MACS, Chunks, RowTiles, chunks_of, row_tiles, split_until_balanced
 from graphc.backends.tvm.tir import Expr, KernelBuilder, Register, bind, broadcast, horizontal
 from graphc.backends.tvm.transpose import copy_transposed
@@ -384,4 +385,3 @@ class _Tile:
     rows: int
     keys: Dim
     scratch: Dim
-

@@ -7,7 +7,7 @@ from typing import Any
 from graphc.backends.base import Kernel, Operand, content_key
 from graphc.backends.regions import Expander, signature
 from graphc.backends.tvm import nest, objects
-from graphc.backends.tvm.nest import Problem
+from graphc.backends.tvm.problem import Problem
 from graphc.backends.tvm.tir import KernelBuilder
 from graphc.errors import BackendError
 from graphc.ir import Graph

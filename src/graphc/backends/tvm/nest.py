@@ -9,25 +9,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from graphc.backends.tvm import scalar_ops
+from graphc.backends.tvm.problem import FreeSymbols, Problem, merged
 from graphc.backends.tvm.render import Lane, Renderer, Scope
-from graphc.backends.tvm.tir import KernelBuilder, broadcast
-from graphc.backends.tvm.windows import Window, common_block, split
-from graphc.ir import Dim, TensorType, symbol
-from graphc.ir.symbolic import interval, linear_coefficient, multiply, product, substitute, symbols
+from graphc.backends.tvm.stores import fill_halo, store
+from graphc.backends.tvm.tir import KernelBuilder
+from graphc.backends.tvm.windows import common_block, split
+from graphc.ir import Dim, symbol
+from graphc.ir.symbolic import linear_coefficient, product, substitute, symbols
 from graphc.ops.expr import (
     SCALAR_OPS,
     ArgReduce,
-    Axis,
     Call,
     IndexValue,
     Load,
     Reduce,
     Scalar,
-    children,
-    transform,
     walk,
 )
 
@@ -36,184 +35,6 @@ PARALLEL_COST = 40_000
 
 CHUNK = 4096
 """Elements that one iteration of a merged, parallel pointwise loop takes."""
-
-
-@dataclass(frozen=True)
-class Problem:
-    """What one kernel computes.
-
-    Args:
-        axes: Logical axes shared by all outputs.
-        elements: The element of each output at the axes.
-        inputs: Types of the numbered inputs.
-        outputs: Types of the outputs.
-        windows: The stretch of each axis that is computed, by its name; all of an axis that is not there.
-        block: Lanes in which the first output's blocked axis is walked; the layout's block if None.
-    """
-
-    axes: tuple[Axis, ...]
-    elements: tuple[Scalar, ...]
-    inputs: tuple[TensorType, ...]
-    outputs: tuple[TensorType, ...]
-    windows: Mapping[str, Window] = field(default_factory=dict)
-    block: int | None = None
-
-    def scalars(self) -> list[Scalar]:
-        """Every scalar of every output once."""
-        return list({id(s): s for element in self.elements for s in walk(element)}.values())
-
-
-def merged(problem: Problem) -> Problem:
-    """The same computation over fewer axes: adjacent ones that all operands walk in step become one."""
-    problem = _without_units(_flat_blocks(problem))
-    position = 0
-    while position + 1 < len(problem.axes):
-        joined = _merge(problem, position)
-        if joined is None:
-            position += 1
-        else:
-            problem = joined
-    return problem
-
-
-def _flat_blocks(problem: Problem) -> Problem:
-    """Where all tensors share one halo-free layout and are read where they are written, storage is one flat axis."""
-    layout = problem.outputs[0].layout
-    names = [str(axis.index) for axis in problem.axes]
-    whole = layout.blocked_axis is not None and not layout.halo
-    if whole:
-        extent = problem.axes[layout.blocked_axis or 0].extent
-        whole = isinstance(extent, int) and extent % layout.block == 0
-    same = all(t.layout == layout and t.shape == problem.outputs[0].shape for t in problem.outputs)
-    for scalar in problem.scalars():
-        if isinstance(scalar, IndexValue | Reduce | ArgReduce):
-            same = False
-        if isinstance(scalar, Load):
-            source = problem.inputs[scalar.input]
-            scalar_input = source.numel == 1
-            identity = source.layout == layout and [str(i) for i in scalar.indices] == names
-            same = same and (identity or scalar_input)
-    if not (whole and same):
-        return problem
-    flat = Axis(problem.axes[0].name, layout.storage_size(problem.outputs[0].dims))
-
-    def relabel(scalar: Scalar) -> Scalar | None:
-        if isinstance(scalar, Load) and problem.inputs[scalar.input].numel != 1:
-            return replace(scalar, indices=(flat.index,))
-        return None
-
-    return Problem(
-        (flat,),
-        tuple(transform(element, relabel, {}) for element in problem.elements),
-        tuple(t if t.numel == 1 else t.with_shape([flat.extent]) for t in problem.inputs),
-        tuple(t.with_shape([flat.extent]) for t in problem.outputs),
-    )
-
-
-def _without_units(problem: Problem) -> Problem:
-    """The same computation without output axes of extent 1, so that the innermost axis is one worth a vector."""
-    if not all(t.layout.is_row_major for t in problem.outputs):
-        return problem
-    kept = [position for position, axis in enumerate(problem.axes) if axis.extent != 1]
-    zero: dict[str, Dim] = {axis.name: 0 for axis in problem.axes if axis.extent == 1}
-    if not zero or not kept:
-        return problem
-    return Problem(
-        tuple(problem.axes[position] for position in kept),
-        tuple(transform(element, lambda scalar: None, zero) for element in problem.elements),
-        problem.inputs,
-        tuple(t.with_shape([t.dims[position] for position in kept]) for t in problem.outputs),
-    )
-
-
-def _merge(problem: Problem, position: int) -> Problem | None:
-    """Axes `position` and `position + 1` as one, or None where some operand does not walk them in step."""
-    outer, inner = problem.axes[position], problem.axes[position + 1]
-    if not all(t.layout.is_row_major for t in problem.outputs):
-        return None
-    joined = Axis(inner.name, multiply(outer.extent, inner.extent))
-    places: dict[int, int | None] = {}
-    for scalar in problem.scalars():
-        if isinstance(scalar, IndexValue) and not _in_step(scalar.index, outer, inner):
-            return None
-        if isinstance(scalar, Load):
-            at = _pair_position(scalar, problem.inputs[scalar.input], outer, inner)
-            if at == -1 or places.setdefault(scalar.input, at) != at:
-                return None
-        if isinstance(scalar, Reduce) and any(symbols(a.extent) & {outer.name, inner.name} for a in scalar.axes):
-            return None
-
-    def relabel(scalar: Scalar) -> Scalar | None:
-        if isinstance(scalar, Load) and (at := places[scalar.input]) is not None:
-            return replace(scalar, indices=(*scalar.indices[:at], joined.index, *scalar.indices[at + 2 :]))
-        return None
-
-    def join(type_: TensorType, at: int | None) -> TensorType:
-        if at is None:
-            return type_
-        return type_.with_shape([*type_.dims[:at], multiply(type_.dims[at], type_.dims[at + 1]), *type_.dims[at + 2 :]])
-
-    # Where both axes stand in one index expression in step, the inner one alone now covers the range of both.
-    return Problem(
-        (*problem.axes[:position], joined, *problem.axes[position + 2 :]),
-        tuple(transform(element, relabel, {outer.name: 0}) for element in problem.elements),
-        tuple(join(t, places.get(i)) for i, t in enumerate(problem.inputs)),
-        tuple(join(t, position) for t in problem.outputs),
-    )
-
-
-def _in_step(index: Dim, outer: Axis, inner: Axis) -> bool:
-    """Whether an index moves along both axes as along one, or along neither."""
-    along_outer = linear_coefficient(index, outer.name)
-    along_inner = linear_coefficient(index, inner.name)
-    if along_outer is None or along_inner is None or not isinstance(inner.extent, int):
-        return False
-    return along_outer == along_inner * inner.extent
-
-
-def _pair_position(scalar: Load, source: TensorType, outer: Axis, inner: Axis) -> int | None:
-    """Where a load walks both axes whole and side by side.
-
-    None where each of its indices walks them in step or not at all; -1 where it does otherwise.
-    """
-    names = {outer.name, inner.name}
-    affine = [index for index in scalar.indices if not isinstance(index, Scalar)]
-    if all(_in_step(index, outer, inner) for index in affine):
-        return None
-    texts = [None if isinstance(i, Scalar) else str(i) for i in scalar.indices]
-    used = [not isinstance(i, Scalar) and bool(symbols(i) & names) for i in scalar.indices]
-    for at in range(len(texts) - 1):
-        if texts[at] == outer.name and texts[at + 1] == inner.name and sum(used) == 2:
-            whole = source.dims[at] == outer.extent and source.dims[at + 1] == inner.extent
-            return at if whole and source.layout.is_row_major else -1
-    return -1
-
-
-class FreeSymbols:
-    """Free index symbols of every node of a set of scalars, computed once."""
-
-    def __init__(self, elements: Sequence[Scalar]) -> None:
-        self._free: dict[int, frozenset[str]] = {}
-        for element in elements:
-            for node in walk(element):
-                if id(node) not in self._free:
-                    self._free[id(node)] = self._of(node)
-
-    def __getitem__(self, scalar: Scalar) -> frozenset[str]:
-        return self._free[id(scalar)]
-
-    def _of(self, node: Scalar) -> frozenset[str]:
-        found = frozenset().union(*(self._free[id(child)] for child in children(node)))
-        match node:
-            case IndexValue(index=index):
-                return found | symbols(index)
-            case Load(indices=indices):
-                return found.union(*(symbols(i) for i in indices if not isinstance(i, Scalar)))
-            case Reduce(axes=axes):
-                return found.union(*(symbols(a.extent) for a in axes)) - {axis.name for axis in axes}
-            case ArgReduce(axis=axis):
-                return (found | symbols(axis.extent)) - {axis.name}
-        return found
 
 
 def emit(builder: KernelBuilder, problem: Problem, operands: Sequence[int]) -> None:
@@ -455,85 +276,6 @@ class Nest:
             value = self.renderer.render(element, lane, scope)
             index = [axes[axis.name] for axis in self.problem.axes]
             store(self.builder, value, type_, operand, index, lane)
-
-
-def store(
-    builder: KernelBuilder, value: object, type_: TensorType, operand: int, index: Sequence[Dim], lane: Lane
-) -> None:
-    """Writes a vector of an output at a logical index that contains the lane symbol.
-
-    Lanes of a block that lie past the logical extent get the layout's fill (0 where it is undefined), those past the
-    lane's count too.
-    """
-    layout = type_.layout
-    count = lane.count
-    value = broadcast(scalar_ops.to_storage(value, type_.dtype), lane.lanes)
-    if layout.blocked_axis is not None and lane.name is not None:
-        extent = type_.dims[layout.blocked_axis]
-        place = index[layout.blocked_axis]
-        if lane.name in symbols(place) and not (isinstance(extent, int) and extent % layout.block == 0):
-            fill = scalar_ops.to_storage(scalar_ops.constant(layout.fill or 0, type_.dtype), type_.dtype)
-            inside = builder.simplify(extent - substitute(place, {lane.name: 0}, builder.bounds))
-            known = interval(inside, builder.bounds)
-            if known is None or known[0] < lane.lanes:
-                value = builder.choose(builder.first_lanes(inside, lane.lanes), value, broadcast(fill, lane.lanes))
-                count = None
-    storage = layout.storage_shape(type_.dims)
-    offset: Dim = 0
-    for position, place in enumerate(layout.storage_index(index)):
-        offset = offset + place * product(storage[position + 1 :])
-    offset = builder.simplify(offset)
-    if lane.name is None:
-        builder.store(operand, value, offset)
-        return
-    stride = linear_coefficient(offset, lane.name)
-    start = substitute(offset, {lane.name: 0}, builder.bounds)
-    if stride == 1:
-        builder.store(operand, value, start, lane.lanes, 1, count)
-    elif stride is not None and count is None:
-        builder.store(operand, value, start, lane.lanes, stride)
-    else:
-        builder.store_lanes(operand, value, offset, lane.name, lane.lanes, count)
-
-
-def fill_halo(builder: KernelBuilder, operand: int, type_: TensorType) -> None:
-    """Writes the layout's fill into every halo cell of an output; nothing where there is no halo or no fill."""
-    layout = type_.layout
-    if layout.fill is None or not any(map(any, layout.halo)):
-        return
-    storage = layout.storage_shape(type_.dims)
-    rank = len(type_.dims)
-    order = layout.order or tuple(range(rank))
-    fill = scalar_ops.to_storage(scalar_ops.constant(layout.fill, type_.dtype), type_.dtype)
-
-    def strip(at: int, start: Dim, extent: Dim) -> None:
-        """Fills storage cells with axis `at` in `start..start+extent`, whole in the axes after it."""
-        with ExitStack() as stack:
-            offset: Dim = start * product(storage[at + 1 :])
-            for before in range(at):
-                lo, hi = layout.halo[order[before]] if before < rank else (0, 0)
-                inside = storage[before] - lo - hi
-                loop = stack.enter_context(builder.serial(inside, "h"))
-                offset = offset + (loop + lo) * product(storage[before + 1 :])
-            length = extent * product(storage[at + 1 :])
-            lanes = builder.vector_bytes // type_.dtype.itemsize
-            if isinstance(length, int) and length < lanes:
-                with builder.serial(length, "h") as cell:
-                    builder.store(operand, fill, offset + cell)
-                return
-            vectors = length // lanes
-            with builder.serial(vectors, "h") as vector:
-                builder.store(operand, broadcast(fill, lanes), offset + vector * lanes, lanes)
-            rest = length - vectors * lanes
-            if rest != 0:
-                builder.store(operand, broadcast(fill, lanes), offset + vectors * lanes, lanes, 1, rest)
-
-    for at in range(rank):
-        lo, hi = layout.halo[order[at]]
-        if lo:
-            strip(at, 0, lo)
-        if hi:
-            strip(at, storage[at] - hi, hi)
 
 
 def _is_index(scalar: Scalar) -> bool:

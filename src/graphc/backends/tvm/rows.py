@@ -16,9 +16,11 @@ from graphc.backends.regions import signature
 from graphc.backends.tvm import objects, scalar_ops, vectormath
 from graphc.backends.tvm.contraction import extent_of, unflatten
 from graphc.backends.tvm.generic import build_problem
-from graphc.backends.tvm.nest import PARALLEL_COST, Nest, Problem, merged, store
+from graphc.backends.tvm.nest import PARALLEL_COST, Nest
+from graphc.backends.tvm.problem import Problem, merged
 from graphc.backends.tvm.render import Lane, Renderer, Scope
 from graphc.backends.tvm.row_passes import Pass, Row, row_of, shifted_exponential
+from graphc.backends.tvm.stores import store
 from graphc.backends.tvm.tasks import Chunks, chunks_of
 from graphc.backends.tvm.tir import Expr, KernelBuilder, Register, bind, broadcast, horizontal
 from graphc.errors import BackendError
