@@ -199,16 +199,12 @@ class Nest:
         return axes
 
     def _vector_lanes(self) -> int:
-        """Lanes in which the innermost loop runs; 1 where an operation or a reduction forbids vectors."""
+        """Lanes in which the innermost loop runs; 1 where a reduction forbids vectors."""
         widest = 1
         for scalar in self.problem.scalars():
             widest = max(widest, scalar_ops.compute_dtype(scalar.dtype).itemsize if not _is_index(scalar) else 1)
             if isinstance(scalar, ArgReduce):
                 return 1
-            if isinstance(scalar, Call) and scalar.arguments[0].dtype.is_float:
-                wide = scalar.arguments[0].dtype.name == "float64"
-                if scalar.op in (scalar_ops.FLOAT64_SCALAR_ONLY if wide else scalar_ops.SCALAR_ONLY):
-                    return 1
         lanes = max(1, self.builder.vector_bytes // widest)
         last = self.loops[-1]
         if self.lane_axis is not None:

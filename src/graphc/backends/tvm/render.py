@@ -331,9 +331,6 @@ class _Rendering:
             return None
         if any(isinstance(node, Reduce) and id(node) not in self.scope.values for node in walk(scalar.body)):
             return None
-        for node in walk(scalar.body):
-            if isinstance(node, Call) and node.op in scalar_ops.SCALAR_ONLY:
-                return None
         return axis
 
     def reduction_lanes(self, scalar: Scalar) -> int:

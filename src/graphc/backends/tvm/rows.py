@@ -91,6 +91,8 @@ def lower(body: Graph, target: Target, constants: frozenset[int], options: Mappi
 
 
 def _check(problem: Problem) -> None:
+    if not problem.axes:
+        raise BackendError("the outputs have no rows")
     if not all(isinstance(axis.extent, int) and axis.extent > 0 for axis in problem.axes):
         raise BackendError("an extent is not bound, or zero")
     if not all(type_.layout.is_row_major for type_ in problem.outputs):
@@ -98,8 +100,6 @@ def _check(problem: Problem) -> None:
     for scalar in problem.scalars():
         if scalar_ops.compute_dtype(scalar.dtype).itemsize > 4 and not hasattr(scalar, "index"):
             raise BackendError(f"it computes with {scalar.dtype}")
-        if isinstance(scalar, Call) and scalar.op in scalar_ops.SCALAR_ONLY:
-            raise BackendError(f"{scalar.op} has no vector form")
 
 
 class _Rows:

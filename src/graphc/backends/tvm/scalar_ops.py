@@ -7,7 +7,7 @@ from collections.abc import Callable
 from tvm.tirx.script.builder import ir as T
 
 from graphc.backends.tvm import vectormath
-from graphc.backends.tvm.tir import Expr, bind, broadcast, lanes_of
+from graphc.backends.tvm.tir import Expr, Register, bind, broadcast, lanes_of
 from graphc.errors import BackendError
 from graphc.ir import dtypes
 from graphc.ir.dtypes import DType
@@ -21,16 +21,6 @@ SUPPORTED_DTYPES = frozenset(
     }
 )
 """Element types that kernels load and store; half-width floats compute in float32."""
-
-SCALAR_ONLY = frozenset(
-    {
-        *("asin", "acos", "atan", "sinh", "cosh", "asinh", "acosh", "atanh"),
-        *("expm1", "log1p", "atan2", "fmod", "mod", "tan"),
-    }
-)
-"""Operations that are libm calls with no vector form: an expression that has one is rendered a lane at a time."""
-
-FLOAT64_SCALAR_ONLY = SCALAR_ONLY | {"exp", "log", "erf", "tanh", "sigmoid", "pow", "sin", "cos"}
 
 
 def compute_dtype(dtype: DType) -> DType:
@@ -237,11 +227,20 @@ def _intrinsic(name: str) -> Renderer:
 
 
 def _libm(name: str) -> Renderer:
+    """A call of the C library, one for each lane: exact, and slow."""
+
     def render(dtype: DType, lanes: int, *values: Expr) -> Expr:
-        if lanes != 1:
-            raise BackendError(f"{name} is a libm call and has no vector form")
         wide = compute_dtype(dtype) == dtypes.FLOAT64
-        return T.call_pure_extern("float64" if wide else "float32", name if wide else f"{name}f", *values)
+        element, function = ("float64", name) if wide else ("float32", f"{name}f")
+        if lanes == 1:
+            return T.call_pure_extern(element, function, *values)
+        sources = [Register(lanes, element) for _ in values]
+        for source, value in zip(sources, values, strict=True):
+            source.value = value
+        result = Register(lanes, element)
+        for lane in range(lanes):
+            result.set_lane(lane, T.call_pure_extern(element, function, *(source.lane(lane) for source in sources)))
+        return result.value
 
     return render
 

@@ -293,6 +293,10 @@ class Register:
         """One lane as a scalar."""
         return self._buffer[number]
 
+    def set_lane(self, number: int, value: Expr) -> None:
+        """Writes one lane."""
+        T.buffer_store(self._buffer, value, [number])
+
     def part(self, start: int, lanes: int) -> Expr:
         """Consecutive lanes as a shorter vector."""
         return self._buffer[T.Ramp(start, 1, lanes)] if lanes > 1 else self._buffer[start]
