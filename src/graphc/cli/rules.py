@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import os
 from typing import TYPE_CHECKING, Any
 
 from graphc.cli.common import add_json, add_plugins, natural, positive, print_json
@@ -43,12 +44,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Lists or tests; 1 where a rule is wrong or was never applied."""
     with installed():
-        from graphc.compiler import load_plugins
+        from graphc.compiler import default_cache, load_plugins
 
     load_plugins(options.plugins)
     rules = _chosen(options.names)
     if options.action == "list":
         return _list(rules, options.json)
+    # Else Hypothesis makes a folder where the user happens to stand.
+    os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", str(default_cache() / "hypothesis"))
     with installed():
         from graphc.testing.rules import test_rule
 

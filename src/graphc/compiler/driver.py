@@ -14,6 +14,7 @@ from graphc.backends.base import Backend, content_key
 from graphc.compiler import cache as object_cache
 from graphc.compiler.assembly import input_symbols, write
 from graphc.compiler.options import CompileOptions, DimChoice, expand_dims
+from graphc.compiler.plugins import load_plugins
 from graphc.compiler.program import Program, build_program
 from graphc.errors import OptionError, ShapeNotCompiledError, ToolchainError, UnsupportedError
 from graphc.frontend import Imported, bind_dims, export_model, read_model
@@ -122,6 +123,7 @@ def lower_model(
     Raises:
         As `compile`.
     """
+    load_plugins()
     targets = cpu_targets(target)
     options.progress("reading the model", 0, 1)
     # Before the backend: a bad model should not wait for the import of TVM.
