@@ -118,7 +118,9 @@ class Interruption(BaseException):
     """Like KeyboardInterrupt, which pytest takes for itself."""
 
 
-@pytest.mark.parametrize("stage", ["reading the model", "running the passes", "compiling kernels", "linking", "packing weights"])
+@pytest.mark.parametrize(
+    "stage", ["reading the model", "running the passes", "compiling kernels", "linking", "packing weights"]
+)
 @pytest.mark.parametrize("existing", [False, True])
 def test_an_interruption_leaves_nothing_half_written(stage: str, existing: bool, tmp_path: Path) -> None:
     folder, output = tmp_path / "out", tmp_path / "out" / "model.graphc"

@@ -53,7 +53,11 @@ OUTPUTS: dict[str, tuple[list[Node], list[str]]] = {
     "equal values under two names": ([node("Exp", ["x"], ["y"]), node("Exp", ["x"], ["z"])], ["y", "z"]),
     "constants that fold": ([node("Neg", ["w"], ["n"]), node("Neg", ["n"], ["y"])], ["y", "n"]),
     "a view of a view": (
-        [node("Reshape", ["x", "wide"], ["v"]), node("Unsqueeze", ["v", "axis"], ["u"]), node("Identity", ["u"], ["y"])],
+        [
+            node("Reshape", ["x", "wide"], ["v"]),
+            node("Unsqueeze", ["v", "axis"], ["u"]),
+            node("Identity", ["u"], ["y"]),
+        ],
         ["y"],
     ),
 }
@@ -239,6 +243,15 @@ def test_an_index_outside_is_an_error_that_names_the_node(op: str, index: int) -
         bad.flat[-1] = index
         with pytest.raises(ExecutionError, match="lookup"):
             module({"x": x, "i": bad})
+
+
+@pytest.mark.parametrize("number", [3, -4, 2**40])
+def test_a_constant_index_outside_is_an_error_of_its_step(number: int) -> None:
+    """Not of the compile: the node may stand in a branch that is never taken."""
+    nodes = [node("Gather", ["x", "i"], ["g"], name="lookup"), node("Neg", ["g"], ["y"])]
+    module = graphc.compile(model(nodes, [X], ["y"], initializers={"i": np.array(number)}), verify=True)
+    with pytest.raises(ExecutionError, match="lookup"):
+        module({"x": normal(3, 4)})
 
 
 def test_host_steps_between_kernels() -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from graphc import memory
 from graphc.backends.base import Backend, Kernel
+from graphc.compiler.limits import refuse_huge_arena, refuse_huge_tensors
 from graphc.compiler.options import CompileOptions
 from graphc.errors import BackendError, UnsupportedError
 from graphc.ir import GRAPHC_DOMAIN, Graph, Node
@@ -78,9 +79,11 @@ def build_program(
 
     Raises:
         PassError: A pass failed.
+        UnsupportedError: A tensor, or all of them at once, are larger than any machine's memory.
         UnsupportedError: A node must run on the host though `require_compiled` forbids it.
         BackendError: A region could not be lowered.
     """
+    refuse_huge_tensors(graph)
     capability = _On(backend, target)
     context = PassContext(target=target, capability=capability, options={"winograd": options.winograd})
     passes = options.passes if options.passes is not None else default_pipeline(options.level, "cpu")
@@ -99,6 +102,7 @@ def build_program(
         )
     intervals, workspaces = arena_intervals(buffers, kernels)
     plan = memory.plan(intervals, alignment=ALIGNMENT, node_budget=_SEARCH_NODES)
+    refuse_huge_arena(plan)
     return Program(graph, dict(bindings), target, kernels, tuple(host), buffers, plan, workspaces, report)
 
 

@@ -120,4 +120,6 @@ class ExternalFiles:
                 f"has external data {location!r}, a link that leaves the model's folder",
                 "copy the data file itself into the model's folder",
             )
+        if not os.path.isfile(path):
+            data.fail(f"has external data {location!r}, which is no regular file")
         return Path(path)

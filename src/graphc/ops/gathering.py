@@ -84,9 +84,10 @@ def _express_gather(ctx: ExpressionContext) -> Sequence[TensorExpr] | None:
     constant = ctx.constant(1)
     found: Index
     checked = True
-    if constant is not None and constant.size == 1 and isinstance(kind.dims[axis], int):
-        number = int(constant.reshape(()))
-        found, checked = number + (kind.dims[axis] if number < 0 else 0), False
+    extent = kind.dims[axis]
+    number = int(constant.reshape(())) if constant is not None and constant.size == 1 else None
+    if number is not None and isinstance(extent, int) and -extent <= number < extent:
+        found, checked = number % extent, False
     else:
         found = index_load(ctx, place[axis : axis + rank], kind.dims[axis])
     full = (*place[:axis], found, *place[axis + rank :])

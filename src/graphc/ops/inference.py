@@ -18,6 +18,7 @@ from graphc.ir.symbolic import symbols
 from graphc.ir.verify import inference_check, register_check
 from graphc.ops.base import Array, InferenceContext, Operator, Trait, find, node_names
 from graphc.ops.evaluate import evaluate_node
+from graphc.ops.words import wrong_word
 
 CONTENTS_LIMIT = 1024
 """Largest number of elements that inference follows; shapes, axes, pads and scales are far smaller."""
@@ -107,6 +108,8 @@ class Inference:
         return list(types[: len(node.outputs)])
 
     def _apply(self, operator: Operator, node: Node, inputs: tuple[Type | None, ...]) -> Sequence[Type | None]:
+        if (wrong := wrong_word(node)) is not None:
+            raise TypeInferenceError(f"{node.op}: {wrong}", nodes=node_names(node))
         try:
             return operator.infer(self._context(node, inputs))
         except TypeInferenceError:
