@@ -8,7 +8,18 @@ from typing import Any, TypeAlias
 
 from graphc.backends.base import Kernel
 from graphc.backends.regions import body_of, inputs_of
-from graphc.backends.tvm import attention, batch_matmul, conv, depthwise, gemm, generic, rows, support, winograd
+from graphc.backends.tvm import (
+    attention,
+    batch_matmul,
+    conv,
+    depthwise,
+    gemm,
+    generic,
+    pooling,
+    rows,
+    support,
+    winograd,
+)
 from graphc.backends.tvm.link import link
 from graphc.errors import BackendError
 from graphc.ir import Graph, Node
@@ -26,6 +37,7 @@ TEMPLATES: tuple[tuple[str, Lower], ...] = (
     ("depthwise", depthwise.lower),
     ("winograd", winograd.lower),
     ("conv", conv.lower),
+    ("pooling", pooling.lower),
     ("gemm", gemm.lower),
     ("batch_matmul", batch_matmul.lower),
     ("attention", attention.lower),
