@@ -185,6 +185,7 @@ def test_refusals_say_why() -> None:
     arrays = [normal(1, 2, 4, 8)] * 3
     assert "window" in refusal(region(arrays, left_window_size=2))
     assert "float64" in refusal(region([a.astype(np.float64) for a in arrays]))
+    assert "zero" in refusal(region([normal(1, 2, 0, 8), *arrays[1:]]))
     cached = [*arrays, np.ones((4, 9), bool), normal(1, 2, 5, 8), normal(1, 2, 5, 8)]
     assert "cache" in refusal(region(cached))
     assert "follows" in refusal(body(arrays, lambda b, *x: b.op("Relu", b.op("Attention", *x))))

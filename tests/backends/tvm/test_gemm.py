@@ -181,6 +181,8 @@ def test_refusals_say_why() -> None:
         [normal(4, 5).astype(np.float64), normal(5, 6).astype(np.float64)], lambda b, x, w: b.op("MatMul", x, w)
     )
     assert "float64" in refusal(double, 1)
+    empty = body([normal(0, 5), normal(5, 6)], lambda b, x, w: b.op("MatMul", x, w))
+    assert "zero" in refusal(empty, 1)
     none = body([normal(4, 5)], lambda b, x: b.op("Relu", x))
     assert "0 of Gemm, MatMul" in refusal(none)
     computed = body([normal(4, 5), normal(5, 6)], lambda b, x, w: b.op("MatMul", b.op("Relu", x), w))

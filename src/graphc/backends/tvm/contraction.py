@@ -139,8 +139,8 @@ def contraction_of(body: Graph) -> Contraction:
         type_ = value.tensor_type
         if type_.dtype != dtypes.FLOAT32:
             raise BackendError(f"{anchor.op_type} of {type_.dtype}, not of float32")
-        if not all(isinstance(extent, int) for extent in type_.dims):
-            raise BackendError(f"%{value.name} has an extent that is not bound")
+        if not all(isinstance(extent, int) and extent > 0 for extent in type_.dims):
+            raise BackendError(f"%{value.name} has an extent that is not bound, or zero")
     expander = Expander(body)
     if anchor.op_type == "Gemm":
         return _gemm(body, expander, anchor, a, b)

@@ -134,8 +134,8 @@ def _check(anchor: Node, operands: Sequence[Value]) -> None:
         type_ = value.tensor_type
         if type_.dtype != dtypes.FLOAT32:
             raise BackendError(f"Attention of {type_.dtype}, not of float32")
-        if not all(isinstance(extent, int) for extent in type_.dims):
-            raise BackendError(f"%{value.name} has an extent that is not bound")
+        if not all(isinstance(extent, int) and extent > 0 for extent in type_.dims):
+            raise BackendError(f"%{value.name} has an extent that is not bound, or zero")
 
 
 def _mask_bias(expander: Expander, mask: Value, index: Sequence[Dim], keys: Dim) -> Scalar:

@@ -37,6 +37,21 @@ CHUNK = 4096
 """Elements that one iteration of a merged, parallel pointwise loop takes."""
 
 
+def cost_of(problem: Problem) -> Dim:
+    """Rough scalar operations of a problem: each scalar is computed once per index it depends on."""
+    scalars = problem.scalars()
+    extents = {axis.name: axis.extent for axis in problem.axes}
+    for scalar in scalars:
+        if isinstance(scalar, Reduce):
+            extents.update((axis.name, axis.extent) for axis in scalar.axes)
+    free = FreeSymbols(problem.elements)
+    total: Dim = 0
+    for scalar in scalars:
+        weight = SCALAR_OPS[scalar.op].cost if isinstance(scalar, Call) else 1
+        total = total + weight * product(extents[name] for name in free[scalar] if name in extents)
+    return total
+
+
 def emit(builder: KernelBuilder, problem: Problem, operands: Sequence[int]) -> None:
     """Writes a kernel's whole body: the checks of gathered indices, a nest for each window, the fill of halos.
 
@@ -110,17 +125,6 @@ class Nest:
             loops.append(Loop(lane, block))
         return loops, index, lane
 
-    def cost(self) -> Dim:
-        """Rough scalar operations of the whole nest: each scalar is computed once per index it depends on."""
-        extents = {axis.name: axis.extent for axis in self.problem.axes}
-        for reduction in self.reductions:
-            extents.update((axis.name, axis.extent) for axis in reduction.axes)
-        total: Dim = 0
-        for scalar in self.problem.scalars():
-            weight = SCALAR_OPS[scalar.op].cost if isinstance(scalar, Call) else 1
-            total = total + weight * product(extents[name] for name in self.free[scalar] if name in extents)
-        return total
-
     def emit(self) -> None:
         """Writes the nest into the builder."""
         if all(loop.extent != 0 for loop in self.loops):
@@ -152,7 +156,7 @@ class Nest:
                     self.builder.fail_unless_inside(value, extent)
 
     def _parallel(self) -> bool:
-        work = self.cost()
+        work = cost_of(self.problem)
         return not isinstance(work, int) or work >= PARALLEL_COST
 
     def _outer(self, depth: int, bound: Mapping[str, Dim], scope: Scope) -> None:

@@ -16,7 +16,7 @@ from graphc.backends.regions import signature
 from graphc.backends.tvm import objects, scalar_ops, vectormath
 from graphc.backends.tvm.contraction import extent_of, unflatten
 from graphc.backends.tvm.generic import build_problem
-from graphc.backends.tvm.nest import PARALLEL_COST, Nest
+from graphc.backends.tvm.nest import PARALLEL_COST, cost_of
 from graphc.backends.tvm.problem import Problem, merged
 from graphc.backends.tvm.render import Lane, Renderer, Scope
 from graphc.backends.tvm.row_passes import Pass, Row, row_of, shifted_exponential
@@ -50,7 +50,7 @@ def lower(body: Graph, target: Target, constants: frozenset[int], options: Mappi
     _check(problem)
     row = row_of(problem)
     lanes = target.lanes(dtypes.FLOAT32)
-    cost = Nest(KernelBuilder("cost", [], vector_bytes=target.vector_bytes), problem, range(99)).cost()
+    cost = cost_of(problem)
     rows = extent_of(problem.axes[:-1])
     chunks = chunks_of(rows, target.cores, parallel=not isinstance(cost, int) or cost >= PARALLEL_COST)
     width = -(-extent_of([row.axis]) // lanes) * lanes
