@@ -169,11 +169,16 @@ def _stub() -> Path:
 
 def load(kernel: Kernel) -> Any:
     """The kernel as a callable of the dimension table and its operands' addresses."""
+    return load_object(kernel.compile(), kernel.symbol)
+
+
+def load_object(code: bytes, symbol: str) -> Any:
+    """A function of an object, as a callable."""
     with tempfile.TemporaryDirectory(prefix="graphc-test-") as folder:
-        Path(folder, "kernel.o").write_bytes(kernel.compile())
+        Path(folder, "kernel.o").write_bytes(code)
         library = Path(folder, "kernel.so")
         command = [*find_linker().command, "-shared", f"{folder}/kernel.o", str(_stub()), "-lm", "-o", str(library)]
         subprocess.run(command, check=True, timeout=100)
-        function = getattr(ctypes.CDLL(str(library)), kernel.symbol)
+        function = getattr(ctypes.CDLL(str(library)), symbol)
     function.restype = ctypes.c_int32
     return function

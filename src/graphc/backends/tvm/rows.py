@@ -25,7 +25,7 @@ from graphc.backends.tvm.tasks import Chunks, chunks_of
 from graphc.backends.tvm.tir import Expr, KernelBuilder, Register, bind, broadcast, horizontal
 from graphc.errors import BackendError
 from graphc.ir import Dim, Graph, dtypes, symbol
-from graphc.ops.expr import REDUCE_IDENTITY, Call, Reduce, Scalar
+from graphc.ops.expr import REDUCE_IDENTITY, Call, IndexValue, Load, Reduce, Scalar
 from graphc.target import Target
 
 WAYS = 4
@@ -56,7 +56,7 @@ def lower(body: Graph, target: Target, constants: frozenset[int], options: Mappi
     width = -(-extent_of([row.axis]) // lanes) * lanes
     key = content_key(["rows", signature(body), target, chunks, objects.versions()])
     name = f"graphc_rows_{key[:16]}"
-    read = sorted({s.input for s in problem.scalars() if hasattr(s, "input")})
+    read = sorted({scalar.input for scalar in problem.scalars() if isinstance(scalar, Load)})
     operands = [
         *(Operand("input", i, body.inputs[i].tensor_type.storage_bytes) for i in read),
         *(Operand("output", i, value.tensor_type.storage_bytes) for i, value in enumerate(body.outputs)),
@@ -98,7 +98,7 @@ def _check(problem: Problem) -> None:
     if not all(type_.layout.is_row_major for type_ in problem.outputs):
         raise BackendError("an output is not row-major")
     for scalar in problem.scalars():
-        if scalar_ops.compute_dtype(scalar.dtype).itemsize > 4 and not hasattr(scalar, "index"):
+        if scalar_ops.compute_dtype(scalar.dtype).itemsize > 4 and not isinstance(scalar, IndexValue):
             raise BackendError(f"it computes with {scalar.dtype}")
 
 
