@@ -35,6 +35,8 @@ CASES = {
     "aligned groups": ConvCase((2, 64, 7, 7), 64, pads=SAME, group=2),
     "groups within a vector": ConvCase((2, 24, 7, 7), 24, pads=SAME, group=3),
     "small groups, halo written": ConvCase((1, 32, 5, 5), 16, (1, 1), group=4, output_halo=2),
+    "groups that straddle vectors": ConvCase((1, 68, 6, 6), 60, (1, 1), group=4),
+    "undefined lanes past the groups": ConvCase((1, 36, 5, 5), 24, pads=SAME, group=3, halo=0),
     "groups of planes": ConvCase((1, 6, 5, 5), 32, group=2, input_rows=True),
     "one pixel": ConvCase((1, 33, 3, 3), 17, activation="Sigmoid"),
 }
@@ -99,27 +101,35 @@ def test_any_tile(tile: tuple[int, int, int]) -> None:
 def test_tiles_fit_the_registers_of_every_width() -> None:
     plane = Plane(56, 56, 8, 1, 576, 1 << 17, 1 << 19)
     for target in (*harness.TARGETS, harness.ARM):
-        for tile in fitting(target, plane, whole_blocks=False):
+        for tile in fitting(target, plane):
             assert tile.rows * tile.columns * tile.vectors + tile.vectors + 1 <= target.vector_registers
 
 
 def test_threads_share_rows_where_weights_are_small_and_channels_where_they_are_not() -> None:
     early = Plane(112, 112, 4, 1, 27, 27 * 64 * 4, 3 * 224 * 224 * 4)
     late = Plane(7, 7, 32, 1, 4608, 4608 * 512 * 4, 512 * 49 * 4)
-    assert choose_schedule(harness.HOST, early, whole_blocks=False).order == "rows"
-    assert choose_schedule(harness.HOST, late, whole_blocks=False).order == "channels"
+    assert choose_schedule(harness.HOST, early).order == "rows"
+    assert choose_schedule(harness.HOST, late).order == "channels"
 
 
 def test_packed_weights_of_groups_keep_every_product() -> None:
     weights = np.arange(24 * 2 * 3, dtype=np.float32).reshape(24, 2, 1, 3) + 1
-    plan = DirectWeights(24, 6, 2, 4, (1, 3), depth=4, vectors=1, lanes=8)
+    plan = DirectWeights(24, 12, 6, (1, 3), depth=4, vectors=1, lanes=8)
     packed = plan.pack(weights)
     assert packed.size == plan.elements
-    # Three groups of two: in each, both members' outputs in one block, and zeros where they do not meet.
-    blocks = packed.reshape(3, 3, 4, 8)
-    assert np.count_nonzero(blocks) == weights.size
-    np.testing.assert_array_equal(blocks[1, 2, :2, :4], weights[8:12, :, 0, 2].T)
-    np.testing.assert_array_equal(blocks[1, 2, 2:, 4:], weights[12:16, :, 0, 2].T)
+    # Every part of 8 outputs is two groups of 4, whose 4 inputs are one block: zeros where they do not meet.
+    assert plan.block_counts == [1, 1, 1]
+    assert plan.waste == 2
+    parts = packed.reshape(3, 3, 4, 8)
+    assert np.count_nonzero(parts) == weights.size
+    np.testing.assert_array_equal(parts[1, 2, :2, :4], weights[8:12, :, 0, 2].T)
+    np.testing.assert_array_equal(parts[1, 2, 2:, 4:], weights[12:16, :, 0, 2].T)
+
+
+def test_parts_of_grouped_weights_read_the_blocks_that_their_groups_lie_in() -> None:
+    # Groups of 10 inputs and 6 outputs: outputs 0-7 see inputs 0-19, 8-15 see 10-29, 16-17 see 20-29.
+    plan = DirectWeights(18, 30, 3, (1, 1), depth=4, vectors=1, lanes=8)
+    assert [(plan.first_block(part), plan.block_count(part)) for part in range(3)] == [(0, 5), (2, 6), (5, 3)]
 
 
 def test_aarch64_compiles() -> None:
@@ -152,6 +162,6 @@ def test_refusals_say_why() -> None:
     )
     with pytest.raises(BackendError, match="not 2-D"):
         conv.lower(line, harness.HOST, frozenset({1}), {})
-    depthwise, _ = ConvCase((1, 74, 5, 5), 74, group=37).region(harness.HOST)
-    with pytest.raises(BackendError, match="too small"):
+    depthwise, _ = ConvCase((1, 64, 5, 5), 64, group=64).region(harness.HOST)
+    with pytest.raises(BackendError, match="depthwise"):
         conv.lower(depthwise, harness.HOST, frozenset({1, 2}), {})

@@ -105,7 +105,7 @@ def test_filters_belong_to_the_transforms(transform: Transform) -> None:
     """The identity of Winograd's algorithm, with the matrices of the paper and the packing's filters."""
     random = np.random.default_rng(0)
     d, g = random.standard_normal((transform.reach, transform.reach)), random.standard_normal((1, 1, 3, 3))
-    weights = DirectWeights(1, 1, 1, 1, (1, 1), 1, 1, 1)
+    weights = DirectWeights(1, 1, 1, (1, 1), 1, 1, 1)
     packed = filter_packing(transform, weights).apply(g).reshape(transform.reach, transform.reach)
     b, a = matrix(transform, "input"), matrix(transform, "output")
     found = a @ (packed * (b @ d @ b.T)) @ a.T
@@ -114,7 +114,7 @@ def test_filters_belong_to_the_transforms(transform: Transform) -> None:
 
 
 def test_packed_filters_lie_by_group_then_point() -> None:
-    weights = DirectWeights(40, 1, 1, 5, (1, 1), 8, 2, 16)
+    weights = DirectWeights(40, 5, 1, (1, 1), 8, 2, 16)
     array = np.random.default_rng(0).standard_normal((40, 5, 3, 3)).astype(np.float32)
     packed = filter_packing(F2, weights).apply(array)
     assert packed.size == 16 * 48 * 5

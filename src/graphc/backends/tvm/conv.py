@@ -17,8 +17,16 @@ from graphc.backends.base import Kernel, Operand, content_key
 from graphc.backends.regions import signature
 from graphc.backends.tvm import objects
 from graphc.backends.tvm.conv_problem import Convolution, Source, convolution_of, epilogue_inputs, flattened, source_of
-from graphc.backends.tvm.conv_tiles import Plane, Schedule, Tile, choose_schedule
-from graphc.backends.tvm.conv_weights import DirectWeights, merge_factor
+from graphc.backends.tvm.conv_tiles import (
+    MOST_VECTORS,
+    Plane,
+    Schedule,
+    Tile,
+    choose_schedule,
+    choose_tile,
+    sweep_cost,
+)
+from graphc.backends.tvm.conv_weights import DirectWeights
 from graphc.backends.tvm.epilogue import Epilogue
 from graphc.backends.tvm.loops import copy_tensor, unravel, unrolled
 from graphc.backends.tvm.render import Lane
@@ -31,9 +39,6 @@ from graphc.target import Target
 
 UNROLL = 2
 """Input channels per iteration of the innermost loop."""
-
-MOST_WASTE = 32
-"""Times as many multiply-adds as the model asks for that merging groups may cost."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,8 @@ def lower(body: Graph, target: Target, constants: frozenset[int], options: Mappi
     problem = convolution_of(body)
     if problem.weights not in constants:
         raise BackendError("the weights of the convolution are not a constant")
+    if problem.is_depthwise and problem.group > 1:
+        raise BackendError("the convolution is depthwise: vectors of channels share no input")
     after = epilogue_inputs(body, problem.anchor)
     if problem.weights in after or problem.data == problem.weights or problem.bias == problem.weights:
         raise BackendError("the weights of the convolution are read for something else too")
@@ -105,29 +112,35 @@ def lower(body: Graph, target: Target, constants: frozenset[int], options: Mappi
 
 def _plan(body: Graph, problem: Convolution, target: Target, override: tuple[int, int, int] | None) -> _Plan:
     lanes = target.lanes(dtypes.FLOAT32)
-    source = source_of(problem, body.inputs[problem.data].tensor_type)
-    small_in, small_out = problem.inputs // problem.group, problem.outputs // problem.group
-    is_blocked = source.type.layout.blocked_axis is not None
-    merged = merge_factor(problem.group, small_in, small_out, source.block if is_blocked else 1, lanes)
-    if merged > MOST_WASTE:
-        raise BackendError(f"groups of {small_in} channels are too small for vectors of {lanes}")
-    inputs, outputs = merged * small_in, merged * small_out
-    (rows, columns), taps = problem.window.output, (problem.window.kernel[0], problem.window.kernel[1])
-    blocks = -(-outputs // lanes)
-    groups = problem.group // merged
-    plane = Plane(
-        rows,
-        columns,
-        blocks,
-        problem.batch * groups,
-        inputs * taps[0] * taps[1],
-        inputs * taps[0] * taps[1] * blocks * lanes * 4,
-        inputs * problem.height * problem.width * 4,
-    )
-    schedule = choose_schedule(target, plane, whole_blocks=groups > 1, tile=Tile(*override) if override else None)
-    depth = min(source.block, inputs)
-    weights = DirectWeights(problem.outputs, problem.group, merged, inputs, taps, depth, schedule.tile.vectors, lanes)
-    return _Plan(problem, source, weights, schedule)
+    grouped = problem.group > 1
+    source = source_of(problem, body.inputs[problem.data].tensor_type, reads_padding=grouped)
+    # Groups start at any channel: of planes, each is a block of its own.
+    depth = 1 if grouped and not source.is_blocked else min(source.block, problem.inputs)
+
+    def weights(vectors: int) -> DirectWeights:
+        kernel = problem.window.kernel
+        return DirectWeights(
+            problem.outputs, problem.inputs, problem.group, (kernel[0], kernel[1]), depth, vectors, lanes
+        )
+
+    def plane(packed: DirectWeights) -> Plane:
+        rows, columns = problem.window.output
+        work = round(problem.inputs // problem.group * packed.waste) * packed.taps[0] * packed.taps[1]
+        image = problem.inputs * problem.height * problem.width * 4
+        return Plane(rows, columns, packed.blocks, problem.batch, work, packed.elements * 4, image)
+
+    if override is not None:
+        packed = weights(override[2])
+        return _Plan(problem, source, packed, choose_schedule(target, plane(packed), Tile(*override)))
+    if not grouped:
+        schedule = choose_schedule(target, plane(weights(1)))
+        return _Plan(problem, source, weights(schedule.tile.vectors), schedule)
+    most = min(-(-problem.outputs // lanes), MOST_VECTORS)
+    choices = [weights(vectors) for vectors in range(1, most + 1)]
+    tiles = [choose_tile(target, plane(packed), vectors=packed.vectors) for packed in choices]
+    costs = [sweep_cost(tile, plane(packed)) for tile, packed in zip(tiles, choices, strict=True)]
+    best = costs.index(min(costs))
+    return _Plan(problem, source, choices[best], choose_schedule(target, plane(choices[best]), tiles[best]))
 
 
 def _describe(plan: _Plan) -> dict[str, Any]:
@@ -135,8 +148,8 @@ def _describe(plan: _Plan) -> dict[str, Any]:
     facts["tasks"] = f"{plan.schedule.order} first" if plan.schedule.parallel else "serial"
     if plan.source.is_staged:
         facts["input"] = "copied to give it a border"
-    if plan.weights.merged > 1:
-        facts["groups"] = f"{plan.weights.merged} of {plan.weights.group} in one"
+    if plan.weights.waste > 1:
+        facts["groups"] = f"{plan.weights.waste:.2g} times the multiply-adds"
     return facts
 
 
@@ -164,31 +177,26 @@ class _Conv:
             original = self.body.inputs[problem.data].tensor_type
             copy_tensor(builder, original, problem.data, self.source.type, self.data)
         slices = -(-(problem.window.output[0] // plan.tile.rows) // plan.task_rows)
-        groups, full, tail = self.weights.groups, self.weights.full_parts, self.weights.tail_blocks
-        parts = full + (tail > 0)
-        if plan.order == "rows":
-            extents: tuple[int, ...] = (groups, problem.batch, slices)
-        else:
-            extents = (groups, parts, problem.batch, slices)
+        parts, full, tail = self.weights.parts, self.weights.full_parts, self.weights.tail_blocks
+        extents = (problem.batch, slices) if plan.order == "rows" else (parts, problem.batch, slices)
         with builder.parallel(math.prod(extents), "task", enable=plan.parallel) as task:
-            index = unravel(builder, task, extents)
-            group, image, part = index[0], index[-2], index[-1]
+            *outer, image, part = unravel(builder, task, extents)
             if plan.order == "rows":
                 with builder.serial(full, "oc") as channel:
-                    self._rows(image, group, channel, part, slices, plan.tile.vectors)
+                    self._rows(image, channel, part, slices, plan.tile.vectors)
                 if tail:
-                    self._rows(image, group, full, part, slices, tail)
+                    self._rows(image, full, part, slices, tail)
             else:
                 if full:
-                    with only(builder, index[1], parts, below=full):
-                        channel = builder.bind_index(index[1], 0, full - 1, "oc") if full > 1 else 0
-                        self._rows(image, group, channel, part, slices, plan.tile.vectors)
+                    with only(builder, outer[0], parts, below=full):
+                        channel = builder.bind_index(outer[0], 0, full - 1, "oc") if full > 1 else 0
+                        self._rows(image, channel, part, slices, plan.tile.vectors)
                 if tail:
-                    with only(builder, index[1], parts, last=True):
-                        self._rows(image, group, full, part, slices, tail)
+                    with only(builder, outer[0], parts, last=True):
+                        self._rows(image, full, part, slices, tail)
         self.epilogue.finish()
 
-    def _rows(self, image: Dim, group: Dim, channel: Dim, part: Dim, slices: int, vectors: int) -> None:
+    def _rows(self, image: Dim, channel: Dim, part: Dim, slices: int, vectors: int) -> None:
         """The rows of one task for `vectors` channel blocks."""
         builder, plan = self.builder, self.schedule
         height = plan.tile.rows
@@ -200,31 +208,30 @@ class _Conv:
             row = builder.simplify((first + tile_row) * height)
             if not even:
                 row = builder.bind_index(row, 0, (full - 1) * height, "h")
-            self._columns(image, group, channel, row, height, vectors)
+            self._columns(image, channel, row, height, vectors)
         if tail:
             with only(builder, part, slices, last=True):
-                self._columns(image, group, channel, full * height, tail, vectors)
+                self._columns(image, channel, full * height, tail, vectors)
 
-    def _columns(self, image: Dim, group: Dim, channel: Dim, row: Dim, height: int, vectors: int) -> None:
+    def _columns(self, image: Dim, channel: Dim, row: Dim, height: int, vectors: int) -> None:
         width = self.schedule.tile.columns
         full, tail = divmod(self.problem.window.output[1], width)
         with self.builder.serial(full, "col") as position:
-            self._tile(image, group, channel, row, position * width, Tile(height, width, vectors))
+            self._tile(image, channel, row, position * width, Tile(height, width, vectors))
         if tail:
-            self._tile(image, group, channel, row, full * width, Tile(height, tail, vectors))
+            self._tile(image, channel, row, full * width, Tile(height, tail, vectors))
 
-    def _tile(self, image: Dim, group: Dim, channel: Dim, row: Dim, column: Dim, tile: Tile) -> None:
+    def _tile(self, image: Dim, channel: Dim, row: Dim, column: Dim, tile: Tile) -> None:
         """One tile of results, from clearing the registers to the stores."""
         builder, weights = self.builder, self.weights
-        block = channel * self.schedule.tile.vectors
-        first = group * (weights.blocks * self.lanes) + block * self.lanes
+        first = channel * weights.width
         counts = [self._count(channel, v) for v in range(tile.vectors)]
         sums = [[builder.accumulator(self.lanes) for _ in range(tile.vectors)] for _ in range(tile.rows * tile.columns)]
         for v in range(tile.vectors):
             start = bind(self._bias(first + v * self.lanes, counts[v]))
             for pixel in sums:
                 pixel[v].value = start
-        self._accumulate(sums, image, group, block, row, column, tile)
+        self._accumulate(sums, image, channel, row, column, tile)
         for number, pixel in enumerate(sums):
             h, w = row + number // tile.columns, column + number % tile.columns
             for v in range(tile.vectors):
@@ -237,8 +244,8 @@ class _Conv:
         """Lanes inside the tensor; None where all are."""
         if not isinstance(channel, int):
             return None
-        inside = self.problem.outputs // self.weights.groups
-        first = (channel * self.schedule.tile.vectors + vector) * self.lanes
+        inside = self.problem.outputs
+        first = channel * self.weights.width + vector * self.lanes
         return inside - first if first + self.lanes > inside else None
 
     def _bias(self, channel: Dim, count: int | None) -> Any:
@@ -247,26 +254,29 @@ class _Conv:
         return self.builder.load(self.problem.bias, channel, self.lanes, 1, count)
 
     def _accumulate(
-        self, sums: list[list[Register]], image: Dim, group: Dim, block: Dim, row: Dim, column: Dim, tile: Tile
+        self, sums: list[list[Register]], image: Dim, channel: Dim, row: Dim, column: Dim, tile: Tile
     ) -> None:
         """Sums over input channels and taps into the registers."""
         builder, weights, strides, window = self.builder, self.weights, self.strides, self.problem.window
         depth = weights.depth
+        step = strides.block if self.source.is_blocked else strides.channel * depth
         top = row * window.strides[0] - window.pads_begin[0]
         left = column * window.strides[1] - window.pads_begin[1]
         data = strides.at(image, 0, top, left)
-        if weights.groups > 1:
-            blocks = self.source.type.layout.blocked_axis is not None
-            data = data + group * (
-                weights.inputs // depth * strides.block if blocks else weights.inputs * strides.channel
-            )
         width = tile.vectors * self.lanes
-        packed = group * weights.group_elements + block * (self.lanes * weights.reduction)
+        packed = channel * (weights.width * weights.reduction)
         rows, columns = weights.taps
+        full, rest = divmod(weights.inputs, depth)
+        count: Dim = full
+        if weights.group > 1:
+            data = data + self._first_block(channel) * step
+            counts = set(weights.block_counts[: weights.full_parts])
+            count = weights.block_count(channel) if isinstance(channel, int) or len(counts) > 1 else counts.pop()
+            rest = 0
 
         def channels(outer: Dim, extent: int) -> None:
             with builder.serial(rows, "kh") as kh, builder.serial(columns, "kw") as kw:
-                at = data + outer * strides.block
+                at = data + outer * step
                 at = at + kh * (window.dilations[0] * strides.row) + kw * (window.dilations[1] * strides.column)
                 at = builder.bind_index(builder.simplify(at), 0, None, "x")
                 source = packed + outer * (rows * columns * depth * width) + (kh * columns + kw) * (extent * width)
@@ -278,11 +288,15 @@ class _Conv:
                     lambda k: self._step(sums, at + k * strides.channel, source + k * width, tile),
                 )
 
-        full, rest = divmod(weights.inputs, depth)
-        with builder.serial(full, "ic") as outer:
+        with builder.serial(count, "ic") as outer:
             channels(outer, depth)
         if rest:
             channels(full, rest)
+
+    def _first_block(self, channel: Dim) -> Dim:
+        """The first input block that a part of a grouped convolution reads, computed once."""
+        first = self.builder.simplify(self.weights.first_block(channel))
+        return self.builder.bind_index(first, 0, -(-self.problem.inputs // self.weights.depth) - 1, "ic")
 
     def _step(self, sums: list[list[Register]], data: Dim, weights: Dim, tile: Tile) -> None:
         """One input channel at one tap."""

@@ -138,6 +138,11 @@ class Source:
     is_staged: bool
 
     @property
+    def is_blocked(self) -> bool:
+        """Whether channels are split into blocks."""
+        return self.type.layout.blocked_axis is not None
+
+    @property
     def block(self) -> int:
         """Channels that lie at one stride from each other."""
         layout = self.type.layout
@@ -176,18 +181,23 @@ class Strides:
         return self.origin + image * self.image + block * self.block + row * self.row + column * self.column
 
 
-def source_of(problem: Convolution, type_: TensorType, lanes: int | None = None) -> Source:
+def source_of(
+    problem: Convolution, type_: TensorType, lanes: int | None = None, *, reads_padding: bool = False
+) -> Source:
     """The input as it lies where its border is wide enough and zero, else a copy that has one.
 
     Args:
         problem: The convolution.
         type_: Its input.
         lanes: Channels of a block, where the kernel reads whole blocks; None where it reads one channel at a time.
+        reads_padding: Whether lanes past the last channel are read and must be zero.
     """
     layout = type_.layout
     wanted = problem.border
     images = layout.blocked_axis in (None, 1) and not layout.order and not any(map(any, layout.halo[:2]))
     images = images and lanes in (None, layout.block)
+    if reads_padding and problem.inputs % layout.block:
+        images = images and layout.fill == 0.0
     if images and not any(map(any, wanted)):
         return Source(type_, False)
     if images and layout.halo and layout.fill == 0.0:

@@ -20,6 +20,9 @@ IN_FLIGHT = 10
 TILE_OVERHEAD = 20
 """Multiply-adds that one more tile costs: clearing, addresses, the epilogue's start."""
 
+MOST_VECTORS = 6
+"""Channel blocks of a tile; more leave no registers for pixels."""
+
 BYTES_PER_STEP = 8
 """Bytes from beyond L2 that move in the time of one vector multiply-add."""
 
@@ -41,16 +44,16 @@ class Tile:
 
 @dataclass(frozen=True)
 class Plane:
-    """What is computed for one group of channels of one image, and how often.
+    """What is computed for one image, and how often.
 
     Args:
         rows: Output rows.
         columns: Output columns.
-        blocks: Output channel blocks of a group.
-        repeats: Images times groups.
+        blocks: Output channel blocks.
+        repeats: Images.
         depth: Multiply-adds per result.
-        weight_bytes: Packed weights of a group.
-        input_bytes: Input of one image and group.
+        weight_bytes: Packed weights.
+        input_bytes: Input of one image.
     """
 
     rows: int
@@ -106,17 +109,9 @@ def _parts(extent: int, size: int) -> Iterator[tuple[int, int]]:
         yield tail, 1
 
 
-def fitting(target: Target, plane: Plane, *, whole_blocks: bool) -> Iterator[Tile]:
-    """Every tile whose accumulators, one step's weights and one broadcast fit the registers.
-
-    Args:
-        target: The CPU.
-        plane: What is tiled.
-        whole_blocks: Whether the blocks of a tile must divide those of the plane.
-    """
-    for vectors in range(1, min(plane.blocks, 6) + 1):
-        if whole_blocks and plane.blocks % vectors:
-            continue
+def fitting(target: Target, plane: Plane) -> Iterator[Tile]:
+    """Every tile whose accumulators, one step's weights and one broadcast fit the registers."""
+    for vectors in range(1, min(plane.blocks, MOST_VECTORS) + 1):
         pixels = (target.vector_registers - vectors - 1) // vectors
         if vectors == 1 and not target.has_masks:
             # Where a broadcast is no operand of a multiply-add, LLVM puts each sum in the register of the broadcast
@@ -128,8 +123,14 @@ def fitting(target: Target, plane: Plane, *, whole_blocks: bool) -> Iterator[Til
             yield Tile(max(1, rows), columns, vectors)
 
 
-def choose_tile(target: Target, plane: Plane, *, whole_blocks: bool) -> Tile:
-    """The tile that takes the least time; of equals, the one with fewest shapes of code."""
+def choose_tile(target: Target, plane: Plane, *, vectors: int | None = None) -> Tile:
+    """The tile that takes the least time; of equals, the one with fewest shapes of code.
+
+    Args:
+        target: The CPU.
+        plane: What is tiled.
+        vectors: Channel blocks of the tile, where they are given.
+    """
 
     def cost(tile: Tile) -> tuple[float, int, int]:
         variants = 1
@@ -137,12 +138,12 @@ def choose_tile(target: Target, plane: Plane, *, whole_blocks: bool) -> Tile:
             variants *= 1 + (extent % size > 0 and extent > size)
         return round(sweep_cost(tile, plane) * (1 + 0.005 * variants), 3), variants, -tile.columns
 
-    return min(fitting(target, plane, whole_blocks=whole_blocks), key=cost)
+    return min((tile for tile in fitting(target, plane) if vectors in (None, tile.vectors)), key=cost)
 
 
-def choose_schedule(target: Target, plane: Plane, *, whole_blocks: bool, tile: Tile | None = None) -> Schedule:
+def choose_schedule(target: Target, plane: Plane, tile: Tile | None = None) -> Schedule:
     """The schedule that takes the least time on the target's cores, with the tile given or the best one."""
-    tile = tile or choose_tile(target, plane, whole_blocks=whole_blocks)
+    tile = tile or choose_tile(target, plane)
     macs = plane.rows * plane.columns * plane.blocks * plane.repeats * plane.depth * target.vector_bytes // 4
     parallel = macs >= PARALLEL_MACS
     height = max(1, plane.rows // tile.rows)

@@ -8,51 +8,52 @@ from typing import Any
 import numpy as np
 
 from graphc.backends.base import Packing
+from graphc.ir import Dim
+from graphc.ir.symbolic import minimum
 
 Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
 class DirectWeights:
-    """Weights of a direct convolution: per group of output blocks, input blocks, taps, input channels, lanes.
+    """Weights of a direct convolution: per part, blocks of input channels, taps, input channels, lanes.
 
-    A group of output blocks is `vectors` blocks of `lanes` channels, the last group narrower where blocks do not
-    divide; channels past the end are zero. An input block is `depth` channels, the last one shorter.
+    A part is `vectors` blocks of `lanes` output channels, the last part narrower where blocks do not divide; channels
+    past the end are zero. A part of a grouped convolution reads the input blocks that its groups lie in, and has zeros
+    for the channels there that its own do not see.
 
     Args:
         outputs: Output channels.
-        group: Groups as the model has them.
-        merged: How many of those become one, with zeros between channels that do not see each other.
-        inputs: Input channels of a merged group.
+        inputs: Input channels.
+        group: Groups of channels that do not see each other.
         taps: Rows and columns of the kernel.
-        depth: Channels of an input block.
-        vectors: Blocks of a group of output blocks.
+        depth: Channels of an input block; only the last block of a convolution of one group may have fewer.
+        vectors: Output blocks of a part.
         lanes: Channels of an output block.
     """
 
     outputs: int
-    group: int
-    merged: int
     inputs: int
+    group: int
     taps: tuple[int, int]
     depth: int
     vectors: int
     lanes: int
 
     @property
-    def groups(self) -> int:
-        """Groups after merging."""
-        return self.group // self.merged
+    def width(self) -> int:
+        """Output channels of a part."""
+        return self.vectors * self.lanes
 
     @property
     def blocks(self) -> int:
-        """Output blocks of a merged group."""
-        return -(-(self.outputs // self.groups) // self.lanes)
+        """Output blocks."""
+        return -(-self.outputs // self.lanes)
 
     @property
     def full_parts(self) -> int:
-        """Groups of `vectors` output blocks whose lanes are all inside a merged group."""
-        return self.outputs // self.groups // (self.vectors * self.lanes)
+        """Parts whose lanes are all inside."""
+        return self.outputs // self.width
 
     @property
     def tail_blocks(self) -> int:
@@ -60,53 +61,73 @@ class DirectWeights:
         return self.blocks - self.full_parts * self.vectors
 
     @property
-    def reduction(self) -> int:
-        """Multiply-adds of one result."""
-        return self.inputs * self.taps[0] * self.taps[1]
+    def parts(self) -> int:
+        """All parts."""
+        return self.full_parts + (self.tail_blocks > 0)
+
+    def first_block(self, part: Dim) -> Dim:
+        """The first input block that a part reads."""
+        return part * self.width // (self.outputs // self.group) * (self.inputs // self.group) // self.depth
+
+    def block_count(self, part: Dim) -> Dim:
+        """How many input blocks a part reads."""
+        last = (
+            minimum((part + 1) * self.width, self.outputs) - 1 if isinstance(part, int) else (part + 1) * self.width - 1
+        )
+        channels = (last // (self.outputs // self.group) + 1) * (self.inputs // self.group)
+        return (channels + self.depth - 1) // self.depth - self.first_block(part)
 
     @property
-    def group_elements(self) -> int:
-        """Packed elements of a merged group."""
-        return self.blocks * self.lanes * self.reduction
+    def block_counts(self) -> list[int]:
+        """How many input blocks each part reads."""
+        return [count for part in range(self.parts) if isinstance(count := self.block_count(part), int)]
+
+    @property
+    def channels(self) -> int:
+        """Input channels for which a part has weights."""
+        return self.inputs if self.group == 1 else max(self.block_counts) * self.depth
+
+    @property
+    def waste(self) -> float:
+        """Multiply-adds over those that the model asks for."""
+        if self.group == 1:
+            return 1.0
+        return sum(self.block_counts) / self.parts * self.depth / (self.inputs // self.group)
+
+    @property
+    def reduction(self) -> int:
+        """Packed weights of one lane."""
+        return self.channels * self.taps[0] * self.taps[1]
 
     @property
     def elements(self) -> int:
         """Packed elements in all."""
-        return self.groups * self.group_elements
+        return self.blocks * self.lanes * self.reduction
 
     def packing(self) -> Packing:
         """The transform, by name and parameters."""
-        parameters = {
-            "merged": self.merged,
-            "depth": self.depth,
-            "vectors": self.vectors,
-            "lanes": self.lanes,
-        }
+        parameters = {"group": self.group, "depth": self.depth, "vectors": self.vectors, "lanes": self.lanes}
         return Packing("conv_direct", tuple(parameters.items()), self.pack)
 
     def pack(self, weights: Array) -> Array:
         """Weights of shape [outputs, inputs / group, rows, columns] as one flat array."""
-        return np.concatenate([self._pack_group(w) for w in self.merge(weights)])
+        return np.concatenate([self._pack_part(weights, part) for part in range(self.parts)])
 
-    def merge(self, weights: Array) -> Array:
-        """Weights as [groups, outputs of a group, inputs of a group, rows, columns], zero between merged groups."""
-        small_out, small_in = self.outputs // self.group, self.inputs // self.merged
-        split = weights.reshape(self.groups, self.merged, small_out, small_in, *self.taps)
-        wide = np.zeros((self.groups, self.merged, small_out, self.merged, small_in, *self.taps), weights.dtype)
-        for member in range(self.merged):
-            wide[:, member, :, member] = split[:, member]
-        return wide.reshape(self.groups, self.merged * small_out, self.inputs, *self.taps)
-
-    def _pack_group(self, weights: Array) -> Array:
-        width = self.blocks * self.lanes
-        padded = np.zeros((width, *weights.shape[1:]), weights.dtype)
-        padded[: weights.shape[0]] = weights
-        size = self.vectors * self.lanes
-        parts = [padded[start : start + size] for start in range(0, width, size)]
-        return np.concatenate([self._pack_blocks(part) for part in parts])
-
-    def _pack_blocks(self, weights: Array) -> Array:
-        pieces = [weights[:, start : start + self.depth] for start in range(0, self.inputs, self.depth)]
+    def _pack_part(self, weights: Array, part: int) -> Array:
+        start = part * self.width
+        own = weights[start : start + self.width]
+        lanes = min(self.width, self.blocks * self.lanes - start)
+        seen = np.zeros((lanes, self.channels, *self.taps), weights.dtype)
+        if self.group == 1:
+            seen[: len(own)] = own
+        else:
+            offset = self.first_block(part) * self.depth
+            assert isinstance(offset, int)
+            for lane, filters in enumerate(own):
+                group = (start + lane) // (self.outputs // self.group)
+                first = group * (self.inputs // self.group) - offset
+                seen[lane, first : first + len(filters)] = filters
+        pieces = [seen[:, at : at + self.depth] for at in range(0, self.channels, self.depth)]
         return np.concatenate([piece.transpose(2, 3, 1, 0).reshape(-1) for piece in pieces])
 
 
@@ -120,20 +141,3 @@ def depthwise_packing(lanes: int) -> Packing:
         return np.ascontiguousarray(padded.reshape(-1, lanes, taps).transpose(0, 2, 1))
 
     return Packing("conv_depthwise", (("lanes", lanes),), pack)
-
-
-def merge_factor(group: int, inputs: int, outputs: int, block: int, lanes: int) -> int:
-    """How many neighbouring groups must become one so that every group starts at a block of channels.
-
-    Args:
-        group: Groups.
-        inputs: Input channels of a group.
-        outputs: Output channels of a group.
-        block: Channels of an input block.
-        lanes: Channels of an output block.
-    """
-    for merged in range(1, group + 1):
-        aligned = merged * inputs % block == 0 and merged * outputs % lanes == 0
-        if group % merged == 0 and (aligned or merged == group):
-            return merged
-    return group

@@ -104,7 +104,7 @@ def lower(body: Graph, target: Target, constants: frozenset[int], options: Mappi
     parts = _Kernel(
         problem,
         source_of(problem, body.inputs[problem.data].tensor_type, lanes),
-        DirectWeights(problem.outputs, 1, 1, problem.inputs, (1, 1), lanes, plan.tile.vectors, lanes),
+        DirectWeights(problem.outputs, problem.inputs, 1, (1, 1), lanes, plan.tile.vectors, lanes),
         plan,
     )
     key = content_key(["winograd", signature(body), target, plan.describe(), plan.slots, objects.versions()])
@@ -205,7 +205,7 @@ class _Winograd:
         builder, plan, weights = self.builder, self.plan, self.weights
         with builder.parallel(plan.tiles, "tile") as tile:
             self._transform_input(0, 0, tile)
-        parts = weights.full_parts + (weights.tail_blocks > 0)
+        parts = weights.parts
         slots = min(plan.slots, parts)
         share = -(-parts // slots)
         with builder.parallel(slots, "slot") as slot:

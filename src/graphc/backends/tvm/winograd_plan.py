@@ -125,7 +125,7 @@ def direct_cost(problem: Convolution, target: Target) -> float:
         weight_bytes,
         problem.inputs * problem.height * problem.width * 4,
     )
-    tile = choose_schedule(target, plane, whole_blocks=False).tile
+    tile = choose_schedule(target, plane).tile
     return sweep_cost(tile, plane) * problem.batch / target.cores + weight_bytes / BYTES_PER_STEP
 
 
@@ -144,7 +144,7 @@ def _plan(problem: Convolution, target: Target, transform: Transform, order: Ord
     else:
         rounds, block = 1, tiles
     plane = Plane(1, block, outputs, 1, problem.inputs, 0, 0)
-    tile = choose_tile(target, plane, whole_blocks=False)
+    tile = choose_tile(target, plane)
     blocks = -(-tiles // block)
     products = sweep_cost(tile, plane) * transform.points * blocks
     moves = tiles * (inputs * _input_steps(transform) + outputs * _output_steps(transform))

@@ -131,8 +131,8 @@ def filter_packing(transform: Transform, weights: DirectWeights) -> Packing:
         points = np.einsum("ia,ocab,jb->ijoc", g, array.astype(np.float64), g)
         flat = points.reshape(-1, *array.shape[:2], 1, 1).astype(np.float32)
         packed = [weights.pack(point).reshape(-1) for point in flat]
-        size = weights.vectors * weights.lanes * weights.inputs
-        parts = [[point[start : start + size] for point in packed] for start in range(0, weights.group_elements, size)]
+        size = weights.width * weights.inputs
+        parts = [[point[start : start + size] for point in packed] for start in range(0, weights.elements, size)]
         return np.concatenate([piece for part in parts for piece in part])
 
     parameters = {"size": transform.size, "vectors": weights.vectors, "lanes": weights.lanes}
