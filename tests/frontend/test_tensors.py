@@ -177,8 +177,8 @@ def test_external_data_cannot_reach_other_files(tmp_path: Path) -> None:
         "a\0b": "not a path inside",
         "link": "leaves the model's folder",
         "up/secret": "leaves the model's folder",
-        "dir": "is a folder",
-        "pipe": "not a regular file",
+        "dir": "no regular file",
+        "pipe": "no regular file",
         "absent": "no such file",
         "": "without a location",
     }.items():

@@ -41,6 +41,9 @@ def test_reduce(name: str, shape: tuple[int, ...], keep: int, data: st.DataObjec
     array = numbers(seed, shape, kind)
     if name == "ReduceLogSum":
         array = np.abs(array)
+    if name == "ReduceProd" and kind == "int64":
+        # ONNX Runtime multiplies through float64: products that leave its 53 bits are no oracle.
+        array = array % 5 - 2
     axes: Any = None
     if data.draw(st.booleans()):
         chosen = data.draw(st.permutations(range(len(shape))))[: data.draw(st.integers(1, len(shape)))]

@@ -14,6 +14,7 @@ import pytest
 from graphc.errors import ExecutionError, InputError, OptionError, PackageError, ShapeNotCompiledError
 from graphc.package import Copy, HostTensor, KernelStep, Location, Package, SymbolRange, TensorSpec, Variant
 from graphc.runtime import load, set_compile_hook
+from graphc.runtime.hook import compile_hook
 from tests.runtime.conftest import Build
 
 W = np.arange(256, dtype=np.float32).reshape(4, 64)
@@ -224,8 +225,9 @@ def test_an_unseen_shape_says_what_there_is_and_what_to_type(build: Build) -> No
 
 @pytest.fixture
 def hook() -> Iterator[None]:
+    before = compile_hook()
     yield
-    set_compile_hook(None)
+    set_compile_hook(before)
 
 
 def test_an_unseen_shape_is_compiled_once_where_there_is_a_compiler(build: Build, hook: None) -> None:

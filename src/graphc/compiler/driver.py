@@ -16,7 +16,7 @@ from graphc.compiler.assembly import input_symbols, write
 from graphc.compiler.options import CompileOptions, DimChoice, expand_dims
 from graphc.compiler.plugins import load_plugins
 from graphc.compiler.program import Program, build_program
-from graphc.errors import OptionError, ShapeNotCompiledError, ToolchainError, UnsupportedError
+from graphc.errors import OptionError, ToolchainError, UnsupportedError
 from graphc.frontend import Imported, bind_dims, export_model, read_model
 from graphc.frontend.exporter import constant_bytes
 from graphc.frontend.source import ModelSource
@@ -254,20 +254,11 @@ def _embedded(graph: Graph) -> bytes:
     return data
 
 
-def _compile_for_shape(package: Package, bindings: Mapping[str, int]) -> Path:
-    """What the runtime calls for a shape that a package has no variant for: compiles the embedded model, once.
-
-    Raises:
-        ShapeNotCompiledError: The package carries no model.
-    """
+def _compile_for_shape(package: Package, bindings: Mapping[str, int]) -> Path | None:
+    """What the runtime calls for a shape that a package has no variant for: compiles the embedded model, once."""
     manifest = package.manifest
     if MODEL not in package.members:
-        flags = " ".join(f"--dim {name}={value}" for name, value in sorted(bindings.items()))
-        have = "; ".join(sorted({_text(variant.bindings) for variant in manifest.variants}))
-        raise ShapeNotCompiledError(
-            f"the package has no variant for {_text(bindings)}, and no model to compile one from; it has: {have}",
-            hint=f"compile again with {flags}, or with --embed-model",
-        )
+        return None
     recorded = manifest.options
     options = CompileOptions(
         level=recorded.get("level", "O2"),
@@ -283,10 +274,6 @@ def _compile_for_shape(package: Package, bindings: Mapping[str, int]) -> Path:
         target = ",".join(f"cpu:{isa}" for isa in manifest.code)
         compile_package(package.read(MODEL), path, target=target, dims=dict(bindings), options=options)
     return path
-
-
-def _text(bindings: Mapping[str, int]) -> str:
-    return ", ".join(f"{name}={value}" for name, value in sorted(bindings.items()))
 
 
 set_compile_hook(_compile_for_shape)

@@ -244,9 +244,11 @@ class Executable:
     def _compile(self, source: Package, shapes: Shapes, arrays: Sequence[Array]) -> Program:
         bindings = self._signature.check_shapes(arrays)
         hook = compile_hook()
-        if hook is None or set(bindings) != set(self.manifest.symbols):
+        whole = set(bindings) == set(self.manifest.symbols)
+        path = hook(source, bindings) if hook is not None and whole else None
+        if path is None:
             raise self._not_compiled(bindings)
-        package = Package(hook(source, bindings))
+        package = Package(path)
         program = self._find_program(package, self._load_library(package), shapes)
         if program is None:
             raise PackageError(f"compiling for {bindings} gave no variant of {self.isa} for these inputs")

@@ -7,8 +7,11 @@ from pathlib import Path
 
 from graphc.package import Package
 
-CompileHook = Callable[[Package, Mapping[str, int]], Path]
-"""Takes an opened package and a binding of all of its symbols; answers with a package that has that variant."""
+CompileHook = Callable[[Package, Mapping[str, int]], Path | None]
+"""Takes an opened package and a binding of all of its symbols; answers with a package that has that variant.
+
+None where the package carries nothing to compile it from.
+"""
 
 _hook: CompileHook | None = None
 
