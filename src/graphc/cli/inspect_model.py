@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from graphc.passes import PipelineReport
 
 _REFUSALS = 12
+_NAMED = re.compile(r"%\S+|\w+\[[^\]]*\]")
+"""A value or a type within a reason."""
 
 
 @dataclass
@@ -158,13 +160,16 @@ def _passes(report: PipelineReport) -> str:
         own = ((rule, times) for rule, times in run.rewrites.items() if rule != run.name)
         rows += [(f"  {rule}", f"{times} ×", "", "") for rule, times in sorted(own, key=lambda entry: -entry[1])]
     lines = [table(("pass", "changes", "nodes", "ms"), rows)]
-    refused = Counter((refusal.rule, refusal.reason) for refusal in report.refusals)
+    # One line for each kind of refusal: reasons differ by the values and types that they name.
+    refused: dict[tuple[str, str], list[str]] = {}
+    for refusal in report.refusals:
+        refused.setdefault((refusal.rule, _NAMED.sub("", refusal.reason)), []).append(refusal.reason)
     if refused:
-        listed: Iterable[tuple[tuple[str, str], int]] = refused.most_common(_REFUSALS)
-        shown = [(rule, str(times), reason) for (rule, reason), times in listed]
-        lines += ["", table(("refused", "times", "because"), shown, left=(0, 2))]
-        if len(refused) > _REFUSALS:
-            lines.append(f"  and {count(len(refused) - _REFUSALS, 'more reason')}; --json has all")
+        listed = sorted(refused.items(), key=lambda entry: -len(entry[1]))
+        shown = [(rule, str(len(reasons)), reasons[0]) for (rule, _), reasons in listed[:_REFUSALS]]
+        lines += ["", table(("refused", "times", "because (the first time)"), shown, left=(0, 2))]
+        if len(listed) > _REFUSALS:
+            lines.append(f"  and {count(len(listed) - _REFUSALS, 'more reason')}; --json has all")
     return "\n".join(lines)
 
 
