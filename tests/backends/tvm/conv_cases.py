@@ -63,7 +63,7 @@ class ConvCase:
         return (self.x[0], self.outputs, *spatial)
 
     def region(self, target: Target, seed: int = 0) -> tuple[Graph, list[Array]]:
-        """The body and its inputs."""
+        """The body and its inputs: small integers, whose sums of products are exact in any order."""
         random = np.random.default_rng(seed)
         lanes = target.lanes(dtypes.FLOAT32)
         shapes: list[Sequence[int]] = [self.x, (self.outputs, self.x[1] // self.group, *self.kernel)]
@@ -71,7 +71,7 @@ class ConvCase:
             shapes.append((self.outputs,))
         if self.residual:
             shapes.append(self.y)
-        arrays = [random.standard_normal(shape).astype(np.float32) for shape in shapes]
+        arrays = [random.integers(-4, 5, shape).astype(np.float32) for shape in shapes]
         types = [TensorType(dtypes.FLOAT32, shape) for shape in map(tuple, shapes)]
         types[0] = types[0].with_layout(self._input_layout(lanes))
         if self.residual:
