@@ -130,8 +130,9 @@ def lower_model(
     imported = read_model(model)
     source = imported.graph
     refuse_unknown(source)
+    settle_inputs(source, dims or {}, imported.dim_names)
     options.progress("reading the model", 1, 1)
-    backend = cpu_backend(targets)
+    backend = cpu_backend(targets, options.backend)
     choices = expand_dims(dims, imported.inputs)
     programs: list[Program] = []
     total = len(choices) * len(targets)
@@ -151,6 +152,27 @@ def lower_model(
             programs.append(build_program(graph, bindings, machine, backend, options))
     options.progress("running the passes", len(programs), total)
     return Lowered(imported, targets, backend, programs)
+
+
+def settle_inputs(graph: Graph, dims: Mapping[str, DimChoice], names: Mapping[str, str]) -> None:
+    """Gives inputs of unknown rank the shapes in `dims`.
+
+    Raises:
+        UnsupportedError: An input is no tensor, or its rank stays unknown.
+    """
+    unranked = {v.name for v in graph.inputs if isinstance(v.type, TensorType) and v.type.shape is None}
+    bind_dims(graph, {name: shape for name, shape in dims.items() if name in unranked}, names)
+    for value in graph.inputs:
+        if not isinstance(value.type, TensorType):
+            raise UnsupportedError(
+                f"input {value.name!r} is {value.type}; a package takes tensors only", nodes=(value.name,)
+            )
+        if value.type.shape is None:
+            raise UnsupportedError(
+                f"the rank of input {value.name!r} is unknown",
+                nodes=(value.name,),
+                hint=f"give its shape: dims={{{value.name!r}: [1, 3, 224, 224]}}, for example",
+            )
 
 
 def refuse_unknown(graph: Graph) -> None:
@@ -200,21 +222,25 @@ def cpu_targets(text: str) -> list[Target]:
     return targets
 
 
-def cpu_backend(targets: list[Target]) -> Backend:
-    """The CPU backend, after a look for all that it needs.
+def cpu_backend(targets: list[Target], name: str = "tvm") -> Backend:
+    """A CPU backend, after a look for all that it needs.
 
     Raises:
         ToolchainError: TVM or a linker is missing; says what to install.
     """
+    from graphc.backends.reference import ReferenceBackend
+    from graphc.backends.tvm.link import find_linker
+
+    for target in targets:
+        find_linker(target.triple)
+    if name == "reference":
+        return ReferenceBackend()
     try:
         from graphc.backends.tvm.backend import TvmBackend
-        from graphc.backends.tvm.link import find_linker
     except ImportError as error:
         raise ToolchainError(
             f"the CPU backend cannot be imported: {error}", hint="pip install 'graphc[cpu]'"
         ) from error
-    for target in targets:
-        find_linker(target.triple)
     return TvmBackend()
 
 
@@ -263,6 +289,7 @@ def _compile_for_shape(package: Package, bindings: Mapping[str, int]) -> Path | 
     options = CompileOptions(
         level=recorded.get("level", "O2"),
         passes=recorded.get("passes") or None,
+        backend=recorded.get("backend", "tvm"),
         winograd=recorded.get("winograd", "true") == "true",
         cache=object_cache.default_folder(),
     )

@@ -17,6 +17,10 @@ Progress: TypeAlias = Callable[[str, int, int], None]
 """Called with what is going on, how much of it is done, and how much there is."""
 
 
+BACKENDS = ("tvm", "reference")
+"""What can lower for CPUs."""
+
+
 @dataclass(frozen=True)
 class CompileOptions:
     """Everything that decides what a compile writes.
@@ -24,6 +28,7 @@ class CompileOptions:
     Args:
         level: Optimization level, `O0` to `O3`.
         passes: A pipeline as text, in place of the level's.
+        backend: `tvm`, or `reference` to evaluate every node in NumPy.
         winograd: Whether 3x3 convolutions may use Winograd's algorithm (relative error up to about 6e-6).
         require_compiled: Whether a step on the host is an error.
         embed_model: Whether the package carries the model, so that further shapes can be compiled where it runs.
@@ -37,6 +42,7 @@ class CompileOptions:
 
     level: str = "O2"
     passes: str | None = None
+    backend: str = "tvm"
     winograd: bool = True
     require_compiled: bool = False
     embed_model: bool = False
@@ -47,9 +53,18 @@ class CompileOptions:
     print_before: tuple[str, ...] = ()
     print_after: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        if self.backend not in BACKENDS:
+            raise OptionError(f"unknown backend {self.backend!r}; known: {', '.join(BACKENDS)}")
+
     def recorded(self) -> dict[str, str]:
         """What the package says of how it was made: options that change its contents."""
-        return {"level": self.level, "passes": self.passes or "", "winograd": str(self.winograd).lower()}
+        return {
+            "level": self.level,
+            "passes": self.passes or "",
+            "backend": self.backend,
+            "winograd": str(self.winograd).lower(),
+        }
 
 
 def expand_dims(dims: Mapping[str, DimChoice] | None, inputs: Iterable[str]) -> list[dict[str, DimChoice]]:

@@ -1,0 +1,43 @@
+"""The reference backend: no kernels, every node a step in NumPy.
+
+What a package compiled with it computes is what the operators mean: the oracle that compiled packages are held to, on
+any machine that Python runs on, one operator at a time and slowly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from graphc.backends.base import Kernel
+from graphc.backends.tvm.link import link
+from graphc.errors import BackendError
+from graphc.ir import Node
+from graphc.target import Target, Verdict, refused
+
+
+class ReferenceBackend:
+    """Leaves every node to the host."""
+
+    name = "reference"
+
+    def supports(self, node: Node, target: Target) -> Verdict:
+        """Never: each node runs in NumPy."""
+        return refused("the reference backend evaluates it in NumPy")
+
+    def lower(self, region: Node, target: Target, options: Mapping[str, Any]) -> Kernel:
+        """Has nothing to answer.
+
+        Raises:
+            BackendError: Always.
+        """
+        raise BackendError("the reference backend has no kernels", nodes=region.origins)
+
+    def link(self, objects: Mapping[str, bytes], target: Target, out: Path, *, cache: Path | None = None) -> None:
+        """Links the launcher alone.
+
+        Raises:
+            ToolchainError: No linker is installed.
+        """
+        link(objects, out=out, triple=target.triple, cache=cache)
