@@ -233,6 +233,20 @@ def test_no_linker_is_found_out_before_any_work(tmp_path: Path, monkeypatch: pyt
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_input_without_rank_needs_a_shape() -> None:
+    proto = model([helper.make_node("Relu", ["x"], ["y"])], [info("x", shape=None)], ["y"])
+    with pytest.raises(UnsupportedError, match="'x'"):
+        graphc.compile(proto)
+    assert_agrees(proto, {"x": normal(2, 3)}, dims={"x": [2, 3]})
+
+
+def test_inputs_that_are_no_tensors_are_refused_by_name() -> None:
+    sequence = helper.make_tensor_sequence_value_info("several", onnx.TensorProto.FLOAT, None)
+    nodes = [helper.make_node("ConcatFromSequence", ["several"], ["y"], axis=0)]
+    with pytest.raises(UnsupportedError, match="several"):
+        graphc.compile(model(nodes, [sequence], ["y"]))
+
+
 def test_dims_of_other_inputs_follow(tmp_path: Path) -> None:
     nodes = [helper.make_node("Add", ["a", "b"], ["y"])]
     proto = model(nodes, [info("a", shape=["n", 4]), info("b", shape=["n", 1])], ["y"])

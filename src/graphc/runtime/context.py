@@ -185,7 +185,9 @@ class Context:
         place = tensor.location
         if place.kind in ("input", "output"):
             array = (self.inputs if place.kind == "input" else self.outputs)[place.index]
-            if tensor.shape is None or (array.shape == tensor.shape and not place.offset):
+            if tensor.shape is None:
+                return array
+            if array.shape == tensor.shape and array.dtype == numpy_dtype(tensor.dtype) and not place.offset:
                 return array
             return _window(array.reshape(-1).view(np.uint8), tensor)
         if tensor not in self._views:

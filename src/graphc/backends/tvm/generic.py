@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from graphc.backends.base import Kernel, Operand, content_key
@@ -10,7 +11,7 @@ from graphc.backends.tvm import nest, objects
 from graphc.backends.tvm.problem import Problem
 from graphc.backends.tvm.tir import KernelBuilder
 from graphc.errors import BackendError
-from graphc.ir import Graph
+from graphc.ir import Dim, Graph
 from graphc.ir.symbolic import product
 from graphc.ops.expr import axes_of
 from graphc.target import Target
@@ -20,15 +21,16 @@ def lower(body: Graph, target: Target) -> Kernel:
     """The kernel of a body without an anchor.
 
     Raises:
-        BackendError: The outputs differ in shape, or some operator has no tensor expression.
+        BackendError: Some operator has no tensor expression.
     """
-    shapes = {value.tensor_type.dims for value in body.outputs}
-    if len(shapes) != 1:
-        raise BackendError(f"one loop nest cannot write outputs of shapes {sorted(map(str, shapes))}")
     key = content_key(["generic", signature(body), target, objects.versions()])
     inputs = tuple(value.tensor_type for value in body.inputs)
     outputs = tuple(value.tensor_type for value in body.outputs)
-    problem = build_problem(body)
+    # One nest for all outputs of a shape: what they share is computed once.
+    groups: dict[tuple[Dim, ...], list[int]] = {}
+    for number, value in enumerate(body.outputs):
+        groups.setdefault(value.tensor_type.dims, []).append(number)
+    problems = [(build_problem(body, numbers), numbers) for numbers in groups.values()]
     symbol = f"graphc_generic_{key[:16]}"
 
     def emit() -> Any:
@@ -36,7 +38,8 @@ def lower(body: Graph, target: Target) -> Kernel:
             symbol, [t.dtype for t in (*inputs, *outputs)], vector_bytes=target.vector_bytes, bounds=body.bounds
         )
         with builder:
-            nest.emit(builder, problem, range(len(inputs) + len(outputs)))
+            for problem, numbers in problems:
+                nest.emit(builder, problem, [*range(len(inputs)), *(len(inputs) + number for number in numbers)])
         return builder.function
 
     return Kernel(
@@ -47,21 +50,33 @@ def lower(body: Graph, target: Target) -> Kernel:
             *(Operand("output", i, t.storage_bytes) for i, t in enumerate(outputs)),
         ),
         dims=(),
-        flops=product(problem.outputs[0].dims),
+        flops=sum((product(shape) for shape in groups), 0),
         bytes=sum((t.storage_bytes for t in (*inputs, *outputs)), 0),
         schedule={},
         compile=lambda: objects.compile_function(emit(), symbol, target),
     )
 
 
-def build_problem(body: Graph) -> Problem:
-    """The outputs of a body as scalars over one set of axes."""
+def build_problem(body: Graph, numbers: Sequence[int] | None = None) -> Problem:
+    """Outputs of a body as scalars over one set of axes.
+
+    Args:
+        body: The body.
+        numbers: Which outputs, all of one shape; every one if None.
+
+    Raises:
+        BackendError: They differ in shape.
+    """
+    outputs = [body.outputs[number] for number in (range(len(body.outputs)) if numbers is None else numbers)]
+    shapes = {value.tensor_type.dims for value in outputs}
+    if len(shapes) != 1:
+        raise BackendError(f"one loop nest cannot write outputs of shapes {sorted(map(str, shapes))}")
     expander = Expander(body)
-    axes = axes_of(body.outputs[0].tensor_type.dims)
+    axes = axes_of(outputs[0].tensor_type.dims)
     index = [axis.index for axis in axes]
     return Problem(
         axes,
-        tuple(expander.element(value, index) for value in body.outputs),
+        tuple(expander.element(value, index) for value in outputs),
         tuple(value.tensor_type for value in body.inputs),
-        tuple(value.tensor_type for value in body.outputs),
+        tuple(value.tensor_type for value in outputs),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from graphc.ir import Builder, DType, Value, dtypes
 from graphc.passes.rules import Match, P, Refusal, Var, attr, refuse
-from graphc.passes.rules.conditions import keeps_shape
+from graphc.passes.rules.conditions import copy_op, keeps_shape
 from graphc.passes.simplify.base import SIMPLIFY
 
 x = Var("x")
@@ -22,16 +22,16 @@ def cast_to_same(m: Match, b: Builder) -> Value:
 @SIMPLIFY.rule(P.CastLike(x, Var("like")))
 def cast_like(m: Match, b: Builder) -> Value:
     """CastLike(x, y) = Cast[type of y](x)."""
-    return b.op("Cast", m["x"], to=m.type("like").dtype.onnx)
+    return b.op("Cast", m["x"], **{**m.root.attributes, "to": m.type("like").dtype.onnx})
 
 
-@SIMPLIFY.rule(P.Cast(P.Cast(x, to=attr("inner")), to=attr("outer")))
+@SIMPLIFY.rule(P.Cast(P.Cast(x, to=attr("inner"))))
 def cast_of_cast(m: Match, b: Builder) -> Value | Refusal:
     """Cast[u](Cast[t](x)) = Cast[u](x) where t holds every value of x."""
     source, middle = m.type("x").dtype, dtypes.from_onnx(m.attribute("inner"))
     if not holds_exactly(middle, source):
         return refuse(f"{middle} does not hold every {source}")
-    return b.op("Cast", m["x"], to=m.attribute("outer"))
+    return copy_op(b, m.root, m["x"])
 
 
 def holds_exactly(wide: DType, narrow: DType) -> bool:
