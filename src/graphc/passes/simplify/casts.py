@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from graphc.ir import Builder, DType, Value, dtypes
 from graphc.passes.rules import Match, P, Refusal, Var, attr, refuse
 from graphc.passes.rules.conditions import copy_op, keeps_shape
@@ -22,7 +24,8 @@ def cast_to_same(m: Match, b: Builder) -> Value:
 @SIMPLIFY.rule(P.CastLike(x, Var("like")))
 def cast_like(m: Match, b: Builder) -> Value:
     """CastLike(x, y) = Cast[type of y](x)."""
-    return b.op("Cast", m["x"], **{**m.root.attributes, "to": m.type("like").dtype.onnx})
+    attributes: dict[str, Any] = {**m.root.attributes, "to": m.type("like").dtype.onnx}
+    return b.op("Cast", m["x"], **attributes)
 
 
 @SIMPLIFY.rule(P.Cast(P.Cast(x, to=attr("inner"))))
