@@ -61,9 +61,12 @@ def cases(draw: st.DrawFn) -> ConvCase:
         for taps, begin, end in zip(kernel, pads[:2], pads[2:], strict=True)
     ]
     group = draw(st.sampled_from([1, 1, 1, 2, 3]))
+    inner = draw(st.integers(1, 20))
+    # One channel in and one out of every group is depthwise, which another template takes.
+    outer = draw(st.integers(2 if inner == 1 and group > 1 else 1, 40))
     return ConvCase(
-        (draw(st.integers(1, 2)), group * draw(st.integers(1, 20)), spatial[0], spatial[1]),
-        group * draw(st.integers(1, 40)),
+        (draw(st.integers(1, 2)), group * inner, spatial[0], spatial[1]),
+        group * outer,
         kernel,
         draw(st.integers(1, 3)),
         (pads[0], pads[1], pads[2], pads[3]),
