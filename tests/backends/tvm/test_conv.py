@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from graphc.backends.tvm import conv
+from graphc.backends.base import Kernel
+from graphc.backends.tvm import conv, depthwise
 from graphc.backends.tvm.conv_tiles import Plane, choose_schedule, fitting
 from graphc.backends.tvm.conv_weights import DirectWeights
 from graphc.errors import BackendError
+from graphc.ir import Builder, Graph, Value
 from graphc.target import Target
 from tests.backends.tvm import harness
 from tests.backends.tvm.conv_cases import ConvCase
@@ -95,6 +98,33 @@ def test_any_geometry_at_length(case: ConvCase, target: Target) -> None:
     case.check(conv.lower, target)
 
 
+@pytest.mark.parametrize("target", harness.TARGETS, ids=str)
+@pytest.mark.parametrize(
+    ("lower", "group", "attributes"),
+    [
+        (conv.lower, 1, {"kernel_shape": [3], "pads": [1, 1]}),
+        (conv.lower, 2, {"kernel_shape": [4], "strides": [2], "pads": [0, 3], "dilations": [2]}),
+        (depthwise.lower, 20, {"kernel_shape": [5], "pads": [4, 0]}),
+        (conv.lower, 1, {"auto_pad": "SAME_UPPER", "strides": [2]}),
+    ],
+    ids=["3 taps", "groups", "depthwise", "auto_pad"],
+)
+def test_one_axis(lower: Any, group: int, attributes: dict[str, Any], target: Target) -> None:
+    random = np.random.default_rng(0)
+    taps = attributes.get("kernel_shape", [3])[0]
+    shapes = [(2, 20, 17), (20, 20 // group, taps), (20,), (20, 1)]
+    arrays = [random.integers(-4, 5, shape).astype(np.float32) for shape in shapes]
+
+    def make(b: Builder, x: Value, w: Value, bias: Value, scale: Value) -> Value:
+        return b.op("Relu", b.op("Mul", b.op("Conv", x, w, bias, group=group, **attributes), scale))
+
+    def chosen(body: Graph, on: Target) -> Kernel:
+        kernel: Kernel = lower(body, on, frozenset({1, 2}), {})
+        return kernel
+
+    harness.check(harness.body(arrays, make), arrays, chosen, target)
+
+
 @pytest.mark.parametrize("tile", [(1, 3, 1), (2, 4, 2), (3, 5, 1), (1, 9, 3)])
 def test_any_tile(tile: tuple[int, int, int]) -> None:
     case = ConvCase((1, 20, 11, 10), 70, pads=SAME, residual=True, options={"conv_tile": tile})
@@ -160,11 +190,10 @@ def test_refusals_say_why() -> None:
     graph, _ = CASES["3x3"].region(harness.HOST)
     with pytest.raises(BackendError, match="not a constant"):
         conv.lower(graph, harness.HOST, frozenset(), {})
-    line = harness.body(
-        [np.ones((1, 8, 9), np.float32), np.ones((8, 8, 3), np.float32)], lambda b, x, w: b.op("Conv", x, w)
-    )
+    shapes = [(1, 8, 5, 5, 5), (8, 8, 3, 3, 3)]
+    volume = harness.body([np.ones(s, np.float32) for s in shapes], lambda b, x, w: b.op("Conv", x, w))
     with pytest.raises(BackendError, match="not 2-D"):
-        conv.lower(line, harness.HOST, frozenset({1}), {})
-    depthwise, _ = ConvCase((1, 64, 5, 5), 64, group=64).region(harness.HOST)
+        conv.lower(volume, harness.HOST, frozenset({1}), {})
+    graph, _ = ConvCase((1, 64, 5, 5), 64, group=64).region(harness.HOST)
     with pytest.raises(BackendError, match="depthwise"):
-        conv.lower(depthwise, harness.HOST, frozenset({1, 2}), {})
+        conv.lower(graph, harness.HOST, frozenset({1, 2}), {})

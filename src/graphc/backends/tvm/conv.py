@@ -16,7 +16,8 @@ from tvm.tirx.script.builder import ir as T
 from graphc.backends.base import Kernel, Operand, content_key
 from graphc.backends.regions import signature
 from graphc.backends.tvm import objects
-from graphc.backends.tvm.conv_problem import Convolution, Source, convolution_of, epilogue_inputs, flattened, source_of
+from graphc.backends.tvm.conv_problem import Convolution, Source, convolution_of, epilogue_inputs, source_of
+from graphc.backends.tvm.conv_shapes import flattened, two_dimensional
 from graphc.backends.tvm.conv_tiles import (
     MOST_VECTORS,
     Plane,
@@ -52,7 +53,7 @@ class _Plan:
 
 
 def lower(body: Graph, target: Target, constants: frozenset[int], options: Mapping[str, Any]) -> Kernel:
-    """The kernel of a body around a 2-D Conv with constant weights.
+    """The kernel of a body around a Conv along one or two axes with constant weights.
 
     Args:
         body: One Conv and its epilogue.
@@ -63,7 +64,7 @@ def lower(body: Graph, target: Target, constants: frozenset[int], options: Mappi
     Raises:
         BackendError: The body is something else; the message says what.
     """
-    body = flattened(body)
+    body = flattened(two_dimensional(body))
     problem = convolution_of(body)
     if problem.weights not in constants:
         raise BackendError("the weights of the convolution are not a constant")

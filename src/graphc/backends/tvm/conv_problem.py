@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from graphc.backends.regions import Expander
 from graphc.backends.tvm.contraction import anchor_of, storage_offset
 from graphc.errors import BackendError
-from graphc.ir import GRAPHC_DOMAIN, Dim, Graph, Layout, Node, TensorType, Value, blocked, dtypes, symbol
+from graphc.ir import Dim, Graph, Layout, Node, TensorType, Value, blocked, dtypes, symbol
 from graphc.ir.symbolic import linear_coefficient
-from graphc.ops.base import Trait, find
 from graphc.ops.convolution import conv_window
 from graphc.ops.expr import loads
 from graphc.ops.window import StaticWindow
@@ -208,44 +207,3 @@ def source_of(
     block = lanes or (layout.block if layout.blocked_axis == 1 else 1)
     copy = blocked(1, block, halo=halo, fill=0.0) if block > 1 else Layout(halo=halo, fill=0.0)
     return Source(type_.with_layout(copy), True)
-
-
-def flattened(body: Graph) -> Graph:
-    """The same computation over one row of pixels, where pixels do not see each other and lie side by side.
-
-    That holds for a 1x1 convolution of stride 1 when no tensor of the region has a border; longer rows leave fewer
-    tails. Any other body is answered unchanged.
-    """
-    problem = convolution_of(body)
-    window = problem.window
-    if window.kernel != (1, 1) or window.strides != (1, 1) or problem.height == 1 or any(map(any, problem.border)):
-        return body
-    pixels = (problem.height, problem.width)
-    made = [value for node in body.nodes for value in node.outputs]
-    parameters = set(problem.anchor.inputs[1:])
-    if any(not _has_no_rows(value, pixels) for value in (*body.inputs, *made) if value not in parameters):
-        return body
-    if any(set(value.consumers) != {problem.anchor} for value in parameters if value is not None):
-        return body
-    if any(node is not problem.anchor and not _is_elementwise(node) for node in body.nodes):
-        return body
-    flat = body.clone()
-    for value in (*flat.inputs, *(value for node in flat.nodes for value in node.outputs)):
-        kind = value.tensor_type
-        if kind.rank == 4 and kind.dims[2:] == pixels:
-            value.type = replace(kind, shape=(*kind.dims[:2], 1, problem.height * problem.width))
-    return flat
-
-
-def _has_no_rows(value: Value, pixels: tuple[int, int]) -> bool:
-    """Whether all pixels of a tensor are one row in storage, or it is the same for all pixels."""
-    kind = value.tensor_type
-    if kind.layout.halo or kind.layout.order:
-        return False
-    return kind.dims[-2:] == pixels if kind.rank == 4 and kind.dims[2:] != (1, 1) else set(kind.dims[-2:]) <= {1}
-
-
-def _is_elementwise(node: Node) -> bool:
-    operator = find(node)
-    pointwise = operator is not None and operator.has(Trait.POINTWISE)
-    return pointwise or node.is_op("Constant") or node.is_op("Relayout", GRAPHC_DOMAIN)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -110,7 +111,8 @@ class DirectWeights:
         return Packing("conv_direct", tuple(parameters.items()), self.pack)
 
     def pack(self, weights: Array) -> Array:
-        """Weights of shape [outputs, inputs / group, rows, columns] as one flat array."""
+        """Weights of shape [outputs, inputs / group, taps...] as one flat array."""
+        weights = weights.reshape(self.outputs, self.inputs // self.group, *self.taps)
         return np.concatenate([self._pack_part(weights, part) for part in range(self.parts)])
 
     def _pack_part(self, weights: Array, part: int) -> Array:
@@ -132,10 +134,10 @@ class DirectWeights:
 
 
 def depthwise_packing(lanes: int) -> Packing:
-    """Weights [channels, 1, rows, columns] as [blocks, taps, lanes]; channels past the end are zero."""
+    """Weights [channels, 1, taps...] as [blocks, taps, lanes]; channels past the end are zero."""
 
     def pack(weights: Array) -> Array:
-        channels, taps = weights.shape[0], int(np.prod(weights.shape[2:]))
+        channels, taps = weights.shape[0], math.prod(weights.shape[2:])
         padded = np.zeros((-(-channels // lanes) * lanes, taps), weights.dtype)
         padded[:channels] = weights.reshape(channels, taps)
         return np.ascontiguousarray(padded.reshape(-1, lanes, taps).transpose(0, 2, 1))

@@ -17,6 +17,7 @@ from graphc.backends.base import Kernel, Operand, content_key
 from graphc.backends.regions import signature
 from graphc.backends.tvm import objects
 from graphc.backends.tvm.conv_problem import Convolution, Source, convolution_of, epilogue_inputs, source_of
+from graphc.backends.tvm.conv_shapes import two_dimensional
 from graphc.backends.tvm.conv_weights import depthwise_packing
 from graphc.backends.tvm.epilogue import Epilogue
 from graphc.backends.tvm.loops import copy_tensor, unravel
@@ -51,7 +52,7 @@ class _Plan:
 
 
 def lower(body: Graph, target: Target, constants: frozenset[int], options: Mapping[str, Any]) -> Kernel:
-    """The kernel of a body around a depthwise 2-D Conv with constant weights.
+    """The kernel of a body around a depthwise Conv along one or two axes with constant weights.
 
     Args:
         body: One Conv and its epilogue.
@@ -62,6 +63,7 @@ def lower(body: Graph, target: Target, constants: frozenset[int], options: Mappi
     Raises:
         BackendError: The body is something else; the message says what.
     """
+    body = two_dimensional(body)
     problem = convolution_of(body)
     if not problem.is_depthwise or problem.group == 1:
         raise BackendError("the convolution is not depthwise")

@@ -1,0 +1,86 @@
+"""The same convolution over other axes: one spatial axis as a row of two, two of a 1x1 convolution as one.
+
+Templates cut rows and columns of pixels. These rewrites of a region's body change shapes, never storage, so that
+templates see rows as long as they can be, and a signal is an image of one row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+
+from graphc.backends.tvm.contraction import anchor_of
+from graphc.backends.tvm.conv_problem import convolution_of
+from graphc.ir import GRAPHC_DOMAIN, Dim, Graph, Node, Value
+from graphc.ops.base import Trait, find
+
+
+def two_dimensional(body: Graph) -> Graph:
+    """A convolution along one axis as one of images of one row; any other body unchanged."""
+    anchor = anchor_of(body, frozenset({"Conv"}))
+    x = anchor.inputs[0]
+    if x is None or x.tensor_type.rank != 3 or not _is_elementwise_after(body, anchor):
+        return body
+    if any(not value.tensor_type.layout.is_row_major or value.tensor_type.shape is None for value in _values(body)):
+        return body
+    image = _reshaped(body, lambda dims: (*dims[:-1], 1, dims[-1]) if len(dims) > 1 else dims)
+    conv = anchor_of(image, frozenset({"Conv"}))
+    for name, before in (("kernel_shape", 1), ("strides", 1), ("dilations", 1), ("pads", 0)):
+        found = conv.ints_attribute(name)
+        if found is not None:
+            half = len(found) // 2
+            conv.attributes[name] = (before, *found) if before else (0, *found[:half], 0, *found[half:])
+    return image
+
+
+def flattened(body: Graph) -> Graph:
+    """A 1x1 convolution over one row of pixels, where they lie side by side; any other body unchanged.
+
+    That holds for a stride of 1 when no tensor of the region has a border; longer rows leave fewer tails.
+    """
+    problem = convolution_of(body)
+    window = problem.window
+    if window.kernel != (1, 1) or window.strides != (1, 1) or problem.height == 1 or any(map(any, problem.border)):
+        return body
+    pixels = (problem.height, problem.width)
+    parameters = set(problem.anchor.inputs[1:])
+    if any(not _has_no_rows(value, pixels) for value in _values(body) if value not in parameters):
+        return body
+    if any(set(value.consumers) != {problem.anchor} for value in parameters if value is not None):
+        return body
+    if not _is_elementwise_after(body, problem.anchor):
+        return body
+    whole = problem.height * problem.width
+    return _reshaped(body, lambda dims: (*dims[:2], 1, whole) if len(dims) == 4 and dims[2:] == pixels else dims)
+
+
+def _values(body: Graph) -> Iterable[Value]:
+    return (*body.inputs, *(value for node in body.nodes for value in node.outputs))
+
+
+def _reshaped(body: Graph, change: Callable[[tuple[Dim, ...]], tuple[Dim, ...]]) -> Graph:
+    """A copy of the body with the shape of every value changed, its layout kept."""
+    copy = body.clone()
+    for value in _values(copy):
+        kind = value.tensor_type
+        value.type = replace(kind, shape=change(kind.dims))
+    return copy
+
+
+def _has_no_rows(value: Value, pixels: tuple[int, int]) -> bool:
+    """Whether all pixels of a tensor are one row in storage, or it is the same for all pixels."""
+    kind = value.tensor_type
+    if kind.layout.halo or kind.layout.order:
+        return False
+    return kind.dims[-2:] == pixels if kind.rank == 4 and kind.dims[2:] != (1, 1) else set(kind.dims[-2:]) <= {1}
+
+
+def _is_elementwise_after(body: Graph, anchor: Node) -> bool:
+    """Whether all nodes but the anchor compute each element from those at the same place."""
+    return all(node is anchor or _is_elementwise(node) for node in body.nodes)
+
+
+def _is_elementwise(node: Node) -> bool:
+    operator = find(node)
+    pointwise = operator is not None and operator.has(Trait.POINTWISE)
+    return pointwise or node.is_op("Constant") or node.is_op("Relayout", GRAPHC_DOMAIN)
