@@ -77,7 +77,12 @@ class Kernel:
     @property
     def symbol(self) -> str:
         """The C symbol under which the object exports the kernel."""
-        return f"graphc_{self.template}_{self.key[:16]}"
+        return self.symbol_of(self.template, self.key)
+
+    @staticmethod
+    def symbol_of(template: str, key: str) -> str:
+        """The C symbol of a kernel of `template` whose key is `key`."""
+        return f"graphc_{template}_{key[:16]}"
 
 
 class Backend(Protocol):

@@ -13,9 +13,9 @@ from typing import Any
 
 from tvm.tirx.script.builder import ir as T
 
-from graphc.backends.base import Kernel, Operand, content_key
-from graphc.backends.regions import signature
-from graphc.backends.tvm import objects, scalar_ops, vectormath
+from graphc.backends.base import Kernel
+from graphc.backends.tvm import scalar_ops, vectormath
+from graphc.backends.tvm.assemble import build_kernel
 from graphc.backends.tvm.contraction import extent_of, unflatten
 from graphc.backends.tvm.gemm_tiles import Tile, fitting, multiply, sweep_cost
 from graphc.backends.tvm.heads import MASKED, Heads, bias_of, heads_of_region, inputs_of
@@ -120,36 +120,22 @@ def lower(body: Graph, target: Target, constants: frozenset[int], options: Mappi
     if 1 not in (heads.k.stride(heads.size), heads.k.stride(heads.key)):
         raise BackendError("neither a key's elements nor neighbouring keys are neighbours")
     schedule = choose_schedule(heads, target)
-    key = content_key(["attention", signature(body), target, schedule, objects.versions()])
-    name = f"graphc_attention_{key[:16]}"
     inputs = inputs_of(heads)
-    sizes = _workspaces(heads, schedule)
-    operands = [
-        *(Operand("input", i, body.inputs[i].tensor_type.storage_bytes) for i in inputs),
-        Operand("output", 0, heads.output.storage_bytes),
-        *(Operand("workspace", i, size * 4) for i, size in enumerate(sizes)),
-    ]
-
-    def emit() -> Any:
-        types = [*(body.inputs[i].tensor_type.dtype for i in inputs), heads.output.dtype]
-        types += [dtypes.FLOAT32] * len(sizes)
-        with KernelBuilder(name, types, vector_bytes=target.vector_bytes, bounds=body.bounds) as builder:
-            _Attention(builder, body, heads, schedule, {i: number for number, i in enumerate(inputs)}).emit()
-        return builder.function
-
-    moved: Dim = 0
-    for operand in operands:
-        moved = moved + operand.size * (operand.kind != "workspace")
     scores = extent_of([heads.batch, heads.head, heads.query, heads.key])
-    return Kernel(
-        key=key,
-        template="attention",
-        operands=tuple(operands),
-        dims=(),
+
+    def emit(builder: KernelBuilder) -> None:
+        _Attention(builder, body, heads, schedule, {i: number for number, i in enumerate(inputs)}).emit()
+
+    return build_kernel(
+        "attention",
+        body,
+        target,
+        [schedule],
+        emit,
         flops=2 * scores * extent_of([heads.size]) + 2 * scores * extent_of([heads.value]),
-        bytes=moved,
         schedule=schedule.describe(),
-        compile=lambda: objects.compile_function(emit(), name, target),
+        reads=inputs,
+        workspaces=[size * 4 for size in _workspaces(heads, schedule)],
     )
 
 

@@ -12,15 +12,14 @@ from typing import Any
 
 from tvm.tirx.script.builder import ir as T
 
-from graphc.backends.base import Kernel, Operand, content_key
-from graphc.backends.regions import signature
-from graphc.backends.tvm import objects
+from graphc.backends.base import Kernel
+from graphc.backends.tvm.assemble import build_kernel
 from graphc.backends.tvm.contraction import Contraction, contraction_of, extent_of, unflatten
 from graphc.backends.tvm.product import Product, Schedule, choose_schedule, packed_panel, read_by
 from graphc.backends.tvm.tasks import IMBALANCE, Chunks, chunks_of, imbalance
 from graphc.backends.tvm.tir import Expr, KernelBuilder, broadcast
 from graphc.backends.tvm.transpose import copy_transposed
-from graphc.ir import Dim, Graph, dtypes
+from graphc.ir import Dim, Graph
 from graphc.ops.expr import Axis
 from graphc.target import Target
 
@@ -97,41 +96,26 @@ def lower(body: Graph, target: Target, constants: frozenset[int], options: Mappi
     problem = contraction_of(body)
     operands, after = read_by(body, problem)
     plan = choose_plan(problem, target)
-    key = content_key(
-        ["batch_matmul", signature(body), target, plan.product, plan.whole, plan.packs, objects.versions()]
-    )
-    name = f"graphc_batch_matmul_{key[:16]}"
     inputs = sorted(operands | after)
     packed = plan.copies * plan.product.packed_elements
-    arguments = [
-        *(Operand("input", i, body.inputs[i].tensor_type.storage_bytes) for i in inputs),
-        *(Operand("output", i, value.tensor_type.storage_bytes) for i, value in enumerate(body.outputs)),
-        *([Operand("workspace", 0, packed * 4)] if packed else []),
-    ]
 
-    def emit() -> Any:
-        types = [value.tensor_type.dtype for value in (*(body.inputs[i] for i in inputs), *body.outputs)]
-        types += [dtypes.FLOAT32] * bool(packed)
-        with KernelBuilder(name, types, vector_bytes=target.vector_bytes, bounds=body.bounds) as builder:
-            _BatchMatmul(builder, body, problem, plan, {i: number for number, i in enumerate(inputs)}).emit()
-        return builder.function
+    def emit(builder: KernelBuilder) -> None:
+        _BatchMatmul(builder, body, problem, plan, {i: number for number, i in enumerate(inputs)}).emit()
 
-    moved: Dim = 0
-    for argument in arguments:
-        moved = moved + argument.size * (argument.kind != "workspace")
-    return Kernel(
-        key=key,
-        template="batch_matmul",
-        operands=tuple(arguments),
-        dims=(),
+    return build_kernel(
+        "batch_matmul",
+        body,
+        target,
+        [plan.product, plan.whole, plan.packs],
+        emit,
         flops=2 * extent_of(problem.axes) * plan.product.depth,
-        bytes=moved,
         schedule={
             **plan.product.describe(),
             "batch": extent_of(plan.batch),
             "right": "in place" if not plan.packs else "packed",
         },
-        compile=lambda: objects.compile_function(emit(), name, target),
+        reads=inputs,
+        workspaces=[packed * 4] if packed else [],
     )
 
 

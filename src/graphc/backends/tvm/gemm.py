@@ -11,9 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from graphc.backends.base import Kernel, Operand, Packing, content_key
-from graphc.backends.regions import signature
-from graphc.backends.tvm import objects
+from graphc.backends.base import Kernel, Packing
+from graphc.backends.tvm.assemble import build_kernel
 from graphc.backends.tvm.contraction import Contraction, contraction_of, extent_of
 from graphc.backends.tvm.gemm_tiles import Tile, with_ways
 from graphc.backends.tvm.product import Product, Schedule, choose_schedule, packed_panel, read_by
@@ -45,37 +44,23 @@ def lower(body: Graph, target: Target, constants: frozenset[int], options: Mappi
         target, rows, columns, depth, with_ways(Tile(*override), target) if override is not None else None
     )
     packing = _packing(problem, schedule)
-    key = content_key(["gemm", signature(body), target, schedule, packing, objects.versions()])
-    name = f"graphc_gemm_{key[:16]}"
     inputs = sorted(read)
-    operands = [
-        Operand("input", i, schedule.packed_elements * 4, packing)
-        if i == weight
-        else Operand("input", i, body.inputs[i].tensor_type.storage_bytes)
-        for i in inputs
-    ]
-    operands += [Operand("output", i, value.tensor_type.storage_bytes) for i, value in enumerate(body.outputs)]
+    numbers = {i: number for number, i in enumerate(inputs)}
 
-    def emit() -> Any:
-        types = [value.tensor_type.dtype for value in (*(body.inputs[i] for i in inputs), *body.outputs)]
-        with KernelBuilder(name, types, vector_bytes=target.vector_bytes, bounds=body.bounds) as builder:
-            numbers = {i: number for number, i in enumerate(inputs)}
-            product = Product(builder, body, problem, schedule, numbers, problem.axes[:-1])
-            _emit(builder, product, schedule, numbers[weight])
-        return builder.function
+    def emit(builder: KernelBuilder) -> None:
+        product = Product(builder, body, problem, schedule, numbers, problem.axes[:-1])
+        _emit(builder, product, schedule, numbers[weight])
 
-    moved: Dim = 0
-    for operand in operands:
-        moved = moved + operand.size
-    return Kernel(
-        key=key,
-        template="gemm",
-        operands=tuple(operands),
-        dims=(),
+    return build_kernel(
+        "gemm",
+        body,
+        target,
+        [schedule, packing],
+        emit,
         flops=2 * rows * columns * depth,
-        bytes=moved,
         schedule=schedule.describe(),
-        compile=lambda: objects.compile_function(emit(), name, target),
+        reads=inputs,
+        packed={weight: (schedule.packed_elements * 4, packing)},
     )
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-from graphc.backends.base import Kernel, Operand, content_key
-from graphc.backends.regions import Expander, signature
-from graphc.backends.tvm import nest, objects
+from graphc.backends.base import Kernel
+from graphc.backends.regions import Expander
+from graphc.backends.tvm import nest
+from graphc.backends.tvm.assemble import build_kernel
 from graphc.backends.tvm.problem import Problem
 from graphc.backends.tvm.tir import KernelBuilder
 from graphc.errors import BackendError
@@ -23,38 +23,19 @@ def lower(body: Graph, target: Target) -> Kernel:
     Raises:
         BackendError: Some operator has no tensor expression.
     """
-    key = content_key(["generic", signature(body), target, objects.versions()])
-    inputs = tuple(value.tensor_type for value in body.inputs)
-    outputs = tuple(value.tensor_type for value in body.outputs)
+    count = len(body.inputs)
     # One nest for all outputs of a shape: what they share is computed once.
     groups: dict[tuple[Dim, ...], list[int]] = {}
     for number, value in enumerate(body.outputs):
         groups.setdefault(value.tensor_type.dims, []).append(number)
     problems = [(build_problem(body, numbers), numbers) for numbers in groups.values()]
-    symbol = f"graphc_generic_{key[:16]}"
 
-    def emit() -> Any:
-        builder = KernelBuilder(
-            symbol, [t.dtype for t in (*inputs, *outputs)], vector_bytes=target.vector_bytes, bounds=body.bounds
-        )
-        with builder:
-            for problem, numbers in problems:
-                nest.emit(builder, problem, [*range(len(inputs)), *(len(inputs) + number for number in numbers)])
-        return builder.function
+    def emit(builder: KernelBuilder) -> None:
+        for problem, numbers in problems:
+            nest.emit(builder, problem, [*range(count), *(count + number for number in numbers)])
 
-    return Kernel(
-        key=key,
-        template="generic",
-        operands=(
-            *(Operand("input", i, t.storage_bytes) for i, t in enumerate(inputs)),
-            *(Operand("output", i, t.storage_bytes) for i, t in enumerate(outputs)),
-        ),
-        dims=(),
-        flops=sum((product(shape) for shape in groups), 0),
-        bytes=sum((t.storage_bytes for t in (*inputs, *outputs)), 0),
-        schedule={},
-        compile=lambda: objects.compile_function(emit(), symbol, target),
-    )
+    flops = sum((product(shape) for shape in groups), 0)
+    return build_kernel("generic", body, target, [], emit, flops=flops, schedule={})
 
 
 def build_problem(body: Graph, numbers: Sequence[int] | None = None) -> Problem:

@@ -13,9 +13,9 @@ from typing import Any
 
 from tvm.tirx.script.builder import ir as T
 
-from graphc.backends.base import Kernel, Operand, content_key
-from graphc.backends.regions import signature
-from graphc.backends.tvm import objects, scalar_ops
+from graphc.backends.base import Kernel
+from graphc.backends.tvm import scalar_ops
+from graphc.backends.tvm.assemble import build_kernel
 from graphc.backends.tvm.contraction import anchor_of
 from graphc.backends.tvm.conv_problem import Source
 from graphc.backends.tvm.epilogue import Epilogue
@@ -115,32 +115,19 @@ def lower(body: Graph, target: Target, constants: frozenset[int], options: Mappi
         BackendError: The body is something else; the message says what.
     """
     plan = _plan(body, target)
-    key = content_key(["pooling", signature(body), target, plan.tiles, plan.width, objects.versions()])
-    name = f"graphc_pooling_{key[:16]}"
-    inputs = [value.tensor_type for value in body.inputs]
-    outputs = [value.tensor_type for value in body.outputs]
-    operands = [Operand("input", i, kind.storage_bytes) for i, kind in enumerate(inputs)]
-    operands += [Operand("output", i, kind.storage_bytes) for i, kind in enumerate(outputs)]
-
-    def emit() -> Any:
-        pointers = [kind.dtype for kind in (*inputs, *outputs)]
-        with KernelBuilder(name, pointers, vector_bytes=target.vector_bytes, bounds=body.bounds) as builder:
-            _Pool(builder, body, plan).emit()
-        return builder.function
-
-    moved: Dim = 0
-    for operand in operands:
-        moved = moved + operand.size
     taps = plan.window.kernel[0] * plan.window.kernel[1]
-    return Kernel(
-        key=key,
-        template="pooling",
-        operands=tuple(operands),
-        dims=(),
+
+    def emit(builder: KernelBuilder) -> None:
+        _Pool(builder, body, plan).emit()
+
+    return build_kernel(
+        "pooling",
+        body,
+        target,
+        [plan.tiles, plan.width],
+        emit,
         flops=plan.anchor.output.tensor_type.numel * taps,
-        bytes=moved,
         schedule={"tile": f"{plan.tiles.height}x{plan.width} pixels"},
-        compile=lambda: objects.compile_function(emit(), name, target),
     )
 
 

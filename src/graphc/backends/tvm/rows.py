@@ -11,9 +11,9 @@ from typing import Any
 
 from tvm.tirx.script.builder import ir as T
 
-from graphc.backends.base import Kernel, Operand, content_key
-from graphc.backends.regions import signature
-from graphc.backends.tvm import objects, scalar_ops, vectormath
+from graphc.backends.base import Kernel
+from graphc.backends.tvm import scalar_ops, vectormath
+from graphc.backends.tvm.assemble import build_kernel
 from graphc.backends.tvm.contraction import extent_of, unflatten
 from graphc.backends.tvm.generic import build_problem
 from graphc.backends.tvm.nest import PARALLEL_COST, cost_of
@@ -54,39 +54,25 @@ def lower(body: Graph, target: Target, constants: frozenset[int], options: Mappi
     rows = extent_of(problem.axes[:-1])
     chunks = chunks_of(rows, target.cores, parallel=not isinstance(cost, int) or cost >= PARALLEL_COST)
     width = -(-extent_of([row.axis]) // lanes) * lanes
-    key = content_key(["rows", signature(body), target, chunks, objects.versions()])
-    name = f"graphc_rows_{key[:16]}"
     read = sorted({scalar.input for scalar in problem.scalars() if isinstance(scalar, Load)})
-    operands = [
-        *(Operand("input", i, body.inputs[i].tensor_type.storage_bytes) for i in read),
-        *(Operand("output", i, value.tensor_type.storage_bytes) for i, value in enumerate(body.outputs)),
-        Operand("workspace", 0, chunks.count * len(row.kept) * width * 4),
-    ]
 
-    def emit() -> Any:
-        types = [*(body.inputs[i].tensor_type.dtype for i in read), *(v.tensor_type.dtype for v in body.outputs)]
-        with KernelBuilder(
-            name, [*types, dtypes.FLOAT32], vector_bytes=target.vector_bytes, bounds=body.bounds
-        ) as builder:
-            _Rows(builder, problem, row, chunks, {i: number for number, i in enumerate(read)}, lanes).emit()
-        return builder.function
+    def emit(builder: KernelBuilder) -> None:
+        _Rows(builder, problem, row, chunks, {i: number for number, i in enumerate(read)}, lanes).emit()
 
-    moved: Dim = 0
-    for operand in operands:
-        moved = moved + operand.size * (operand.kind != "workspace")
-    return Kernel(
-        key=key,
-        template="rows",
-        operands=tuple(operands),
-        dims=(),
+    return build_kernel(
+        "rows",
+        body,
+        target,
+        [chunks],
+        emit,
         flops=cost,
-        bytes=moved,
         schedule={
             "passes": len(row.passes),
             "kept": len(row.kept),
             "tasks": str(chunks.count) if chunks.parallel else "serial",
         },
-        compile=lambda: objects.compile_function(emit(), name, target),
+        reads=read,
+        workspaces=[chunks.count * len(row.kept) * width * 4],
     )
 
 

@@ -13,9 +13,8 @@ from typing import Any
 
 from tvm.tirx.script.builder import ir as T
 
-from graphc.backends.base import Kernel, Operand, content_key
-from graphc.backends.regions import signature
-from graphc.backends.tvm import objects
+from graphc.backends.base import Kernel
+from graphc.backends.tvm.assemble import build_kernel
 from graphc.backends.tvm.conv_problem import Convolution, Source, convolution_of, epilogue_inputs, source_of
 from graphc.backends.tvm.conv_weights import DirectWeights
 from graphc.backends.tvm.epilogue import Epilogue
@@ -107,46 +106,26 @@ def lower(body: Graph, target: Target, constants: frozenset[int], options: Mappi
         DirectWeights(problem.outputs, problem.inputs, 1, (1, 1), lanes, plan.tile.vectors, lanes),
         plan,
     )
-    key = content_key(["winograd", signature(body), target, plan.describe(), plan.slots, objects.versions()])
-    name = f"graphc_winograd_{key[:16]}"
-    inputs = [value.tensor_type for value in body.inputs]
-    outputs = [value.tensor_type for value in body.outputs]
-    filters = Operand(
-        "input",
-        problem.weights,
-        plan.transform.points * parts.weights.elements * 4,
-        filter_packing(plan.transform, parts.weights),
-    )
-    operands = [
-        filters if i == problem.weights else Operand("input", i, kind.storage_bytes) for i, kind in enumerate(inputs)
-    ]
-    operands += [Operand("output", i, kind.storage_bytes) for i, kind in enumerate(outputs)]
     sizes: list[Dim] = [*parts.workspaces()]
-    if parts.source.is_staged:
-        sizes.append(parts.source.type.storage_bytes)
-    operands += [Operand("workspace", i, size) for i, size in enumerate(sizes)]
-
-    def emit() -> Any:
-        pointers = [kind.dtype for kind in (*inputs, *outputs)] + [dtypes.FLOAT32] * len(sizes)
-        with KernelBuilder(name, pointers, vector_bytes=target.vector_bytes, bounds=body.bounds) as builder:
-            _Winograd(builder, body, parts).emit()
-        return builder.function
-
-    moved: Dim = 0
-    for operand in operands:
-        moved = moved + (operand.size if operand.kind != "workspace" else 0)
     facts = plan.describe()
     if parts.source.is_staged:
+        sizes.append(parts.source.type.storage_bytes)
         facts["input"] = "copied to give it a border"
-    return Kernel(
-        key=key,
-        template="winograd",
-        operands=tuple(operands),
-        dims=(),
+
+    def emit(builder: KernelBuilder) -> None:
+        _Winograd(builder, body, parts).emit()
+
+    filters = plan.transform.points * parts.weights.elements * 4, filter_packing(plan.transform, parts.weights)
+    return build_kernel(
+        "winograd",
+        body,
+        target,
+        [plan.describe(), plan.slots],
+        emit,
         flops=2 * problem.macs,
-        bytes=moved,
         schedule=facts,
-        compile=lambda: objects.compile_function(emit(), name, target),
+        packed={problem.weights: filters},
+        workspaces=sizes,
     )
 
 

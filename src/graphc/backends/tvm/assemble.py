@@ -1,0 +1,74 @@
+"""What all templates share: from a plan to a `Kernel` with its operands, its key and its way to object code."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from graphc.backends.base import Kernel, Operand, Packing, content_key
+from graphc.backends.regions import signature
+from graphc.backends.tvm import objects
+from graphc.backends.tvm.tir import KernelBuilder
+from graphc.ir import Dim, Graph, dtypes
+from graphc.target import Target
+
+
+def build_kernel(
+    template: str,
+    body: Graph,
+    target: Target,
+    identity: Sequence[object],
+    emit: Callable[[KernelBuilder], None],
+    *,
+    flops: Dim,
+    schedule: Mapping[str, Any],
+    reads: Sequence[int] | None = None,
+    packed: Mapping[int, tuple[Dim, Packing]] | None = None,
+    workspaces: Sequence[Dim] = (),
+) -> Kernel:
+    """The kernel of a body whose pointers are inputs, outputs and float32 workspaces, in that order.
+
+    Args:
+        template: Name of the template.
+        body: The region's body.
+        target: The CPU.
+        identity: What the template chose, as far as it changes the code: part of the key.
+        emit: Writes the function into a builder that has the pointers.
+        flops: Arithmetic operations of one call.
+        schedule: Choices worth showing.
+        reads: Numbers of the body's inputs that the kernel reads, in the order of its pointers; all if None.
+        packed: For inputs that are constants: bytes of the packed form, and how to make it.
+        workspaces: Bytes of each workspace.
+    """
+    packed = packed or {}
+    numbers = range(len(body.inputs)) if reads is None else reads
+    inputs = [body.inputs[number].tensor_type for number in numbers]
+    outputs = [value.tensor_type for value in body.outputs]
+    operands = [
+        Operand("input", number, *packed.get(number, (kind.storage_bytes, None)))
+        for number, kind in zip(numbers, inputs, strict=True)
+    ]
+    operands += [Operand("output", number, kind.storage_bytes) for number, kind in enumerate(outputs)]
+    moved: Dim = 0
+    for operand in operands:
+        moved = moved + operand.size
+    operands += [Operand("workspace", number, size) for number, size in enumerate(workspaces)]
+    key = content_key([template, signature(body), target, *identity, objects.versions()])
+    symbol = Kernel.symbol_of(template, key)
+
+    def compile_kernel() -> bytes:
+        pointers = [kind.dtype for kind in (*inputs, *outputs)] + [dtypes.FLOAT32] * len(workspaces)
+        with KernelBuilder(symbol, pointers, vector_bytes=target.vector_bytes, bounds=body.bounds) as builder:
+            emit(builder)
+        return objects.compile_function(builder.function, symbol, target)
+
+    return Kernel(
+        key=key,
+        template=template,
+        operands=tuple(operands),
+        dims=(),
+        flops=flops,
+        bytes=moved,
+        schedule=schedule,
+        compile=compile_kernel,
+    )
