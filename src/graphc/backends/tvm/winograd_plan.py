@@ -21,11 +21,11 @@ from graphc.target import Target
 BYTES_PER_STEP = 4
 """Bytes of weights that arrive from memory in the time of one vector multiply-add."""
 
-L2_BYTES_PER_STEP = 16
-"""Bytes that arrive from L2."""
+STREAM_BYTES_PER_STEP = 16
+"""Bytes that arrive from L2, or from beyond it where they are read in order and only read."""
 
-L3_BYTES_PER_STEP = 8
-"""Bytes that arrive from beyond it, or from a neighbour's cache."""
+SHARED_BYTES_PER_STEP = 8
+"""Bytes that were written a while ago, perhaps by another core, and do not fit L2."""
 
 READ_BY_ALL = 1.25
 """What it takes that every thread reads the same bytes from memory, over one of them reading them."""
@@ -152,11 +152,15 @@ def _plan(problem: Convolution, target: Target, transform: Transform, order: Ord
     groups = -(-outputs // tile.vectors)
     if order == "tiles":
         # Every block of tiles reads all filters; the first reading comes from memory.
-        again = (rounds - 1) * filter_bytes / L3_BYTES_PER_STEP
+        again = (rounds - 1) * filter_bytes / STREAM_BYTES_PER_STEP
         traffic = READ_BY_ALL * filter_bytes / BYTES_PER_STEP + again
     else:
-        rate = L2_BYTES_PER_STEP if tiles * tile_bytes <= target.l2_bytes else L3_BYTES_PER_STEP
-        traffic = filter_bytes / BYTES_PER_STEP + tiles * tile_bytes * (1 + groups / threads) / rate
+        moved = tiles * tile_bytes * (1 + groups / threads)
+        result_bytes = transform.points * tiles * tile.vectors * lanes * 4
+        if result_bytes > target.l2_bytes // 4:
+            moved += 2 * result_bytes * groups / threads
+        fits = tiles * tile_bytes <= target.l2_bytes
+        traffic = filter_bytes / BYTES_PER_STEP + moved / (STREAM_BYTES_PER_STEP if fits else SHARED_BYTES_PER_STEP)
     return WinogradPlan(transform, order, tiles, block, threads, tile, compute + traffic)
 
 
