@@ -193,10 +193,14 @@ def _shift(function: Callable[[Expr, Expr], Expr], *, keeps_sign: bool) -> Rende
     def render(dtype: DType, lanes: int, left: Expr, right: Expr) -> Expr:
         right = bind(right)
         limit = _number(dtype.bits - 1, dtype, lanes)
-        inside = function(left, T.min(right, limit))
+        outside = right > limit
+        if dtype.kind == "int":
+            # A negative count shifts everything out, as in NumPy; to LLVM it means nothing.
+            outside = T.Or(outside, right < _number(0, dtype, lanes))
+        inside = function(left, T.Select(outside, limit, right))
         if keeps_sign and dtype.kind == "int":
             return inside
-        return T.Select(right > limit, _number(0, dtype, lanes), inside)
+        return T.Select(outside, _number(0, dtype, lanes), inside)
 
     return render
 
