@@ -13,9 +13,8 @@ from typing import Any
 
 from tvm.tirx.script.builder import ir as T
 
-from graphc.backends.base import Kernel, Operand, content_key
-from graphc.backends.regions import signature
-from graphc.backends.tvm import objects
+from graphc.backends.base import Kernel
+from graphc.backends.tvm.assemble import build_kernel
 from graphc.backends.tvm.conv_problem import Convolution, Source, convolution_of, epilogue_inputs, source_of
 from graphc.backends.tvm.conv_shapes import flattened, two_dimensional
 from graphc.backends.tvm.conv_tiles import (
@@ -74,40 +73,20 @@ def lower(body: Graph, target: Target, constants: frozenset[int], options: Mappi
     if problem.weights in after or problem.data == problem.weights or problem.bias == problem.weights:
         raise BackendError("the weights of the convolution are read for something else too")
     plan = _plan(body, problem, target, options.get("conv_tile"))
-    key = content_key(["conv", signature(body), target, plan.schedule, plan.weights, objects.versions()])
-    name = f"graphc_conv_{key[:16]}"
-    inputs = [value.tensor_type for value in body.inputs]
-    outputs = [value.tensor_type for value in body.outputs]
-    operands = [
-        Operand("input", i, plan.weights.elements * 4, plan.weights.packing())
-        if i == problem.weights
-        else Operand("input", i, kind.storage_bytes)
-        for i, kind in enumerate(inputs)
-    ]
-    operands += [Operand("output", i, kind.storage_bytes) for i, kind in enumerate(outputs)]
-    if plan.source.is_staged:
-        operands.append(Operand("workspace", 0, plan.source.type.storage_bytes))
 
-    def emit() -> Any:
-        pointers = [kind.dtype for kind in (*inputs, *outputs)]
-        if plan.source.is_staged:
-            pointers.append(dtypes.FLOAT32)
-        with KernelBuilder(name, pointers, vector_bytes=target.vector_bytes, bounds=body.bounds) as builder:
-            _Conv(builder, body, plan).emit()
-        return builder.function
+    def emit(builder: KernelBuilder) -> None:
+        _Conv(builder, body, plan).emit()
 
-    moved: Dim = 0
-    for operand in operands:
-        moved = moved + operand.size
-    return Kernel(
-        key=key,
-        template="conv",
-        operands=tuple(operands),
-        dims=(),
+    return build_kernel(
+        "conv",
+        body,
+        target,
+        [plan.schedule, plan.weights],
+        emit,
         flops=2 * problem.macs,
-        bytes=moved,
         schedule=_describe(plan),
-        compile=lambda: objects.compile_function(emit(), name, target),
+        packed={problem.weights: (plan.weights.elements * 4, plan.weights.packing())},
+        workspaces=[plan.source.type.storage_bytes] if plan.source.is_staged else [],
     )
 
 

@@ -13,9 +13,8 @@ from typing import Any
 
 from tvm.tirx.script.builder import ir as T
 
-from graphc.backends.base import Kernel, Operand, content_key
-from graphc.backends.regions import signature
-from graphc.backends.tvm import objects
+from graphc.backends.base import Kernel
+from graphc.backends.tvm.assemble import build_kernel
 from graphc.backends.tvm.conv_problem import Convolution, Source, convolution_of, epilogue_inputs, source_of
 from graphc.backends.tvm.conv_shapes import two_dimensional
 from graphc.backends.tvm.conv_weights import depthwise_packing
@@ -75,45 +74,25 @@ def lower(body: Graph, target: Target, constants: frozenset[int], options: Mappi
         raise BackendError("the weights of the convolution are read for something else too")
     lanes = target.lanes(dtypes.FLOAT32)
     plan = _plan(body, problem, target, options.get("depthwise_tile"))
-    key = content_key(["depthwise", signature(body), target, plan.rows, plan.columns, objects.versions()])
-    name = f"graphc_depthwise_{key[:16]}"
-    inputs = [value.tensor_type for value in body.inputs]
-    outputs = [value.tensor_type for value in body.outputs]
     taps = problem.window.kernel[0] * problem.window.kernel[1]
     weight_bytes = -(-problem.inputs // lanes) * lanes * taps * 4
-    operands = [
-        Operand("input", i, weight_bytes, depthwise_packing(lanes))
-        if i == problem.weights
-        else Operand("input", i, kind.storage_bytes)
-        for i, kind in enumerate(inputs)
-    ]
-    operands += [Operand("output", i, kind.storage_bytes) for i, kind in enumerate(outputs)]
-    if plan.source.is_staged:
-        operands.append(Operand("workspace", 0, plan.source.type.storage_bytes))
-
-    def emit() -> Any:
-        pointers = [kind.dtype for kind in (*inputs, *outputs)]
-        if plan.source.is_staged:
-            pointers.append(dtypes.FLOAT32)
-        with KernelBuilder(name, pointers, vector_bytes=target.vector_bytes, bounds=body.bounds) as builder:
-            _Depthwise(builder, body, plan).emit()
-        return builder.function
-
-    moved: Dim = 0
-    for operand in operands:
-        moved = moved + operand.size
     facts = {"tile": f"{plan.rows.height}x{plan.columns} pixels"}
     if plan.source.is_staged:
         facts["input"] = "copied to give it a border"
-    return Kernel(
-        key=key,
-        template="depthwise",
-        operands=tuple(operands),
-        dims=(),
+
+    def emit(builder: KernelBuilder) -> None:
+        _Depthwise(builder, body, plan).emit()
+
+    return build_kernel(
+        "depthwise",
+        body,
+        target,
+        [plan.rows, plan.columns],
+        emit,
         flops=2 * problem.macs,
-        bytes=moved,
         schedule=facts,
-        compile=lambda: objects.compile_function(emit(), name, target),
+        packed={problem.weights: (weight_bytes, depthwise_packing(lanes))},
+        workspaces=[plan.source.type.storage_bytes] if plan.source.is_staged else [],
     )
 
 
