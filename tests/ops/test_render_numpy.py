@@ -32,7 +32,6 @@ from graphc.ops.expr import (
     cast,
     compare,
     const,
-    inline,
     load,
     reduce,
     select,
@@ -297,16 +296,6 @@ def test_symbols_are_bound_or_an_error() -> None:
     np.testing.assert_array_equal(evaluate_expression(expression, [], {"n": 3}), [0, 3, 6])
     with pytest.raises(OptionError, match="no value is bound for n"):
         evaluate_expression(expression, [])
-
-
-def test_inlining_means_the_same() -> None:
-    producer_axes, (x,) = over((3, 4), INPUTS[0])
-    producer = TensorExpr(producer_axes, call("mul", x, const(3, INT)))
-    (axis,) = axes_of([4])
-    (inner,) = axes_of([3], "r")
-    consumer = TensorExpr((axis,), reduce("sum", (inner,), load(0, INT, [inner.index, axis.index])))
-    fused = inline(consumer, {0: producer}, {})
-    np.testing.assert_array_equal(evaluate_expression(fused, INPUTS), (INPUTS[0] * 3).sum(0))
 
 
 def test_empty_and_rank_0_outputs() -> None:

@@ -10,15 +10,16 @@ from collections.abc import Mapping, Sequence
 
 from graphc.errors import BackendError
 from graphc.ir import GRAPHC_DOMAIN, Attribute, Graph, Node, Tensor, Value, clone_node
+from graphc.ir.symbolic import symbols
 from graphc.ops import base
 from graphc.ops.expr import (
-    Const,
     Index,
+    IndexValue,
     Load,
     Scalar,
     TensorExpr,
     axes_of,
-    canonical,
+    cast,
     const,
     rename_reductions,
     transform,
@@ -72,6 +73,7 @@ class Expander:
         self._numbers.update(leaves or {})
         self._expressions: dict[Node, Sequence[TensorExpr]] = {}
         self._done: dict[tuple[Value, tuple[object, ...]], Scalar] = {}
+        self._kept: list[tuple[Index, ...]] = []
 
     def output(self, value: Value) -> TensorExpr:
         """The expression of a value as a whole."""
@@ -82,12 +84,14 @@ class Expander:
         """The element of `value` at `indices`.
 
         Raises:
-            BackendError: Some operator on the way has no tensor expression.
+            BackendError: Some operator on the way has no tensor expression, or arithmetic on a computed index.
         """
         key = (value, tuple(id(i) if isinstance(i, Scalar) else str(i) for i in indices))
         found = self._done.get(key)
         if found is None:
             found = self._done[key] = self._expand(value, indices)
+            # A key holds identities of scalars: they must not be given to others.
+            self._kept.append(tuple(indices))
         return found
 
     def _expand(self, value: Value, indices: Sequence[Index]) -> Scalar:
@@ -104,10 +108,20 @@ class Expander:
         computed = {a.name: i for a, i in zip(expression.axes, indices, strict=True) if isinstance(i, Scalar)}
         affine = {a.name: i for a, i in zip(expression.axes, indices, strict=True) if not isinstance(i, Scalar)}
 
+        def place(index: Index) -> Index:
+            if isinstance(index, Scalar) or not computed:
+                return index
+            if str(index) not in computed and symbols(index) & computed.keys():
+                raise BackendError(f"{node.op} computes with an index that is data", nodes=node.origins)
+            return computed.get(str(index), index)
+
         def resolve(scalar: Scalar) -> Scalar | None:
+            if isinstance(scalar, IndexValue):
+                moved = place(scalar.index)
+                return cast(moved, scalar.dtype) if isinstance(moved, Scalar) else None
             if not isinstance(scalar, Load):
                 return None
-            position = [i if isinstance(i, Scalar) else computed.get(str(i), i) for i in scalar.indices]
+            position = [place(index) for index in scalar.indices]
             source = node.inputs[scalar.input]
             assert source is not None, f"{node} loads absent input {scalar.input}"
             element = self.element(source, position)
@@ -155,6 +169,3 @@ def signature(body: Graph) -> str:
 
 def _attribute_text(value: Attribute) -> str:
     return f"{value!r} {value.digest().hex()}" if isinstance(value, Tensor) else repr(value)
-
-
-__all__ = ["REGION", "Const", "Expander", "body_of", "canonical", "expression_of", "signature"]

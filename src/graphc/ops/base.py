@@ -15,7 +15,7 @@ from typing import Any, NoReturn, TypeAlias
 import numpy as np
 
 from graphc.errors import OptionError, TypeInferenceError
-from graphc.ir import Dim, Node, Tensor, TensorType, Type, Value, symbol
+from graphc.ir import Dim, Node, Tensor, TensorType, Type, Value
 from graphc.ir.symbolic import Bounds
 from graphc.ops.expr import Scalar, TensorExpr, loads
 
@@ -291,11 +291,6 @@ def broadcast_dims(shapes: Sequence[tuple[Dim, ...]]) -> tuple[Dim, ...] | None:
                 return None
         result.append(found)
     return tuple(result)
-
-
-def fresh_symbol(name: str) -> Dim:
-    """A symbol for an extent that only the data tells."""
-    return symbol(name)
 
 
 __all__ = [

@@ -31,7 +31,7 @@ from typing import TypeAlias
 
 from graphc.ir import dtypes
 from graphc.ir.dtypes import DType
-from graphc.ir.symbolic import Dim, substitute, symbol, symbols
+from graphc.ir.symbolic import Dim, substitute, symbol
 
 Index: TypeAlias = "Dim | Scalar"
 """Where a load reads along one axis: a quasi-affine index expression, or a computed integer scalar (a gather)."""
@@ -389,67 +389,6 @@ def walk(scalar: Scalar) -> list[Scalar]:
 def loads(scalar: Scalar) -> list[Load]:
     """Every load of the DAG once."""
     return [node for node in walk(scalar) if isinstance(node, Load)]
-
-
-def inline(consumer: TensorExpr, producers: Mapping[int, TensorExpr], renumber: Mapping[int, int]) -> TensorExpr:
-    """`consumer` with loads of some inputs replaced by what those inputs are.
-
-    Args:
-        consumer: Expression over inputs numbered 0...
-        producers: For an input number, the expression of that input, over the *new* numbering.
-        renumber: New number of every input that stays a load.
-    """
-
-    def leaf(node: Scalar) -> Scalar | None:
-        if not isinstance(node, Load):
-            return None
-        producer = producers.get(node.input)
-        if producer is None:
-            return Load(node.dtype, renumber[node.input], node.indices, node.checked)
-        return at(producer, node.indices)
-
-    return TensorExpr(consumer.axes, transform(consumer.body, leaf, {}))
-
-
-def at(expression: TensorExpr, indices: Sequence[Index]) -> Scalar:
-    """The element of `expression` at `indices`.
-
-    A computed (gathered) index can stand only where the expression uses that axis as a whole load index; elsewhere the
-    expression must not be inlined at all (`can_inline` tells).
-    """
-    body = rename_reductions(expression.body)
-    affine = {a.name: i for a, i in zip(expression.axes, indices, strict=True) if not isinstance(i, Scalar)}
-    computed = {a.name: i for a, i in zip(expression.axes, indices, strict=True) if isinstance(i, Scalar)}
-    if not computed:
-        return transform(body, lambda node: None, affine)
-
-    def leaf(node: Scalar) -> Scalar | None:
-        if isinstance(node, IndexValue) and str(node.index) in computed:
-            return computed[str(node.index)]
-        if isinstance(node, Load):
-            replaced = tuple(i if isinstance(i, Scalar) else computed.get(str(i), i) for i in node.indices)
-            return Load(node.dtype, node.input, replaced, node.checked)
-        return None
-
-    return transform(body, leaf, affine)
-
-
-def can_inline(expression: TensorExpr, indices: Sequence[Index]) -> bool:
-    """Whether `at(expression, indices)` is defined: computed indices meet only whole load indices."""
-    computed = {a.name for a, i in zip(expression.axes, indices, strict=True) if isinstance(i, Scalar)}
-    if not computed:
-        return True
-    for node in walk(expression.body):
-        if isinstance(node, IndexValue):
-            positions: Sequence[Index] = (node.index,)
-        elif isinstance(node, Load):
-            positions = node.indices
-        else:
-            continue
-        for position in positions:
-            if not isinstance(position, Scalar) and symbols(position) & computed and str(position) not in computed:
-                return False
-    return True
 
 
 def canonical(expression: TensorExpr) -> str:
