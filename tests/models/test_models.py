@@ -46,13 +46,13 @@ def reference(entry: Entry, inputs: Mapping[str, Array]) -> dict[str, Any]:
     return dict(zip(names, session.run(names, dict(inputs)), strict=True))
 
 
-def assert_agrees(expected: Mapping[str, Any], found: Mapping[str, Any]) -> None:
+def assert_agrees(expected: Mapping[str, Any], found: Mapping[str, Any], scale_at_least: float = 0.0) -> None:
     assert list(found) == list(expected)
     for name, wanted in expected.items():
         got = found[name]
         assert got.dtype == wanted.dtype and got.shape == wanted.shape
         assert np.isfinite(wanted).all(), "a model of noise would prove nothing"
-        scale = float(np.abs(wanted).max())
+        scale = max(float(np.abs(wanted).max()), scale_at_least)
         assert scale > 0
         assert float(np.abs(got.astype(np.float64) - wanted).max()) <= TOLERANCE * scale, name
 
@@ -111,5 +111,6 @@ def test_a_detector_compiles_each_size_that_comes(tmp_path: Path, monkeypatch: p
         for height, width in ((64, 96), (96, 32)):
             batch, rows, columns = entry.dims
             inputs = entry.inputs(dims={batch: 1, rows: height, columns: width})
-            assert_agrees(reference(entry, inputs), module(inputs))
+            # Probabilities: on noise all are near 0, where ONNX Runtime's sigmoid is right to 1e-7 only.
+            assert_agrees(reference(entry, inputs), module(inputs), scale_at_least=1.0)
         assert len(module.variants) == 2 and not any(variant.host_steps for variant in module.variants)
