@@ -15,7 +15,7 @@ from tvm.tirx.script.builder import ir as T
 
 from graphc.backends.base import Kernel
 from graphc.backends.tvm.assemble import build_kernel
-from graphc.backends.tvm.conv_problem import Convolution, Source, convolution_of, epilogue_inputs, source_of
+from graphc.backends.tvm.conv_problem import Convolution, Source, check_weights, convolution_of, source_of
 from graphc.backends.tvm.conv_shapes import flattened, two_dimensional
 from graphc.backends.tvm.conv_tiles import (
     MOST_VECTORS,
@@ -65,13 +65,9 @@ def lower(body: Graph, target: Target, constants: frozenset[int], options: Mappi
     """
     body = flattened(two_dimensional(body))
     problem = convolution_of(body)
-    if problem.weights not in constants:
-        raise BackendError("the weights of the convolution are not a constant")
     if problem.is_depthwise and problem.group > 1:
         raise BackendError("the convolution is depthwise: vectors of channels share no input")
-    after = epilogue_inputs(body, problem.anchor)
-    if problem.weights in after or problem.data == problem.weights or problem.bias == problem.weights:
-        raise BackendError("the weights of the convolution are read for something else too")
+    check_weights(problem, body, constants)
     plan = _plan(body, problem, target, options.get("conv_tile"))
 
     def emit(builder: KernelBuilder) -> None:
@@ -86,7 +82,7 @@ def lower(body: Graph, target: Target, constants: frozenset[int], options: Mappi
         flops=2 * problem.macs,
         schedule=_describe(plan),
         packed={problem.weights: (plan.weights.elements * 4, plan.weights.packing())},
-        workspaces=[plan.source.type.storage_bytes] if plan.source.is_staged else [],
+        workspaces=plan.source.workspaces,
     )
 
 

@@ -116,12 +116,18 @@ def _extents(kind: TensorType) -> tuple[int, ...]:
     return tuple(extent for extent in kind.dims if isinstance(extent, int))
 
 
-def epilogue_inputs(body: Graph, anchor: Node) -> frozenset[int]:
-    """Numbers of the body inputs that are read after the anchor."""
-    number = len(body.inputs)
-    expander = Expander(body, {anchor.output: number})
-    elements = [expander.output(value).body for value in body.outputs]
-    return frozenset(load.input for element in elements for load in loads(element)) - {number}
+def check_weights(problem: Convolution, body: Graph, constants: frozenset[int]) -> None:
+    """Refuses weights that cannot be packed at compile time.
+
+    Raises:
+        BackendError: They are not a constant, or the region reads them for something else too.
+    """
+    if problem.weights not in constants:
+        raise BackendError("the weights of the convolution are not a constant")
+    expander = Expander(body, {problem.anchor.output: len(body.inputs)})
+    read = {load.input for value in body.outputs for load in loads(expander.output(value).body)}
+    if problem.weights in {*read, problem.data, problem.bias}:
+        raise BackendError("the weights of the convolution are read for something else too")
 
 
 @dataclass(frozen=True)
@@ -135,6 +141,11 @@ class Source:
 
     type: TensorType
     is_staged: bool
+
+    @property
+    def workspaces(self) -> list[Dim]:
+        """Bytes of the copy, where there is one."""
+        return [self.type.storage_bytes] if self.is_staged else []
 
     @property
     def is_blocked(self) -> bool:

@@ -21,7 +21,7 @@ class DirectWeights:
 
     A part is `vectors` blocks of `lanes` output channels, the last part narrower where blocks do not divide; channels
     past the end are zero. A part of a grouped convolution reads the input blocks that its groups lie in, and has zeros
-    for the channels there that its own do not see.
+    for the channels there that its own do not see (so a NaN or infinity reaches neighbouring groups).
 
     Args:
         outputs: Output channels.

@@ -15,7 +15,7 @@ from tvm.tirx.script.builder import ir as T
 
 from graphc.backends.base import Kernel
 from graphc.backends.tvm.assemble import build_kernel
-from graphc.backends.tvm.conv_problem import Convolution, Source, convolution_of, epilogue_inputs, source_of
+from graphc.backends.tvm.conv_problem import Convolution, Source, check_weights, convolution_of, source_of
 from graphc.backends.tvm.conv_shapes import two_dimensional
 from graphc.backends.tvm.conv_weights import depthwise_packing
 from graphc.backends.tvm.epilogue import Epilogue
@@ -68,10 +68,7 @@ def lower(body: Graph, target: Target, constants: frozenset[int], options: Mappi
         raise BackendError("the convolution is not depthwise")
     if problem.window.kernel[0] * problem.window.kernel[1] > MOST_TAPS:
         raise BackendError(f"more than {MOST_TAPS} taps")
-    if problem.weights not in constants:
-        raise BackendError("the weights of the convolution are not a constant")
-    if problem.weights in epilogue_inputs(body, problem.anchor) or problem.weights in (problem.data, problem.bias):
-        raise BackendError("the weights of the convolution are read for something else too")
+    check_weights(problem, body, constants)
     lanes = target.lanes(dtypes.FLOAT32)
     plan = _plan(body, problem, target, options.get("depthwise_tile"))
     taps = problem.window.kernel[0] * problem.window.kernel[1]
@@ -92,7 +89,7 @@ def lower(body: Graph, target: Target, constants: frozenset[int], options: Mappi
         flops=2 * problem.macs,
         schedule=facts,
         packed={problem.weights: (weight_bytes, depthwise_packing(lanes))},
-        workspaces=[plan.source.type.storage_bytes] if plan.source.is_staged else [],
+        workspaces=plan.source.workspaces,
     )
 
 

@@ -1,7 +1,8 @@
 """Winograd convolution: 3x3 with stride 1 as products of transformed tiles, with up to four times fewer multiply-adds.
 
 Transformed inputs V and products M live in workspaces, both as [point][channel block][tile][lane]. The relative error
-is a few times that of a direct convolution (3e-6 to 6e-6 for 4x4 tiles); option `winograd` turns it off.
+is a few times that of a direct convolution (3e-6 to 6e-6 for 4x4 tiles), and a NaN or infinity spreads over the tiles
+that see it; option `winograd` turns it off.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from tvm.tirx.script.builder import ir as T
 
 from graphc.backends.base import Kernel
 from graphc.backends.tvm.assemble import build_kernel
-from graphc.backends.tvm.conv_problem import Convolution, Source, convolution_of, epilogue_inputs, source_of
+from graphc.backends.tvm.conv_problem import Convolution, Source, check_weights, convolution_of, source_of
 from graphc.backends.tvm.conv_weights import DirectWeights
 from graphc.backends.tvm.epilogue import Epilogue
 from graphc.backends.tvm.loops import copy_tensor, unrolled
@@ -92,10 +93,7 @@ def lower(body: Graph, target: Target, constants: frozenset[int], options: Mappi
     window = problem.window
     if window.kernel != (3, 3) or window.strides != (1, 1) or window.dilations != (1, 1) or problem.group != 1:
         raise BackendError("the convolution is not 3x3 of stride 1, dense in taps and channels")
-    if problem.weights not in constants:
-        raise BackendError("the weights of the convolution are not a constant")
-    if problem.weights in epilogue_inputs(body, problem.anchor) or problem.weights in (problem.data, problem.bias):
-        raise BackendError("the weights of the convolution are read for something else too")
+    check_weights(problem, body, constants)
     plan = choose_plan(problem, target, size=options.get("winograd_size"), order=options.get("winograd_order"))
     if plan is None:
         raise BackendError("a direct convolution is faster")
@@ -106,10 +104,8 @@ def lower(body: Graph, target: Target, constants: frozenset[int], options: Mappi
         DirectWeights(problem.outputs, problem.inputs, 1, (1, 1), lanes, plan.tile.vectors, lanes),
         plan,
     )
-    sizes: list[Dim] = [*parts.workspaces()]
     facts = plan.describe()
     if parts.source.is_staged:
-        sizes.append(parts.source.type.storage_bytes)
         facts["input"] = "copied to give it a border"
 
     def emit(builder: KernelBuilder) -> None:
@@ -125,7 +121,7 @@ def lower(body: Graph, target: Target, constants: frozenset[int], options: Mappi
         flops=2 * problem.macs,
         schedule=facts,
         packed={problem.weights: filters},
-        workspaces=sizes,
+        workspaces=[*parts.workspaces(), *parts.source.workspaces],
     )
 
 
