@@ -103,3 +103,10 @@ def test_a_graph_without_convolutions_is_left_alone() -> None:
 def test_random_graphs_keep_their_meaning(block: int) -> None:
     operators = ("Conv", "MaxPool", "GlobalAveragePool", "Relu", "Add", "Concat")
     assert check_pass(f"layout{{block={block}}}", examples=200, operators=operators, max_nodes=12) > 0
+
+
+def test_padding_that_the_shape_decides_is_padding_too() -> None:
+    graph, b, x = _image(1, 8, 6, 6)
+    weight = b.constant(RNG.standard_normal((8, 8, 3, 3)).astype(np.float32))
+    graph.outputs = [b.op("Conv", x, weight, auto_pad="SAME_UPPER")]
+    assert next(iter(_assign(graph).values())) == str(BORDER)

@@ -15,6 +15,7 @@ from graphc.ir import GRAPHC_DOMAIN, ROW_MAJOR, Graph, Layout, Node, TensorType,
 from graphc.ir.dtypes import FLOAT32
 from graphc.ir.layout_checks import ANY_OPERATOR, register_layout_rule, row_major_only
 from graphc.ops.base import Trait, find
+from graphc.ops.convolution import conv_window
 from graphc.passes.base import PassContext, register_pass
 
 _POOLS = frozenset({"MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool"})
@@ -73,8 +74,7 @@ class AssignLayout:
         if self.halo:
             for node in value.consumers:
                 if _is_convolution(node) and node.input(0) is value:
-                    pads = node.ints_attribute("pads", (0, 0, 0, 0)) or (0, 0, 0, 0)
-                    border = [(max(lo, pads[axis]), max(hi, pads[axis + 2])) for axis, (lo, hi) in enumerate(border)]
+                    border = [(max(a, c), max(b, d)) for (a, b), (c, d) in zip(border, _pads(node), strict=True)]
         halo = ((0, 0), (0, 0), *border) if any(map(any, border)) else ()
         return blocked(1, block, halo=halo, fill=0.0)
 
@@ -94,6 +94,15 @@ def _is_convolution(node: Node) -> bool:
         return False
     weight = node.inputs[1]
     return weight is not None and weight.tensor_type.rank == 4
+
+
+def _pads(node: Node) -> list[tuple[int, int]]:
+    """Zeros that a convolution sees before and after each spatial axis; none where they depend on open extents."""
+    shapes = [value.tensor_type.dims for value in node.inputs[:2] if value is not None]
+    window = conv_window(node, *shapes)
+    pads = list(zip(window.pads_begin, window.pads_end, strict=True))
+    known = [(lo, hi) for lo, hi in pads if isinstance(lo, int) and isinstance(hi, int)]
+    return known if len(known) == len(pads) else [(0, 0)] * len(pads)
 
 
 def _computes_in_any_layout(node: Node) -> bool:
@@ -139,8 +148,8 @@ def _convert_inputs(graph: Graph, node: Node, block: int) -> int:
     data = node.inputs[0]
     if data is None or not data.tensor_type.layout.is_row_major or not _is_image(data, block):
         return 0
-    pads = node.ints_attribute("pads", (0, 0, 0, 0)) or (0, 0, 0, 0)
-    halo = ((0, 0), (0, 0), (pads[0], pads[2]), (pads[1], pads[3])) if any(pads) else ()
+    border = _pads(node)
+    halo = ((0, 0), (0, 0), *border) if any(map(any, border)) else ()
     layout = blocked(1, block, halo=halo, fill=0.0)
     for use in data.uses:
         user = use.user
