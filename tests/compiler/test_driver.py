@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,15 @@ from onnx import helper
 
 import graphc
 from graphc.compiler import CompileOptions, compile_package, lower_model
-from graphc.errors import InputError, OptionError, ParseError, ToolchainError, UnsupportedError
+from graphc.errors import (
+    ExecutionError,
+    InputError,
+    OptionError,
+    PackageError,
+    ParseError,
+    ToolchainError,
+    UnsupportedError,
+)
 from graphc.package import Package
 from tests.compiler.agreement import WIDTHS, assert_agrees, assert_close, target_or_skip
 from tests.frontend.models import Array, info, model, run_ort
@@ -166,7 +175,17 @@ def test_bad_pipelines_show_the_place(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "words"), [({"levle": "O2"}, "levle"), ({"level": "O9"}, "O9"), ({"level": "2"}, "'2'")]
+    ("options", "words"),
+    [
+        ({"levle": "O2"}, "levle"),
+        ({"level": "O9"}, "O9"),
+        ({"level": "2"}, "'2'"),
+        ({"jobs": 0}, "jobs"),
+        ({"passes": ["fold"]}, "pipeline as text"),
+        ({"target": 3}, "target is 3"),
+        ({"dims": [1]}, "dims is"),
+        ({"threads": 0}, "threads"),
+    ],
 )
 def test_bad_options(options: Any, words: str) -> None:
     with pytest.raises(OptionError, match=words):
@@ -201,6 +220,33 @@ def test_the_output_is_kept_or_not(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert list(temporary.iterdir()) == [], "a package without a home is gone once it is loaded"
     np.testing.assert_array_equal(module(feeds)["y"], graphc.load(kept)(feeds)["y"])
     assert first.shape == (4, 10)
+
+
+@pytest.mark.parametrize(("place", "words"), [("", "is a folder"), ("missing/x", "no folder"), ("file/x", "no folder")])
+def test_an_output_that_cannot_be_written_is_found_out_before_any_work(place: str, words: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    seen: list[str] = []
+    options = CompileOptions(progress=lambda what, done, total: seen.append(what))
+    with pytest.raises(PackageError, match=words):
+        compile_package(perceptron(), tmp_path / place, options=options)
+    assert seen == []
+
+
+def test_more_memory_than_there_is_is_a_typed_error() -> None:
+    nodes = [
+        helper.make_node("Expand", ["x", "s"], ["e"], name="grow"),
+        helper.make_node("Exp", ["e"], ["f"]),
+        helper.make_node("ReduceSum", ["f"], ["y"], keepdims=0),
+    ]
+    proto = model(nodes, [info("x", shape=[1])], ["y"], initializers={"s": np.array([2**37], np.int64)})
+    module = graphc.compile(proto, level="O0")
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (1 << 38, hard))
+    try:
+        with pytest.raises(ExecutionError, match="GB"):
+            module({"x": normal(1)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
 def test_every_form_of_model_is_taken(tmp_path: Path) -> None:

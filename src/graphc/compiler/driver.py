@@ -16,7 +16,7 @@ from graphc.compiler.assembly import input_symbols, write
 from graphc.compiler.options import CompileOptions, DimChoice, expand_dims
 from graphc.compiler.plugins import load_plugins
 from graphc.compiler.program import Program, build_program
-from graphc.errors import OptionError, ToolchainError, UnsupportedError
+from graphc.errors import OptionError, PackageError, ToolchainError, UnsupportedError
 from graphc.frontend import Imported, bind_dims, export_model, read_model
 from graphc.frontend.exporter import constant_bytes
 from graphc.frontend.source import ModelSource
@@ -93,6 +93,7 @@ def compile_package(
         As `compile`.
     """
     options = options or CompileOptions(cache=object_cache.default_folder())
+    _check_output(Path(output))
     lowered = lower_model(model, target=target, dims=dims, options=options)
     return build_package(lowered, output, options), lowered.programs
 
@@ -130,10 +131,10 @@ def lower_model(
     imported = read_model(model)
     source = imported.graph
     refuse_unknown(source)
-    settle_inputs(source, dims or {}, imported.dim_names)
     options.progress("reading the model", 1, 1)
-    backend = cpu_backend(targets, options.backend)
     choices = expand_dims(dims, imported.inputs)
+    settle_inputs(source, dims or {}, imported.dim_names)
+    backend = cpu_backend(targets, options.backend)
     programs: list[Program] = []
     total = len(choices) * len(targets)
     for choice in choices:
@@ -216,6 +217,8 @@ def cpu_targets(text: str) -> list[Target]:
     Raises:
         OptionError: An unknown target, or one that is no CPU.
     """
+    if not isinstance(text, str):
+        raise OptionError(f"target is {text!r}; expected a name, e.g. 'cpu'")
     targets = [found for found in parse_targets(text) if isinstance(found, Target)]
     if not targets or len(targets) != len(parse_targets(text)):
         raise OptionError(f"target {text!r} is no CPU, and this version compiles for CPUs only")
@@ -260,6 +263,16 @@ def _bindings(source: Graph, bound: Graph) -> dict[str, int]:
                 if not isinstance(dim, int) and isinstance(extent, int):
                     bindings[str(dim)] = extent
     return bindings
+
+
+def _check_output(path: Path) -> None:
+    """Finds out before the work what would stop the package from being written after it."""
+    if path.is_dir():
+        raise PackageError(f"cannot write {str(path)!r}: it is a folder")
+    if not path.parent.is_dir():
+        raise PackageError(f"cannot write {str(path)!r}: there is no folder {str(path.parent)!r}")
+    if not os.access(path.parent, os.W_OK):
+        raise PackageError(f"cannot write {str(path)!r}: the folder cannot be written to")
 
 
 def _versions() -> dict[str, str]:

@@ -54,8 +54,19 @@ class CompileOptions:
     print_after: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        """Refuses what would fail later in the words of a library below.
+
+        Raises:
+            OptionError: A value is of another type, or out of range.
+        """
         if self.backend not in BACKENDS:
             raise OptionError(f"unknown backend {self.backend!r}; known: {', '.join(BACKENDS)}")
+        if self.passes is not None and not isinstance(self.passes, str):
+            raise OptionError(f"passes is {self.passes!r}; expected a pipeline as text, e.g. 'fold,dce'")
+        if not isinstance(self.jobs, int) or self.jobs < 1:
+            raise OptionError(f"jobs is {self.jobs!r}; expected a positive integer")
+        if self.cache is not None:
+            object.__setattr__(self, "cache", Path(self.cache))
 
     def recorded(self) -> dict[str, str]:
         """What the package says of how it was made: options that change its contents."""
@@ -77,6 +88,8 @@ def expand_dims(dims: Mapping[str, DimChoice] | None, inputs: Iterable[str]) -> 
     Raises:
         OptionError: An extent is no natural number, or a list is empty.
     """
+    if dims is not None and not isinstance(dims, Mapping):
+        raise OptionError(f"dims is {dims!r}; expected a dictionary, e.g. {{'batch': 8}}")
     names = set(inputs)
     fixed: dict[str, DimChoice] = {}
     varied: dict[str, list[int]] = {}

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from graphc.errors import ExecutionError
+
 ALIGNMENT = 64
 _HUGE_PAGE = 2 << 20
 READY = 0x0001 | 0x0100
@@ -18,7 +20,21 @@ Array = np.ndarray[Any, Any]
 
 
 def allocate(size: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """Zeroed bytes aligned to 64; blocks of megabytes are aligned to, and advised to use, huge pages."""
+    """Zeroed bytes aligned to 64; blocks of megabytes are aligned to, and advised to use, huge pages.
+
+    Raises:
+        ExecutionError: The machine has not that much memory.
+    """
+    try:
+        return _allocate(size)
+    except (MemoryError, OSError) as error:
+        raise ExecutionError(
+            f"a call of this model needs {size / 1e9:,.1f} GB for its values, and the machine has not that much left",
+            hint="use smaller shapes, or fewer calls at once",
+        ) from error
+
+
+def _allocate(size: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
     alignment = _HUGE_PAGE if size >= _HUGE_PAGE else ALIGNMENT
     if alignment == ALIGNMENT:
         block: np.ndarray[Any, np.dtype[np.uint8]] = np.zeros(size + alignment, np.uint8)
