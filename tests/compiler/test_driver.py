@@ -185,6 +185,7 @@ def test_bad_pipelines_show_the_place(text: str) -> None:
         ({"target": 3}, "target is 3"),
         ({"dims": [1]}, "dims is"),
         ({"threads": 0}, "threads"),
+        ({"print_after": ["fuze"]}, "fuze"),
     ],
 )
 def test_bad_options(options: Any, words: str) -> None:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from graphc import memory
 from graphc.backends.base import Backend, Kernel
 from graphc.compiler.limits import refuse_huge_arena, refuse_huge_tensors
 from graphc.compiler.options import CompileOptions
-from graphc.errors import BackendError, UnsupportedError
+from graphc.errors import BackendError, OptionError, UnsupportedError
 from graphc.ir import GRAPHC_DOMAIN, Graph, Node
 from graphc.passes import PassContext, PassManager, PipelineReport, default_pipeline
 from graphc.passes.buffers import BufferPlan, assign_buffers
 from graphc.passes.fuse import REGION, dissolve
+from graphc.passes.manager import ALL
 from graphc.target import Target, Verdict
 
 ALIGNMENT = 64
@@ -90,6 +91,7 @@ def build_program(
     manager = PassManager(
         passes, verify=options.verify, print_before=options.print_before, print_after=options.print_after
     )
+    _check_printed(manager, (*options.print_before, *options.print_after))
     report = manager.run(graph, context)
     kernels, host = _lower(graph, capability, backend, target, options)
     buffers = assign_buffers(graph)
@@ -131,6 +133,13 @@ def _lower(
         done = {*kernels, *(reason.node for reason in host)}
         pending = [node for node in assign_buffers(graph).steps if node not in done] if refused else []
     return kernels, host
+
+
+def _check_printed(manager: PassManager, names: Sequence[str]) -> None:
+    known = {*ALL, *(pass_.name for pass_ in manager.pipeline)}
+    for name in names:
+        if name not in known:
+            raise OptionError(f"no pass {name!r} to print the graph at; there are: {', '.join(sorted(known))}")
 
 
 def arena_intervals(
