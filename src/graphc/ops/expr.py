@@ -186,8 +186,8 @@ SCALAR_OPS: dict[str, ScalarOp] = {
     **{name: ScalarOp(1, result="bool") for name in ("isnan", "isinf", "isfinite")},
 }
 """Every scalar operation. `and`, `or`, `xor`, `not` are bitwise on integers and logical on bool; `shr` is logical on
-unsigned and arithmetic on signed integers; a shift by the width or more gives 0 (or the sign). `round` is half to even.
-`sign` of NaN is NaN. `reciprocal` and `rsqrt` are exact divisions, never approximations."""
+unsigned and arithmetic on signed integers; a shift by the width or more, or by less than 0, gives 0 (or the sign).
+`round` is half to even. `sign` of NaN is NaN. `reciprocal` and `rsqrt` are exact divisions, never approximations."""
 
 REDUCE_IDENTITY: dict[str, Callable[[DType], int | float | bool]] = {
     "sum": lambda dtype: 0,
