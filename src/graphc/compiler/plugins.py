@@ -6,6 +6,7 @@ group `graphc.plugins`. Importing it is all that is done: what it registers, it 
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import sys
 from collections.abc import Iterable
@@ -41,7 +42,7 @@ def load_plugins(files: Iterable[Path] = ()) -> None:
 def _load_file(path: Path) -> None:
     if not path.is_file():
         raise OptionError(f"there is no plugin file {str(path)!r}")
-    name = f"graphc_plugin_{path.stem}"
+    name = f"graphc_plugin_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise OptionError(f"plugin {str(path)!r} is no Python file", hint="its name must end in .py")
