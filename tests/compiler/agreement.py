@@ -11,7 +11,7 @@ import pytest
 
 import graphc
 from graphc.runtime import Executable
-from graphc.target import detect_host, parse_target
+from graphc.target import Target, detect_host, parse_target
 from tests.frontend.models import Array, run_ort
 
 HOST = detect_host()
@@ -22,6 +22,7 @@ WIDTHS = ["cpu:x86-64-v3", "cpu:x86-64-v4"] if HOST.architecture == "x86_64" els
 def target_or_skip(name: str) -> str:
     """`name`, where this machine runs its code."""
     target = parse_target(name)
+    assert isinstance(target, Target)
     missing = target.missing(HOST.features)
     if missing:
         pytest.skip(f"this machine lacks {', '.join(missing)}")

@@ -15,7 +15,7 @@ from tests.compiler.test_edges import node
 from tests.frontend.models import info, model
 
 CONV = node("Conv", ["x", "w"], ["c"], pads=[1, 1, 1, 1])
-WEIGHTS = {
+WEIGHTS: dict[str, Any] = {
     "w": normal(24, 16, 3, 3) / 12,
     "one": normal(24, 24, 1, 1),
     "third": normal(12, 8, 1, 1),

@@ -278,13 +278,21 @@ TOO_LARGE: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "resize": (
         lambda: one(
-            "Resize", "w", "", "s", weights={"w": np.ones((1, 1, 4, 4), np.float32), "s": np.float32([1, 1, 2e6, 2e6])}
+            "Resize",
+            "w",
+            "",
+            "s",
+            weights={"w": np.ones((1, 1, 4, 4), np.float32), "s": np.array([1, 1, 2e6, 2e6], np.float32)},
         ),
         "culprit",
     ),
     "one hot": (
         lambda: one(
-            "OneHot", "i", "d", "v", weights={"i": np.array([1]), "d": np.array(HUGE), "v": np.float32([0, 1])}
+            "OneHot",
+            "i",
+            "d",
+            "v",
+            weights={"i": np.array([1]), "d": np.array(HUGE), "v": np.array([0, 1], np.float32)},
         ),
         "culprit",
     ),

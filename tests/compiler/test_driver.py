@@ -51,7 +51,8 @@ def picture(size: int | str = 13) -> onnx.ModelProto:
     rng = np.random.default_rng(2)
 
     def weight(*shape: int) -> Array:
-        return (rng.standard_normal(shape) / np.sqrt(np.prod(shape[1:]))).astype(np.float32)
+        scaled: Array = rng.standard_normal(shape) / np.sqrt(np.prod(shape[1:]))
+        return scaled.astype(np.float32)
 
     nodes = [
         helper.make_node("Conv", ["x", "w0", "b0"], ["c0"], name="stem", pads=[1, 1, 1, 1]),

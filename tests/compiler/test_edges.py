@@ -67,7 +67,7 @@ OUTPUTS: dict[str, tuple[list[Node], list[str]]] = {
 @pytest.mark.parametrize("what", OUTPUTS)
 def test_outputs_may_be(what: str, level: str) -> None:
     nodes, outputs = OUTPUTS[what]
-    initializers = {"w": W, **SHAPES, "axis": np.array([1], np.int64)}
+    initializers: dict[str, Array] = {"w": W, **SHAPES, "axis": np.array([1], np.int64)}
     proto = model(nodes, [X], outputs, initializers=initializers)
     feeds = {"x": normal(3, 4)}
     module = assert_agrees(proto, feeds, level=level)
@@ -92,7 +92,7 @@ def test_a_model_may_have_no_inputs() -> None:
     assert module.variants[0].steps == ()
 
 
-RANK_0 = [
+RANK_0: list[tuple[str, list[str], Any]] = [
     ("Add", ["x", "x"], {}),
     ("Exp", ["x"], {}),
     ("Unsqueeze", ["x", "axis"], {}),

@@ -20,7 +20,7 @@ def normal(*shape: int) -> Array:
     return RNG.standard_normal(shape).astype(np.float32)
 
 
-WEIGHTS = {
+WEIGHTS: dict[str, Array] = {
     "row": normal(257),
     "column": normal(401, 1),
     "scale": normal(1, 17, 1, 1),
@@ -64,12 +64,12 @@ CASES: dict[str, tuple[tuple[int, ...], list[Any]]] = {
     "running sum": (MATRIX, [node("CumSum", ["x", "one"], ["y"])]),
     "sorted": (MATRIX, [node("TopK", ["x", "k"], ["y", "i"], axis=0)]),
 }
-SMALL = {
+SMALL: dict[str, Array] = {
     "minus": np.array([-1], np.int64),
     "zero": np.array([0], np.int64),
     "one": np.array(1, np.int64),
     "k": np.array([5], np.int64),
-    "zoom": np.float32([1, 1, 1.7, 2.3]),
+    "zoom": np.array([1, 1, 1.7, 2.3], np.float32),
 }
 
 

@@ -26,6 +26,7 @@ def tolerances(case: Any, expected: Any) -> tuple[float, float]:
 
 def check(name: str, target: str) -> None:
     case = onnx_cases()[name]
+    assert case.model is not None and case.data_sets is not None
     if any(not value.type.HasField("tensor_type") for value in case.model.graph.input):
         with pytest.raises(UnsupportedError, match="takes tensors only"):
             graphc.compile(case.model)
