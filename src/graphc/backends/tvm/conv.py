@@ -16,7 +16,7 @@ from tvm.tirx.script.builder import ir as T
 from graphc.backends.base import Kernel
 from graphc.backends.tvm.assemble import build_kernel
 from graphc.backends.tvm.conv_problem import Convolution, Source, check_weights, convolution_of, source_of
-from graphc.backends.tvm.conv_shapes import flattened, two_dimensional
+from graphc.backends.tvm.conv_shapes import row_joins, two_dimensional, with_joined_rows
 from graphc.backends.tvm.conv_tiles import (
     MOST_VECTORS,
     Plane,
@@ -63,12 +63,14 @@ def lower(body: Graph, target: Target, constants: frozenset[int], options: Mappi
     Raises:
         BackendError: The body is something else; the message says what.
     """
-    body = flattened(two_dimensional(body))
+    body = two_dimensional(body)
     problem = convolution_of(body)
     if problem.is_depthwise and problem.group > 1:
         raise BackendError("the convolution is depthwise: vectors of channels share no input")
     check_weights(problem, body, constants)
-    plan = _plan(body, problem, target, options.get("conv_tile"))
+    shapes = [with_joined_rows(body, count) for count in row_joins(body)]
+    plans = [_plan(shape, convolution_of(shape), target, options.get("conv_tile")) for shape in shapes]
+    body, plan = min(zip(shapes, plans, strict=True), key=lambda choice: choice[1].schedule.cost)
 
     def emit(builder: KernelBuilder) -> None:
         _Conv(builder, body, plan).emit()

@@ -1,4 +1,4 @@
-"""The same convolution over other axes: one spatial axis as a row of two, two of a 1x1 convolution as one.
+"""The same convolution over other axes: one spatial axis as a row of two, rows of a 1x1 convolution end to end.
 
 Templates cut rows and columns of pixels. These rewrites of a region's body change shapes, never storage, so that
 templates see rows as long as they can be, and a signal is an image of one row.
@@ -33,25 +33,35 @@ def two_dimensional(body: Graph) -> Graph:
     return image
 
 
-def flattened(body: Graph) -> Graph:
-    """A 1x1 convolution over one row of pixels, where they lie side by side; any other body unchanged.
+def row_joins(body: Graph) -> list[int]:
+    """How many rows of pixels of a convolution may be taken as one, by `with_joined_rows`; 1 for as they are.
 
-    That holds for a stride of 1 when no tensor of the region has a border; longer rows leave fewer tails.
+    More than one where the convolution is 1x1 of stride 1 and no tensor of the region has a border, so that rows lie
+    end to end in storage.
     """
     problem = convolution_of(body)
     window = problem.window
-    if window.kernel != (1, 1) or window.strides != (1, 1) or problem.height == 1 or any(map(any, problem.border)):
-        return body
+    if window.kernel != (1, 1) or window.strides != (1, 1) or any(map(any, problem.border)):
+        return [1]
     pixels = (problem.height, problem.width)
     parameters = set(problem.anchor.inputs[1:])
     if any(not _has_no_rows(value, pixels) for value in _values(body) if value not in parameters):
-        return body
+        return [1]
     if any(set(value.consumers) != {problem.anchor} for value in parameters if value is not None):
-        return body
+        return [1]
     if not _is_elementwise_after(body, problem.anchor):
+        return [1]
+    return [count for count in range(1, problem.height + 1) if problem.height % count == 0]
+
+
+def with_joined_rows(body: Graph, count: int) -> Graph:
+    """The same convolution with `count` (one of `row_joins`) rows of pixels as one: longer rows leave fewer tails."""
+    if count == 1:
         return body
-    whole = problem.height * problem.width
-    return _reshaped(body, lambda dims: (*dims[:2], 1, whole) if len(dims) == 4 and dims[2:] == pixels else dims)
+    problem = convolution_of(body)
+    pixels = (problem.height, problem.width)
+    joined = (problem.height // count, problem.width * count)
+    return _reshaped(body, lambda dims: (*dims[:2], *joined) if len(dims) == 4 and dims[2:] == pixels else dims)
 
 
 def _values(body: Graph) -> Iterable[Value]:

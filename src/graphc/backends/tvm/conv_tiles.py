@@ -75,12 +75,14 @@ class Schedule:
             "channels" runs all rows for a few channels before the next channels.
         task_rows: Full rows of tiles in one task.
         parallel: Whether threads share the tasks.
+        cost: Relative time expected.
     """
 
     tile: Tile
     order: Order
     task_rows: int
     parallel: bool
+    cost: float
 
 
 def tile_cost(rows: int, columns: int, vectors: int) -> float:
@@ -169,7 +171,7 @@ def choose_schedule(target: Target, plane: Plane, tile: Tile | None = None) -> S
         options += [("channels", rows) for rows in _slices(height, threads)]
     options += [("rows", rows) for rows in _slices(height, threads)]
     order, task_rows = min(options, key=lambda option: (cost(*option), -option[1]))
-    return Schedule(tile, order, task_rows, parallel)
+    return Schedule(tile, order, task_rows, parallel, round(cost(order, task_rows), 3))
 
 
 def _slices(height: int, threads: int) -> list[int]:

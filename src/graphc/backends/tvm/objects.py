@@ -13,7 +13,7 @@ from tvm import tirx
 from graphc.errors import BackendError
 from graphc.target import Target
 
-CODEGEN_VERSION = 21
+CODEGEN_VERSION = 30
 """Raised whenever the code generated for an unchanged region changes, so that caches of objects miss."""
 
 
