@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from bench.report import as_markdown, as_text, machine
+from bench.report import agrees, as_markdown, as_text, machine
 from bench.zoo import load, names
 
 RESULTS = Path(__file__).with_name("results")
@@ -45,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(json.dumps({"machine": machine(), "results": results}, indent=2) + "\n")
     print(f"written to {options.output}", file=sys.stderr)
-    return 0 if all(result.get("agrees") for result in results) else 1
+    return 0 if all(agrees(result, against[0]) for result in results) else 1
 
 
 def measure(name: str, settings: dict[str, Any], timeout: float) -> dict[str, Any]:
