@@ -51,7 +51,12 @@ def test_options_reach_the_compiler(graphc: Call, mlp: Path, tmp_path: Path) -> 
     options = ("--passes", "fold,dce", "--no-winograd", "-O1", "--target", "cpu:x86-64-v3", "--embed-model")
     assert graphc("compile", mlp, "--dim", "batch=1", "-o", path, *options).status == 0
     package = Package(path)
-    assert dict(package.manifest.options) == {"level": "O1", "passes": "fold,dce", "winograd": "false"}
+    assert dict(package.manifest.options) == {
+        "level": "O1",
+        "passes": "fold,dce",
+        "backend": "tvm",
+        "winograd": "false",
+    }
     assert list(package.manifest.code) == ["x86-64-v3"]
     assert MODEL in package.members
     # Without fusion, each of the four nodes is a step.
