@@ -53,11 +53,6 @@ class Window:
         """Positions from the first tap to the last, both included."""
         return tuple(dilation * (taps - 1) + 1 for taps, dilation in zip(self.kernel, self.dilations, strict=True))
 
-    @property
-    def has_padding(self) -> bool:
-        """Whether some window may read outside the input."""
-        return any(low or high for low, high in map(self.guards, range(self.rank)))
-
     def guards(self, axis: int) -> tuple[bool, bool]:
         """Whether windows may read before the input, and after it, along spatial `axis`."""
         begin, extent, output = self.pads_begin[axis], self.spatial[axis], self.output[axis]
