@@ -11,6 +11,7 @@ from typing import Any
 
 import graphc
 from graphc.backends.base import Backend, content_key
+from graphc.backends.source import source_digest
 from graphc.compiler import cache as object_cache
 from graphc.compiler.assembly import input_symbols, write
 from graphc.compiler.options import CompileOptions, DimChoice, expand_dims
@@ -309,7 +310,7 @@ def _compile_for_shape(package: Package, bindings: Mapping[str, int]) -> Path | 
     key = content_key(
         [manifest.hashes[MODEL], sorted(recorded.items()), sorted(bindings.items()), sorted(manifest.code)]
     )
-    path = object_cache.variant_path(content_key([key, sorted(_versions().items())]))
+    path = object_cache.variant_path(content_key([key, source_digest(), sorted(_versions().items())]))
     if not path.exists():
         target = ",".join(f"cpu:{isa}" for isa in manifest.code)
         compile_package(package.read(MODEL), path, target=target, dims=dict(bindings), options=options)

@@ -10,11 +10,9 @@ from typing import Any
 import tvm
 from tvm import tirx
 
+from graphc.backends.source import source_digest
 from graphc.errors import BackendError
 from graphc.target import Target
-
-CODEGEN_VERSION = 30
-"""Raised whenever the code generated for an unchanged region changes, so that caches of objects miss."""
 
 
 def _passes() -> list[Any]:
@@ -69,4 +67,4 @@ def compile_function(function: Any, symbol: str, target: Target) -> bytes:
 
 def versions() -> str:
     """What decides the object code besides the kernel: part of every kernel's key."""
-    return f"codegen {CODEGEN_VERSION}, tvm {tvm.__version__}"
+    return f"source {source_digest('ir', 'ops', 'backends')}, tvm {tvm.__version__}"
