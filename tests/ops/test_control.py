@@ -12,7 +12,10 @@ from hypothesis import strategies as st
 from graphc.errors import ExecutionError, TypeInferenceError
 from graphc.frontend.exporter import export_model
 from graphc.ir import Builder, Graph, SequenceType, TensorType, Value, dtypes, symbol
+from graphc.ir.equality import difference
+from graphc.ir.parser import parse_graph
 from graphc.ir.symbolic import symbols
+from graphc.ir.verify import verify
 from graphc.ops import host, infer_graph
 from graphc.ops.evaluate import evaluate_graph
 from tests.ops.test_contraction import floats, seeds
@@ -36,8 +39,7 @@ def _shape(value: Value) -> tuple[Any, ...]:
     return value.type.shape
 
 
-def _agree(graph: Graph, data: list[Any]) -> list[Any]:
-    """Outputs of evaluation, checked against ONNX Runtime and against the graph's own types."""
+def _onnxruntime(graph: Graph, data: list[Any]) -> list[Any]:
     import onnxruntime as ort
 
     options = ort.SessionOptions()
@@ -45,7 +47,12 @@ def _agree(graph: Graph, data: list[Any]) -> list[Any]:
     model = export_model(graph)
     model.ir_version = 10
     session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    expected = session.run(None, {v.name: a for v, a in zip(graph.inputs, data, strict=True)})
+    return list(session.run(None, {v.name: a for v, a in zip(graph.inputs, data, strict=True)}))
+
+
+def _agree(graph: Graph, data: list[Any]) -> list[Any]:
+    """Outputs of evaluation, checked against ONNX Runtime and against the graph's own types."""
+    expected = _onnxruntime(graph, data)
     found = evaluate_graph(graph, data)
     for value, array, wanted in zip(graph.outputs, found, expected, strict=True):
         np.testing.assert_allclose(array, wanted, rtol=1e-5, atol=1e-5)
@@ -238,3 +245,63 @@ def test_elements_of_a_sequence_may_differ_in_extent() -> None:
     assert first.producer is not None
     with pytest.raises(ExecutionError, match="position"):
         host.evaluate(host.serialize(first.producer), [[], np.int64(0)])
+
+
+def _squeeze_if(rows: int, *, known: bool | None = None) -> Graph:
+    """`if c: squeeze(x) else: x[:1]`, which fits one row only, as exporters write ranks out."""
+    graph, builder, (condition, x) = _model(c=TensorType(BOOL, ()), x=TensorType(FLOAT, (rows, 3)))
+    then, inner, _ = _body("then")
+    first = inner.constant(np.int64([0]))
+    then.outputs = [inner.op("Unsqueeze", inner.op("Squeeze", x, first), first)]
+    other, inner, _ = _body("else")
+    other.outputs = [inner.op("Slice", x, inner.constant(np.int64([0])), inner.constant(np.int64([1])))]
+    given = condition if known is None else builder.constant(np.array(known))
+    graph.outputs = [builder.op("If", given, then_branch=then, else_branch=other, outputs=["y"], name="fork")]
+    infer_graph(graph)
+    return graph
+
+
+def test_a_branch_that_does_not_fit_is_an_error_when_it_is_taken() -> None:
+    graph = _squeeze_if(2)
+    verify(graph)
+    assert _shape(graph.outputs[0]) == (1, 3), "the branch that fits tells the type"
+    assert difference(parse_graph(str(graph)), graph) is None
+    _agree(graph, [np.array(False), floats(0, 2, 3)])
+    with pytest.raises(ExecutionError, match="axis 0 of shape"):
+        evaluate_graph(graph, [np.array(True), floats(0, 2, 3)])
+    with pytest.raises(Exception, match="out of"):
+        _onnxruntime(graph, [np.array(True), floats(0, 2, 3)])
+    (node,) = graph.nodes
+    with pytest.raises(ExecutionError, match="does not fit the shapes"):
+        host.evaluate(host.serialize(node), [np.array(True), floats(0, 2, 3)])
+
+
+def test_a_branch_that_fits_stays_as_it_is() -> None:
+    graph = _squeeze_if(1)
+    for condition in (True, False):
+        _agree(graph, [np.array(condition), floats(0, 1, 3)])
+
+
+def test_a_branch_that_is_always_taken_must_fit() -> None:
+    _agree(_squeeze_if(2, known=False), [np.array(False), floats(0, 2, 3)])
+    with pytest.raises(TypeInferenceError, match="Squeeze: axis 0"):
+        _squeeze_if(2, known=True)
+
+
+def test_a_loop_forgets_what_held_in_its_first_round_only() -> None:
+    """`repeat 3 times: x = if rows(x) == 2: concat(x, x) else: concat(x, x0)`: the condition changes with the shape."""
+    graph, builder, (x,) = _model(x=TensorType(FLOAT, (2, 2)))
+    body, inner, (_, condition, value) = _body("body", "i", "c", "v")
+    two = inner.op("Equal", inner.op("Shape", value, start=0, end=1), inner.constant(np.int64([2])))
+    branches = []
+    for name, other in (("then", value), ("else", x)):
+        branch, within, _ = _body(name)
+        branch.outputs = [within.op("Concat", value, other, axis=0, outputs=[f"{name}_y"])]
+        branches.append(branch)
+    new = inner.op("If", two, then_branch=branches[0], else_branch=branches[1])
+    body.outputs = [inner.op("Identity", condition), new]
+    trips = builder.constant(np.int64(3))
+    graph.outputs = [builder.op("Loop", trips, builder.constant(np.array(True)), x, body=body)]
+    infer_graph(graph)
+    (found,) = _agree(graph, [floats(0, 2, 2)])
+    assert found.shape == (8, 2)

@@ -24,7 +24,8 @@ from graphc.frontend.attributes import FIELDS
 from graphc.frontend.order import ORIGINS_KEY
 from graphc.frontend.schema import signature
 from graphc.frontend.tensor_writer import DataFile, TensorWriter, write_inline
-from graphc.ir import GRAPHC_DOMAIN, Attribute, Graph, Node, Tensor, Type
+from graphc.ir import GRAPHC_DOMAIN, Attribute, Graph, Node, OptionalType, SequenceType, Tensor, TensorType, Type
+from graphc.ops.ill_typed import RAISE
 from graphc.ops.protobuf import type_proto
 
 INLINE_BYTES = 3 << 29
@@ -185,6 +186,10 @@ class _Exporter:
                 onnx.FunctionProto(domain=GRAPHC_DOMAIN, name=node.op_type, input=["x"], output=["y"], node=[identity]),
             )
             return node.op_type
+        if node.is_op(RAISE, GRAPHC_DOMAIN):
+            name = f"{RAISE}_{len(self.functions)}"
+            self.functions[name] = _raising(name, node)
+            return name
         raise UnsupportedError(f"{node.op} has no ONNX form", nodes=node.origins or (node.name,))
 
     def body(self, name: str, graph: Graph) -> onnx.FunctionProto:
@@ -244,6 +249,32 @@ class _Exporter:
         if isinstance(value, Graph):
             return self.graph(value, inner=True)
         return value if isinstance(value, int | float | bytes) else type_proto(value)
+
+
+def _raising(name: str, node: Node) -> onnx.FunctionProto:
+    """A function that fails when it runs, and not before: it looks up at a random index where nothing lies."""
+    kind, wraps = node.output.type, []
+    while isinstance(kind, SequenceType | OptionalType):
+        wraps.append("SequenceConstruct" if isinstance(kind, SequenceType) else "Optional")
+        kind = kind.element
+    if not isinstance(kind, TensorType):
+        raise UnsupportedError(f"{node.op} has no ONNX form", nodes=node.origins or (node.name,))
+    shape = [extent if isinstance(extent, int) else 1 for extent in kind.shape or ()]
+    blank: Any = b"" if kind.dtype.kind == "string" else 0
+    something = helper.make_tensor("", kind.dtype.onnx, [1], [blank])
+    nodes = [
+        helper.make_node("RandomUniform", [], ["index"], shape=[1], low=4.0, high=8.0),
+        helper.make_node("Cast", ["index"], ["outside"], to=onnx.TensorProto.INT64),
+        helper.make_node("Constant", [], ["something"], value=something),
+        helper.make_node("Gather", ["something", "outside"], ["nothing"], axis=0),
+        helper.make_node("Constant", [], ["shape"], value_ints=shape),
+        helper.make_node("Reshape", ["nothing", "shape"], ["y"]),
+    ]
+    result = "y"
+    for count, wrap in enumerate(reversed(wraps)):
+        nodes.append(helper.make_node(wrap, [result], [f"y{count}"]))
+        result = f"y{count}"
+    return onnx.FunctionProto(domain=GRAPHC_DOMAIN, name=name, output=[result], node=nodes)
 
 
 def _unlike(taken: set[str], base: str) -> str:

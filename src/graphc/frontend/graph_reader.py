@@ -157,17 +157,18 @@ class GraphReader:
             found = signature(domain, node.op_type, version)
         if found is not None:
             check_node(node, {name: attribute_kind(proto) for name, proto in protos.items()}, found, label)
+        inner = replace(frame, depth=frame.depth + 1, results={}, branch=frame.branch or node.op_type == "If")
         draft = Draft(
             node.op_type,
             domain,
             version,
             inputs,
             list(outputs),
-            {name: self._attribute(proto, label, scope, frame) for name, proto in protos.items()},
+            {name: self._attribute(proto, label, scope, inner) for name, proto in protos.items()},
             name=node.name,
             origins=node_origins(node, label),
             target=CANONICAL_OPSET,
-            append=lambda made: self._append(graph, made),
+            append=lambda made: self._append(graph, made, frame),
             fresh=self.unique.make,
         )
         if draft.op_type == "Constant" and not domain:
@@ -181,7 +182,7 @@ class GraphReader:
             self.report(error)
         draft.finish()
 
-    def _append(self, graph: Graph, node: Node) -> Node:
+    def _append(self, graph: Graph, node: Node, frame: Frame) -> Node:
         graph.append(node)
         for value in node.outputs:
             value.type = self.declared.pop(value.name, None)
@@ -189,7 +190,8 @@ class GraphReader:
         try:
             self.inference.visit(node)
         except TypeInferenceError as error:
-            self.report(error)
+            if not frame.branch:
+                self.report(error)
         return node
 
     def report(self, error: GraphcError) -> None:
@@ -200,7 +202,7 @@ class GraphReader:
 
     def _attribute(self, proto: onnx.AttributeProto, label: str, scope: Scope, frame: Frame) -> Attribute:
         def subgraph(inner: onnx.GraphProto) -> Graph:
-            return self._subgraph(inner, scope, replace(frame, depth=frame.depth + 1, results={}), label)
+            return self._subgraph(inner, scope, frame, label)
 
         return read_attribute(proto, label, tensors=self.tensors, resolve=self.dims.recall, graph=subgraph)
 
@@ -234,7 +236,7 @@ class GraphReader:
         scope: Scope = ChainMap(dict(zip(function.input, (*inputs, *absent), strict=True)))
         results = {formal: own for formal, own in zip(function.output, outputs, strict=False) if own}
         opsets = {**frame.opsets, **opsets_of(function.opset_import, f"function {function.name!r}")}
-        inner = Frame(opsets, f"{label}/", attributes, frame.depth + 1, results)
+        inner = Frame(opsets, f"{label}/", attributes, frame.depth + 1, results, frame.branch)
         hints = {
             info.name: kind
             for info in function.value_info
@@ -245,7 +247,8 @@ class GraphReader:
             value = lookup(formal, scope, label)
             if value is None or value.name != own:
                 # The function returns one of its inputs.
-                self._append(graph, Node("Identity", (value,), (own,), version=CANONICAL_OPSET, origins=(label,)))
+                made = Node("Identity", (value,), (own,), version=CANONICAL_OPSET, origins=(label,))
+                self._append(graph, made, frame)
 
 
 def _check_depth(frame: Frame, label: str) -> None:

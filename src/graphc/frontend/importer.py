@@ -116,6 +116,7 @@ def _import(loaded: LoadedModel, dims: Bindings, on_error: Callable[[GraphcError
     constant_inputs = reader.model_inputs(graph, proto, scope)
     _bind(graph, solve(graph.inputs, dims, reader.dims.originals), reader.dims)
     reader.contents(graph, proto, scope, Frame(opsets))
+    reader.inference.close_branches()
     return Imported(
         graph,
         opsets,

@@ -27,6 +27,7 @@ class Frame:
         attributes: What attribute references mean; None outside functions.
         depth: Subgraphs and calls around.
         results: Value names that a function's outputs get.
+        branch: Whether an If decides if the nodes run at all: its own inference judges types that do not fit there.
     """
 
     opsets: Mapping[str, int]
@@ -34,6 +35,7 @@ class Frame:
     attributes: Mapping[str, onnx.AttributeProto] | None = None
     depth: int = 0
     results: Mapping[str, str] = field(default_factory=dict)
+    branch: bool = False
 
 
 @dataclass

@@ -59,6 +59,8 @@ class InferenceContext:
     fresh: Callable[[str], Dim]
     infer_subgraph: Callable[[Any], None] = lambda graph: None
     """Infers the types inside a subgraph whose inputs have types now."""
+    try_subgraph: Callable[[Any], TypeInferenceError | None] = lambda graph: None
+    """The same for a branch that need not be taken: what does not fit is answered, and raised only if it is."""
     elements: Callable[[Value], Array | None] = lambda value: None
     """Elements of a small tensor that are known though no Constant node holds them (folded shape arithmetic)."""
     bounds: Bounds = field(default_factory=dict)

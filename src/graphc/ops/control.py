@@ -27,8 +27,7 @@ def captured_data(node: Node, data: Sequence[Datum]) -> Mapping[Value, Datum]:
 
 
 def output_types(ctx: InferenceContext, graph: Graph) -> list[Type]:
-    """Types of a subgraph's outputs once the types inside are inferred."""
-    ctx.infer_subgraph(graph)
+    """Types of the outputs of a subgraph that is inferred."""
     types = []
     for value in graph.outputs:
         if value.type is None:
@@ -39,12 +38,19 @@ def output_types(ctx: InferenceContext, graph: Graph) -> list[Type]:
 
 def _infer_if(ctx: InferenceContext) -> Sequence[Type]:
     branches = [ctx.node.graph_attribute(name) for name in ("then_branch", "else_branch")]
-    found = [output_types(ctx, branch) for branch in branches]
-    if len(found[0]) != len(found[1]):
-        ctx.fail(f"branches have {len(found[0])} and {len(found[1])} outputs")
+    if len(branches[0].outputs) != len(branches[1].outputs):
+        ctx.fail(f"branches have {len(branches[0].outputs)} and {len(branches[1].outputs)} outputs")
+    failures = [ctx.try_subgraph(branch) for branch in branches]
     condition = ctx.constant(0)
-    if condition is not None:
-        return found[0] if condition.all() else found[1]
+    considered = (0, 1) if condition is None else (0 if condition.all() else 1,)
+    fitting = [number for number in considered if failures[number] is None]
+    if not fitting:
+        failure = failures[considered[0]]
+        assert failure is not None
+        raise failure
+    found = [output_types(ctx, branches[number]) for number in fitting]
+    if len(found) == 1:
+        return found[0]
     types = []
     for left, right in zip(*found, strict=True):
         joined = join(left, right, lambda a, b: ctx.fresh("branch"))
@@ -90,6 +96,7 @@ def infer_carried(
             value.type = kind
         for value, kind in zip(inputs, carried, strict=True):
             value.type = kind
+        ctx.infer_subgraph(body)
         outputs = output_types(ctx, body)
         found = []
         for before, after in zip(carried, outputs[first : first + len(carried)], strict=True):

@@ -18,6 +18,7 @@ from graphc.ir.symbolic import symbols
 from graphc.ir.verify import inference_check, register_check
 from graphc.ops.base import Array, InferenceContext, Operator, Trait, find, node_names
 from graphc.ops.evaluate import evaluate_node
+from graphc.ops.ill_typed import make_raising
 from graphc.ops.words import wrong_word
 
 CONTENTS_LIMIT = 1024
@@ -53,6 +54,7 @@ class Inference:
         self._elements: dict[Value, Array | None] = {}
         self._contents: dict[Value, tuple[Dim, ...] | None] = {}
         self._depth = 0
+        self._ill_typed: dict[Graph, tuple[Node, TypeInferenceError]] = {}
 
     def run(self, graph: Graph) -> None:
         """Types every value of `graph`, nodes in order."""
@@ -61,6 +63,10 @@ class Inference:
 
     def visit(self, node: Node) -> None:
         """Types the outputs of one node; its inputs were visited before. Importers call it as the graph grows."""
+        for value in node.outputs:
+            # The body of a loop is visited once for each round of its types; what was known in one is old in the next.
+            self._contents.pop(value, None)
+            self._elements.pop(value, None)
         declared = [value.type for value in node.outputs]
         types = self.infer(node)
         for value, before, found in zip(node.outputs, declared, types, strict=True):
@@ -68,6 +74,23 @@ class Inference:
             if not node.is_op("Constant"):
                 # Learned in order, the chain behind a small tensor is never walked back by recursion.
                 self.contents(value)
+
+    def close_branches(self) -> None:
+        """Lets branches that did not fit raise when they are taken; every value has its type by then."""
+        for branch, (holder, error) in self._ill_typed.items():
+            kinds = [value.type for value in holder.outputs if value.type is not None]
+            if len(kinds) == len(holder.outputs):
+                make_raising(branch, error, kinds)
+        self._ill_typed.clear()
+
+    def _try_branch(self, holder: Node, branch: Graph) -> TypeInferenceError | None:
+        try:
+            self.run(branch)
+        except TypeInferenceError as error:
+            self._ill_typed[branch] = holder, error
+            return error
+        self._ill_typed.pop(branch, None)
+        return None
 
     def infer(self, node: Node) -> list[Type | None]:
         """Types of a node's outputs; None where nothing is known.
@@ -226,7 +249,16 @@ class Inference:
             return symbol(f"{UNKNOWN_PREFIX}{_identifier(name)}_{number}")
 
         bounds = {} if node.graph is None else node.graph.bounds
-        return InferenceContext(node, inputs, self.contents, fresh, self.run, self.elements, bounds)
+        return InferenceContext(
+            node,
+            inputs,
+            self.contents,
+            fresh,
+            self.run,
+            lambda branch: self._try_branch(node, branch),
+            self.elements,
+            bounds,
+        )
 
     def _merge(self, node: Node, value: Value, declared: Type | None, found: Type | None) -> Type | None:
         if declared is None or found is None:
@@ -258,7 +290,8 @@ def infer_node(node: Node, inference: Inference | None = None) -> list[Type | No
 def infer_graph(graph: Graph, *, strict: bool = False) -> None:
     """Types every value in `graph` and its subgraphs, refining what the model declares.
 
-    Extents that only the data tells become symbols named `unk_...` after the value that has them.
+    Extents that only the data tells become symbols named `unk_...` after the value that has them. A branch of an If
+    that does not fit, where the other does, is replaced by one that raises what is wrong when it is taken.
 
     Args:
         graph: Inputs must have types; outputs of nodes may have declared ones.
@@ -269,7 +302,9 @@ def infer_graph(graph: Graph, *, strict: bool = False) -> None:
         TypeInferenceError: Inputs or attributes of a node do not fit its operator; the error names the node.
         UnsupportedError: An operator is unknown, where `strict`.
     """
-    Inference(strict=strict).run(graph)
+    inference = Inference(strict=strict)
+    inference.run(graph)
+    inference.close_branches()
 
 
 def _is_unranked(kind: Type | None) -> bool:
