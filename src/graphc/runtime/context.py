@@ -54,7 +54,8 @@ class Context:
         self._calls = {part: self._call(part) for part in program.parts if isinstance(part, KernelRange)}
         # Most models are one run of kernels writing all outputs: that call is made without a loop.
         whole = len(program.parts) == 1 and self._calls and not variant.copies
-        self._whole = ctypes.byref(next(iter(self._calls.values()))) if whole else None
+        self.whole = next(iter(self._calls.values())) if whole else None
+        self._whole = ctypes.byref(self.whole) if self.whole is not None else None
         self._views: dict[HostTensor, Array] = {}
 
     def _call(self, part: KernelRange) -> abi.Call:

@@ -20,6 +20,7 @@ from graphc.runtime.library import Library, load_library
 from graphc.runtime.memory import Array
 from graphc.runtime.profile import Profile, summarize
 from graphc.runtime.program import Program
+from graphc.runtime.shortcut import Function
 from graphc.runtime.signature import Signature
 
 Inputs = Mapping[str, Any] | Sequence[Any]
@@ -64,6 +65,7 @@ class Executable:
         self._signature = Signature(package.manifest)
         self._programs: dict[Shapes, Program] = {}
         self._recent: Program | None = None
+        self._shortcut: Function | None = None
         self._lock = threading.Lock()
         # Loaded now rather than in the first call: what is wrong with the code is an error of loading.
         self._library = self._load_library(package)
@@ -110,6 +112,8 @@ class Executable:
             ShapeNotCompiledError: They fit, but this package has no variant for them and none can be compiled here.
             ExecutionError: A step failed.
         """
+        if out is None and (short := self._shortcut) is not None and (made := short(inputs)) is not None:
+            return made
         program = self._recent
         if program is None or (arrays := program.match(inputs)) is None:
             arrays, program = self._prepare(inputs)
@@ -119,6 +123,8 @@ class Executable:
             context.execute(arrays, outputs)
         finally:
             program.release(context)
+        if self._shortcut is None:
+            self._shorten(program)
         return outputs
 
     def profile(self, inputs: Inputs, runs: int = 20, warmup: int = 3) -> Profile:
@@ -173,13 +179,14 @@ class Executable:
 
     def trim(self) -> None:
         """Frees the arenas that no call is using."""
+        self._shortcut = None
         for program in list(self._programs.values()):
             program.trim()
 
     def close(self) -> None:
         """Frees arenas and weights; calls in flight end as usual, later ones fail."""
         with self._lock:
-            self._package, self._recent, self._programs = None, None, {}
+            self._package, self._recent, self._shortcut, self._programs = None, None, None, {}
 
     def __enter__(self) -> Executable:
         return self
@@ -192,9 +199,16 @@ class Executable:
         arrays = self._signature.collect(inputs)
         shapes = tuple([array.shape for array in arrays])
         program = self._programs.get(shapes) or self._add_program(shapes, arrays)
-        if self._package is not None:
-            self._recent = program
+        if self._package is not None and program is not self._recent:
+            self._recent, self._shortcut = program, None
         return arrays, program
+
+    def _shorten(self, program: Program) -> None:
+        """Lets later calls like this one take the short way, if the program has one."""
+        if program.shortens:
+            with self._lock:
+                if self._package is not None:
+                    self._shortcut = program.shortcut()
 
     def _outputs_in(self, out: Mapping[str, Array], program: Program, inputs: Sequence[Array]) -> dict[str, Any]:
         """The outputs' arrays, those given in `out` among them."""

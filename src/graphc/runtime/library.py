@@ -27,6 +27,7 @@ class Library:
 
     Attributes:
         run: The launcher: takes the address of a `Call`, answers 0 or failed step and status.
+        shortcut: Address of the C function that `graphc.runtime.shortcut` makes Python functions of.
     """
 
     def __init__(self, code: bytes, name: str) -> None:
@@ -37,6 +38,7 @@ class Library:
             self._use_pool = self._handle.graphc_use_pool
             self._workers = self._handle.graphc_workers
             self.run = self._handle.graphc_run
+            self.shortcut = ctypes.cast(self._handle.graphc_shortcut, ctypes.c_void_p).value or 0
         except AttributeError as error:
             raise PackageError(f"{name} has no launcher: {error}", hint="compile the model again") from error
         if (found := version()) != abi.VERSION:

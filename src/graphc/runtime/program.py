@@ -14,12 +14,16 @@ from graphc.runtime.context import Context, HostPart, KernelRange
 from graphc.runtime.host import Evaluate
 from graphc.runtime.library import Library
 from graphc.runtime.memory import READY, Array, address
+from graphc.runtime.shortcut import Function, build
 
 _empty = np.empty
 
 
 class Program:
     """A variant with its kernels found and its tables built.
+
+    Attributes:
+        shortens: Whether calls may have a short way: one range of kernels writes all outputs.
 
     Args:
         manifest: The package's.
@@ -45,19 +49,23 @@ class Program:
         self.threads = threads
         self.evaluate = evaluate
         self.run = library.run
+        self._entry = library.shortcut
         self.input_count, self.output_count = len(manifest.inputs), len(manifest.outputs)
         self.outputs = [
             (spec.name, shape, numpy_dtype(spec.dtype))
             for spec, shape in zip(manifest.outputs, variant.outputs, strict=True)
         ]
-        self._by_name = [
+        self.input_rows = [
             (spec.name, shape, numpy_dtype(spec.dtype))
             for spec, shape in zip(manifest.inputs, variant.inputs, strict=True)
         ]
-        self._by_position = [(index, shape, dtype) for index, (_, shape, dtype) in enumerate(self._by_name)]
+        self._by_position = [(index, shape, dtype) for index, (_, shape, dtype) in enumerate(self.input_rows)]
         self.parts = self._split()
         self._build_table(library)
         self._idle: list[Context] = []
+        self._shortcut: Function | None = None
+        kernels = len(self.parts) == 1 and isinstance(self.parts[0], KernelRange) and not variant.copies
+        self.shortens = kernels and None not in variant.outputs
         self._lock = threading.Lock()
         self.arenas = 0
 
@@ -107,7 +115,7 @@ class Program:
 
         This is the short way of calls that repeat: None says nothing is known, least of all that something is wrong.
         """
-        keyed: Any = self._by_name
+        keyed: Any = self.input_rows
         if type(inputs) is not dict:
             if type(inputs) is not list and type(inputs) is not tuple:
                 return None
@@ -147,9 +155,21 @@ class Program:
         """Keeps a context for the next call."""
         self._idle.append(context)
 
+    def shortcut(self) -> Function | None:
+        """The short way of calls like the last one, with a context of its own; None where there is none."""
+        if self._shortcut is None and self.shortens:
+            with self._lock:
+                if self._shortcut is None and self._idle:
+                    self._shortcut = build(self._idle.pop(), self._entry)
+                    self.shortens = self._shortcut is not None
+        return self._shortcut
+
     def trim(self) -> None:
         """Frees the contexts that no call is using."""
         with self._lock, contextlib.suppress(IndexError):
+            if self._shortcut is not None:
+                self._shortcut = None
+                self.arenas -= 1
             while True:
                 self._idle.pop()
                 self.arenas -= 1

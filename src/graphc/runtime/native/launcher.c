@@ -1,40 +1,14 @@
 // Walks a table of kernel calls in one call from Python.
 //
 // Kernel ABI: int32_t kernel(const int64_t* dims, void* a0, ..., void* aN-1), at most 40 pointers; zero is success.
-// The structures below are mirrored by graphc/runtime/abi.py; graphc_abi() says which version of them this is.
 #define _GNU_SOURCE
 #include <stddef.h>
 #include <stdint.h>
 #include <time.h>
 
 #include "arity.h"
+#include "launcher.h"
 #include "pool.h"
-
-#define GRAPHC_ABI 1
-
-typedef struct {
-  int64_t base;    // index into Call.bases
-  int64_t offset;  // bytes
-} Argument;
-
-typedef struct {
-  void* kernel;
-  const Argument* arguments;
-  const int64_t* dims;
-  int64_t argument_count;
-} Step;
-
-typedef struct {
-  const Step* steps;
-  int64_t first, last;  // the range of steps to run, end exclusive
-  char** bases;
-  // The call's arrays, whose data pointers become bases[first_array], ...: objects that hold the pointer at data_offset,
-  // or the pointers themselves where data_offset is 0.
-  const intptr_t* arrays;
-  int64_t first_array, array_count, data_offset;
-  int64_t threads;
-  int64_t* stamps;  // NULL, or room for start and stop of every step in nanoseconds (CLOCK_MONOTONIC)
-} Call;
 
 // The pointer that TVM's objects launch parallel loops through; theirs is weak, this one wins.
 int (*__TVMBackendParallelLaunch)(GraphcTask, void*, int);
@@ -65,7 +39,6 @@ static int64_t now_ns(void) {
   return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
 }
 
-// Zero, or index of the failed step in the upper and its status in the lower 32 bits.
 GRAPHC_EXPORT int64_t graphc_run(const Call* call) {
   char** bases = call->bases;
   for (int64_t i = 0; i < call->array_count; i++) {
