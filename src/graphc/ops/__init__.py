@@ -18,6 +18,7 @@ from graphc.ops import flex_attention as flex_attention
 from graphc.ops import gated as gated
 from graphc.ops import gathering as gathering
 from graphc.ops import grid_sample as grid_sample
+from graphc.ops import loss_expansion as loss_expansion
 from graphc.ops import losses as losses
 from graphc.ops import movement as movement
 from graphc.ops import normalization as normalization

@@ -36,7 +36,8 @@ def _likelihood(node: Node, log_probabilities: Array, labels: Array, weights: Ar
     safe = np.where(counted, labels, 0)
     picked = np.take_along_axis(log_probabilities, np.expand_dims(safe, 1), axis=1).squeeze(1)
     scale = counted.astype(log_probabilities.dtype) if weights is None else np.where(counted, weights[safe], 0)
-    loss: Array = -picked * scale
+    # What is ignored counts for nothing, were its likelihood 0.
+    loss: Array = np.where(counted, -picked * scale, 0)
     reduction = node.str_attribute("reduction", "mean")
     if reduction == "none":
         return loss
