@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
-from graphc.cli.common import add_json, print_json
-from graphc.cli.table import facts, table
+from graphc.cli.common import add_json, add_threads, print_json
+from graphc.cli.progress import Progress
+from graphc.cli.table import count, facts, size, table
+from graphc.cli.toolchain import installed
 from graphc.errors import GraphcError
 from graphc.runtime import thread_count
 from graphc.target import CPUS, Target, detect_host, read_processor
+
+if TYPE_CHECKING:
+    from graphc.testing.roofline import Roofline
 
 DESCRIPTION = """Show this machine's processor and the target that `cpu` means on it, the compiler and linker that are
 installed, and every CPU target with whether this machine runs its code."""
 
 EXAMPLES = """
   graphc devices
+  graphc devices --measure
   graphc devices --json
 """
 
@@ -24,17 +31,24 @@ _NOTABLE = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of the command."""
+    parser.add_argument("--measure", action="store_true", help="measure what this machine can do at best, and keep it")
+    add_threads(parser)
     add_json(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     """Shows them."""
     machine = _machine()
+    roof = _measure(thread_count(options.threads)) if options.measure else None
     flags = read_processor().flags
     if options.json:
-        print_json({**machine, "targets": [_target_json(target, flags) for target in CPUS.values()]})
+        measured = {"measured": vars(roof)} if roof is not None else {}
+        print_json({**machine, **measured, "targets": [_target_json(target, flags) for target in CPUS.values()]})
         return 0
     cells = [(name, str(value)) for name, value in machine.items() if value]
+    if roof is not None:
+        cells.append(("arithmetic", f"{roof.peak / 1e9:.0f} GFLOP/s of float32 with {count(roof.threads, 'thread')}"))
+        cells += [(f"memory, {size(bytes_)}", f"{rate / 1e9:.0f} GB/s") for bytes_, rate in roof.bandwidth]
     print(facts([(name.replace("_", " "), value) for name, value in cells]))
     print()
     rows = [
@@ -52,6 +66,13 @@ def run(options: argparse.Namespace) -> int:
     head = ("runs here", "target", "machine", "vectors", "L1", "L2", "what this machine lacks for it")
     print(table(head, rows, left=(0, 1, 2, 6)))
     return 0
+
+
+def _measure(threads: int) -> Roofline:
+    with installed():
+        from graphc.testing.roofline import roofline
+    with Progress() as progress:
+        return roofline(threads, partial(progress, "measuring the machine"), again=True)
 
 
 def _machine() -> dict[str, Any]:
