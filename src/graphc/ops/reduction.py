@@ -21,12 +21,11 @@ from graphc.ops.expr import (
     axes_of,
     call,
     cast,
-    compare,
     const,
     reduce,
     select,
 )
-from graphc.ops.indexing import subtract, wide_load
+from graphc.ops.indexing import wide_load
 from graphc.ops.render_numpy import truncated_division
 from graphc.ops.shape import integers, requested_axes, unknown_dims
 
@@ -322,9 +321,6 @@ _global_pool("GlobalMaxPool", _extreme(np.maximum, 1), _reduced("max", "any"))
 
 # --- running sums and products ----------------------------------------------------------------------------------------
 
-QUADRATIC_LIMIT = 1024
-"""Longest known axis over which a running sum is written as one sum per element, whose cost is the square of it."""
-
 
 def _infer_running(ctx: InferenceContext) -> Sequence[Type]:
     kind = ctx.tensor(0)
@@ -341,33 +337,12 @@ def _evaluate_running(node: Node, arrays: Sequence[Datum]) -> Sequence[Datum]:
     turned = np.flip(data, axis) if node.int_attribute("reverse", 0) else data
     wide = widened(turned)
     found = (np.cumprod if product_of else np.cumsum)(wide, axis=axis, dtype=wide.dtype)
-    if node.int_attribute("exclusive", 0):
+    if node.int_attribute("exclusive", 0) and found.shape[axis]:
         edge = np.full_like(np.take(found, [0], axis=axis), 1 if product_of else 0)
         found = np.concatenate([edge, np.take(found, range(found.shape[axis] - 1), axis=axis)], axis=axis)
     result = found.astype(data.dtype, copy=False)
     return [np.flip(result, axis) if node.int_attribute("reverse", 0) else result]
 
 
-def _express_running(ctx: ExpressionContext) -> Sequence[TensorExpr] | None:
-    kind, constant = ctx.tensor(0), ctx.constant(1)
-    if constant is None:
-        return None
-    over = int(constant.reshape(())) % len(kind.dims)
-    extent = kind.dims[over]
-    if isinstance(extent, int) and extent > QUADRATIC_LIMIT:
-        return None
-    axes = axes_of(kind.dims)
-    (inner,), element = reader(0, kind, [axis.index for axis in axes], (over,))()
-    distance = subtract(axes[over].index, inner.index)
-    if ctx.node.int_attribute("reverse", 0):
-        distance = subtract(0, distance)
-    counted = compare("gt" if ctx.node.int_attribute("exclusive", 0) else "ge", distance, 0)
-    op, identity = ("prod", 1) if ctx.node.op_type == "CumProd" else ("sum", 0)
-    body = reduce(op, (inner,), select(counted, element, const(identity, element.dtype)))
-    return [TensorExpr(axes, cast(body, kind.dtype))]
-
-
 for _name in ("CumSum", "CumProd"):
-    register(
-        Operator(_name, _infer_running, _evaluate_running, traits=frozenset({Trait.SCAN}), expression=_express_running)
-    )
+    register(Operator(_name, _infer_running, _evaluate_running, traits=frozenset({Trait.SCAN})))

@@ -10,6 +10,7 @@ from graphc.backends.regions import signature
 from graphc.backends.tvm import objects
 from graphc.backends.tvm.tir import KernelBuilder
 from graphc.ir import Dim, Graph, dtypes
+from graphc.ir.dtypes import DType
 from graphc.target import Target
 
 
@@ -25,8 +26,9 @@ def build_kernel(
     reads: Sequence[int] | None = None,
     packed: Mapping[int, tuple[Dim, Packing]] | None = None,
     workspaces: Sequence[Dim] = (),
+    workspace_types: Sequence[DType] | None = None,
 ) -> Kernel:
-    """The kernel of a body whose pointers are inputs, outputs and float32 workspaces, in that order.
+    """The kernel of a body whose pointers are inputs, outputs and workspaces, in that order.
 
     Args:
         template: Name of the template.
@@ -39,6 +41,7 @@ def build_kernel(
         reads: Numbers of the body's inputs that the kernel reads, in the order of its pointers; all if None.
         packed: For inputs that are constants: bytes of the packed form, and how to make it.
         workspaces: Bytes of each workspace.
+        workspace_types: Element type of each workspace; float32 if None.
     """
     packed = packed or {}
     numbers = range(len(body.inputs)) if reads is None else reads
@@ -57,7 +60,8 @@ def build_kernel(
     symbol = Kernel.symbol_of(template, key)
 
     def compile_kernel() -> bytes:
-        pointers = [kind.dtype for kind in (*inputs, *outputs)] + [dtypes.FLOAT32] * len(workspaces)
+        scratch = [dtypes.FLOAT32] * len(workspaces) if workspace_types is None else workspace_types
+        pointers = [*(kind.dtype for kind in (*inputs, *outputs)), *scratch]
         with KernelBuilder(symbol, pointers, vector_bytes=target.vector_bytes, bounds=body.bounds) as builder:
             emit(builder)
         return objects.compile_function(builder.function, symbol, target)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 from graphc.backends.base import Kernel
 from graphc.backends.regions import body_of, inputs_of
@@ -15,18 +15,17 @@ from graphc.backends.tvm import (
     depthwise,
     gemm,
     generic,
+    operators,
     pooling,
     rows,
     support,
     winograd,
 )
 from graphc.backends.tvm.link import link
+from graphc.backends.tvm.operators import Lower
 from graphc.errors import BackendError
 from graphc.ir import Graph, Node
 from graphc.target import Target, Verdict
-
-Lower: TypeAlias = "Callable[[Graph, Target, frozenset[int], Mapping[str, Any]], Kernel]"
-"""Body, target, numbers of the inputs that are constants, options. Raises BackendError with the reason it refuses."""
 
 
 def _generic(body: Graph, target: Target, constants: frozenset[int], options: Mapping[str, Any]) -> Kernel:
@@ -54,7 +53,7 @@ class TvmBackend:
 
     def supports(self, node: Node, target: Target) -> Verdict:
         """Whether `node` has a compiled form, with the types it has now, or why not."""
-        return support.supports(node)
+        return support.supports(node, target)
 
     def lower(self, region: Node, target: Target, options: Mapping[str, Any]) -> Kernel:
         """The kernel of the first template that takes the region.
@@ -69,6 +68,9 @@ class TvmBackend:
         """
         body = body_of(region)
         constants = frozenset(i for i, value in enumerate(inputs_of(region)) if value.constant is not None)
+        own = operators.template_of(body)
+        if own is not None:
+            return own(body, target, constants, options)
         refusals = []
         # No template tiles nothing; the generic one writes the halo, or the identity of a reduction over nothing.
         empty = any(value.tensor_type.numel == 0 for value in (*body.inputs, *body.outputs))

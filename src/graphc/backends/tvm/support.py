@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from graphc.backends.regions import body_of, expression_of
-from graphc.backends.tvm import scalar_ops
+from graphc.backends.tvm import operators, scalar_ops
 from graphc.backends.tvm.heads import heads_of_region
 from graphc.errors import BackendError
 from graphc.ir import GRAPHC_DOMAIN, Node, TensorType
 from graphc.ops.base import Trait, find
 from graphc.ops.expr import ArgReduce, Call, Reduce, Scalar, walk
-from graphc.target import Verdict, accepted, refused
+from graphc.target import Target, Verdict, accepted, refused
 
 TEMPLATED = frozenset({"Attention"})
 """Operators of ai.onnx without a tensor expression that a template of their own takes."""
 
 
-def supports(node: Node) -> Verdict:
-    """Whether a node compiles, with the types it has now.
+def supports(node: Node, target: Target) -> Verdict:
+    """Whether a node compiles for `target`, with the types it has now.
 
     Kernels take bound extents so far: a node with an unbound one runs on the host until its shape is known.
     """
@@ -39,6 +39,8 @@ def supports(node: Node) -> Verdict:
     if node.domain == "" and node.op_type in TEMPLATED:
         tensors = [value.tensor_type for value in (*node.inputs, *node.outputs) if value is not None]
         return refused("a tensor without elements") if any(t.numel == 0 for t in tensors) else _attention(node)
+    if (node.domain, node.op_type) in operators.OPERATORS:
+        return operators.supports(node, target)
     if operator.expression is None:
         return refused(f"{node.op} has no kernel yet")
     try:

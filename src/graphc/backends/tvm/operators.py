@@ -1,0 +1,38 @@
+"""Operators that a template of their own takes one at a time: loops that no tensor expression says, like a sort."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
+
+from graphc.backends.base import Kernel
+from graphc.backends.regions import body_of, inputs_of
+from graphc.backends.tvm import scan
+from graphc.errors import BackendError
+from graphc.ir import Graph, Node
+from graphc.target import Target, Verdict, accepted, refused
+
+Lower: TypeAlias = "Callable[[Graph, Target, frozenset[int], Mapping[str, Any]], Kernel]"
+"""Body, target, numbers of the inputs that are constants, options. Raises BackendError with the reason it refuses."""
+
+OPERATORS: Mapping[tuple[str, str], Lower] = {
+    ("", "CumProd"): scan.lower,
+    ("", "CumSum"): scan.lower,
+}
+"""The template of each such operator, by domain and name. It takes tensors without elements too."""
+
+
+def template_of(body: Graph) -> Lower | None:
+    """The template of the one node of a body, if it is such an operator."""
+    nodes = [node for node in body.nodes if not node.is_op("Constant")]
+    return OPERATORS.get((nodes[0].domain, nodes[0].op_type)) if len(nodes) == 1 else None
+
+
+def supports(node: Node, target: Target) -> Verdict:
+    """Whether the template of such an operator takes a node: it plans the kernel, and compiles nothing."""
+    constants = frozenset(i for i, value in enumerate(inputs_of(node)) if value.constant is not None)
+    try:
+        OPERATORS[node.domain, node.op_type](body_of(node), target, constants, {})
+    except BackendError as refusal:
+        return refused(refusal.message)
+    return accepted()
