@@ -25,6 +25,7 @@ from graphc.frontend.order import ORIGINS_KEY
 from graphc.frontend.schema import signature
 from graphc.frontend.tensor_writer import DataFile, TensorWriter, write_inline
 from graphc.ir import GRAPHC_DOMAIN, Attribute, Graph, Node, OptionalType, SequenceType, Tensor, TensorType, Type
+from graphc.ops.decomposition import can_expand, standard_form
 from graphc.ops.ill_typed import RAISE
 from graphc.ops.protobuf import type_proto
 
@@ -178,6 +179,11 @@ class _Exporter:
             name = f"{kind}_{len(self.functions)}"
             self.functions[name] = onnx.FunctionProto()
             self.functions[name] = self.body(name, body)
+            return name
+        if can_expand(node):
+            name = f"{node.op_type}_{len(self.functions)}"
+            self.functions[name] = onnx.FunctionProto()
+            self.functions[name] = self.body(name, standard_form(node))
             return name
         if len(node.inputs) == len(node.outputs) == 1:
             identity = helper.make_node("Identity", ["x"], ["y"])

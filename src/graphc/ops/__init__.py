@@ -28,7 +28,9 @@ from graphc.ops import pooling as pooling
 from graphc.ops import quantization as quantization
 from graphc.ops import recurrent as recurrent
 from graphc.ops import reduction as reduction
+from graphc.ops import resampling as resampling
 from graphc.ops import resize as resize
+from graphc.ops import resize_expansion as resize_expansion
 from graphc.ops import sampling as sampling
 from graphc.ops import selection as selection
 from graphc.ops import sequence as sequence

@@ -11,13 +11,17 @@ from typing import TypeAlias
 
 import numpy as np
 
+from graphc.errors import TypeInferenceError
 from graphc.ir import Builder, Graph, Node, TensorType, Type, Value, dtypes
-from graphc.ops.base import Datum, InferenceContext, Operator, Trait, register
+from graphc.ops.base import Datum, InferenceContext, Operator, Trait, node_names, register
 from graphc.ops.evaluate import evaluate_graph
 from graphc.ops.inference import infer_node
 
-Decompose: TypeAlias = Callable[[Builder, Node, Sequence[Value | None]], Sequence[Value | None]]
-"""Adds the nodes that a node stands for, reading the values given in place of its inputs; answers its outputs."""
+Decompose: TypeAlias = Callable[[Builder, Node, Sequence[Value | None]], Sequence[Value | None] | None]
+"""Adds the nodes that a node stands for, reading the values given in place of its inputs; answers its outputs.
+
+None says that it stands for nothing as long as these inputs are not known better; nothing was added then.
+"""
 
 OPSET = 25
 """Version of ai.onnx that decompositions are written in where no graph around them says otherwise."""
@@ -51,7 +55,8 @@ def can_expand(node: Node) -> bool:
 def expand(node: Node) -> bool:
     """Replaces a node in its graph by what it stands for; the new nodes have its origins.
 
-    The node's inputs must have types. Answers False, and changes nothing, where the operator has no decomposition.
+    The node's inputs must have types. Answers False, and changes nothing, where the operator has no decomposition or
+    has none for these inputs.
 
     Raises:
         TypeInferenceError: Inputs or attributes do not fit the operator.
@@ -62,11 +67,22 @@ def expand(node: Node) -> bool:
         return False
     builder = Builder(graph, before=node, origins=node.origins or ((node.name,) if node.name else ()), infer=_types)
     results = decompose(builder, node, node.inputs)
+    if results is None:
+        return False
     for old, new in zip(node.outputs, results, strict=False):
         if new is not None:
             old.replace_all_uses(new)
     graph.remove(node)
     return True
+
+
+def standard_form(node: Node) -> Graph:
+    """What a typed node stands for, as a graph over inputs of its inputs' types.
+
+    Raises:
+        TypeInferenceError: It stands for nothing with these inputs.
+    """
+    return _body(node, [None if value is None else value.type for value in node.inputs])[0]
 
 
 def rank_of(value: Value) -> int:
@@ -89,7 +105,10 @@ def _body(node: Node, types: Sequence[Type | None]) -> tuple[Graph, list[Value |
     names = (f"x{i}" for i in range(len(types)))
     inputs = [None if kind is None else graph.add_input(name, kind) for name, kind in zip(names, types, strict=False)]
     builder = Builder(graph, origins=node.origins, infer=_types)
-    results = list(DECOMPOSITIONS[node.domain, node.op_type](builder, node, inputs))
+    made = DECOMPOSITIONS[node.domain, node.op_type](builder, node, inputs)
+    if made is None:
+        raise TypeInferenceError(f"{node.op} has no definition for these inputs", nodes=node_names(node))
+    results = list(made)
     graph.outputs = [value for value in results if value is not None]
     return graph, results
 

@@ -21,131 +21,19 @@ from graphc.ops.base import Array, Datum, ExpressionContext, InferenceContext, O
 from graphc.ops.elementwise import widened
 from graphc.ops.expr import Axis, IndexValue, Scalar, TensorExpr, axes_of, call, cast, const
 from graphc.ops.indexing import accumulator, subtract, wide_load
+from graphc.ops.resize_places import Sampling, Taps, common_scale, limits_in, output_extents, resized_axes
 from graphc.ops.shape import unknown_dims
 
 _LARGEST_DENOMINATOR = 4096
 
 
-@dataclass(frozen=True)
-class Sampling:
-    """How one axis is sampled; `scale` is output extent over input extent as the model gives it."""
-
-    source: int
-    output: int
-    scale: float
-    transform: str
-    region: tuple[float, float] = (0.0, 1.0)
-
-    def coordinates(self) -> Array:
-        """Place in the input of every output element, in float32."""
-        x = np.arange(self.output, dtype=np.float32)
-        one, half, scale = np.float32(1), np.float32(0.5), np.float32(self.scale)
-        last = np.float32(self.source - 1)
-        match self.transform:
-            case "asymmetric":
-                return np.asarray(x / scale)
-            case "align_corners":
-                return x * last / np.float32(self.output - 1) if self.output > 1 else np.zeros_like(x)
-            case "pytorch_half_pixel" if self.output <= 1:
-                return np.zeros_like(x)
-            case "half_pixel_symmetric":
-                adjustment = np.float32(self.output) / (scale * np.float32(self.source))
-                centre = np.float32(self.source) * half
-                return np.asarray(centre * (one - adjustment) + (x + half) / scale - half)
-            case "tf_crop_and_resize":
-                start, end = map(np.float32, self.region)
-                if self.output > 1:
-                    return np.asarray(start * last + x * (end - start) * last / np.float32(self.output - 1))
-                return np.full_like(x, half * (start + end) * last)
-            case _:
-                return np.asarray((x + half) / scale - half)
-
-    def nearest(self, rounding: str) -> Array:
-        """Index of the sample next to every output element."""
-        x = self.coordinates()
-        if self.scale == 1 and self.transform != "tf_crop_and_resize":
-            return np.arange(self.output)
-        half = np.float32(0.5)
-        match rounding:
-            case "floor":
-                found = np.floor(x)
-            case "ceil":
-                found = np.ceil(x)
-            case "round_prefer_ceil":
-                found = np.floor(x + half)
-            case _:
-                found = np.ceil(x - half)
-        return np.clip(found.astype(np.int64), 0, self.source - 1)
-
-    def taps(self, node: Node, mode: str) -> tuple[Array, Array]:
-        """Indices and weights, `(output, taps)` each, of linear or cubic interpolation."""
-        x = self.coordinates().astype(np.float64)
-        if mode == "linear":
-            x = np.clip(x, 0, self.source - 1)
-            low = np.floor(x).astype(np.int64)
-            high = np.minimum(low + 1, self.source - 1)
-            return np.stack([low, high], -1), np.stack([1 - (x - low), x - low], -1)
-        low = np.floor(x).astype(np.int64)
-        index = low[:, None] + np.arange(-1, 3)
-        weights = cubic_weights(x - low, node.float_attribute("cubic_coeff_a", -0.75))
-        if node.int_attribute("exclude_outside", 0):
-            weights = np.where((index >= 0) & (index < self.source), weights, 0)
-            weights = weights / weights.sum(-1, keepdims=True)
-        return np.clip(index, 0, self.source - 1), weights
-
-
-def cubic_weights(fraction: Array, a: float) -> Array:
-    """Weights of the four samples around a place, after Keys (1981), "Cubic convolution interpolation"."""
-    distance = np.abs(fraction[:, None] - np.arange(-1, 3))
-    near = ((a + 2) * distance - (a + 3)) * distance**2 + 1
-    far = ((a * distance - 5 * a) * distance + 8 * a) * distance - 4 * a
-    return np.where(distance <= 1, near, far)
-
-
-def _mode(node: Node) -> str:
+def mode_of(node: Node) -> str:
+    """How the node interpolates: `nearest`, `linear` or `cubic`."""
     return node.str_attribute("mode", "nearest")
 
 
 def _transform(node: Node) -> str:
     return node.str_attribute("coordinate_transformation_mode", "half_pixel")
-
-
-def resized_axes(node: Node, rank: int) -> tuple[int, ...]:
-    """Axes that scales and sizes speak of."""
-    return tuple(axis % rank for axis in node.ints_attribute("axes") or range(rank))
-
-
-def _common_scale(node: Node, sizes: Sequence[int], extents: Sequence[int]) -> float | None:
-    """The one scale of all axes where the aspect ratio is kept."""
-    ratios = [size / extent for size, extent in zip(sizes, extents, strict=True)]
-    match node.str_attribute("keep_aspect_ratio_policy", "stretch"):
-        case "not_larger":
-            return min(ratios)
-        case "not_smaller":
-            return max(ratios)
-    return None
-
-
-def output_extents(
-    node: Node, shape: Sequence[int], scales: Array | None, sizes: Array | None
-) -> list[tuple[int, float]]:
-    """Output extent and scale of every axis."""
-    found = [(extent, 1.0) for extent in shape]
-    axes = resized_axes(node, len(shape))
-    if sizes is not None:
-        wanted = [int(size) for size in sizes]
-        common = _common_scale(node, wanted, [shape[axis] for axis in axes])
-        for axis, size in zip(axes, wanted, strict=True):
-            if common is not None:
-                found[axis] = (math.floor(common * shape[axis] + 0.5), common)
-            else:
-                found[axis] = (size, size / shape[axis] if shape[axis] else 1.0)
-    elif scales is not None:
-        for axis, scale in zip(axes, scales.tolist(), strict=True):
-            found[axis] = (math.floor(np.float32(shape[axis]) * np.float32(scale)), scale)
-    else:
-        raise ValueError("neither scales nor sizes are given")
-    return found
 
 
 def _given(inputs: Sequence[Any], index: int) -> bool:
@@ -208,7 +96,7 @@ def _infer_sizes(
     extents = [shape[axis] for axis in axes]
     known = [extent for extent in extents if isinstance(extent, int)]
     if wanted and len(wanted) == len(known) == len(axes):
-        common = _common_scale(ctx.node, wanted, known)
+        common = common_scale(ctx.node, wanted, known)
         for axis, extent in zip(axes, known, strict=True):
             shape[axis] = math.floor((common or 1.0) * extent + 0.5)
         return shape
@@ -216,43 +104,55 @@ def _infer_sizes(
     return [fresh[i] if i in axes else d for i, d in enumerate(shape)]
 
 
-def _samplings(node: Node, data: Sequence[Datum]) -> list[Sampling]:
-    x, roi = data[0], _array(data, 1)
-    extents = output_extents(node, x.shape, _array(data, 2), _array(data, 3))
-    axes = resized_axes(node, x.ndim)
-    regions = {axis: (0.0, 1.0) for axis in range(x.ndim)}
-    if _transform(node) == "tf_crop_and_resize" and roi is not None:
+def samplings(
+    node: Node, shape: Sequence[int], roi: Array | None, scales: Array | None, sizes: Array | None
+) -> list[Sampling]:
+    """How every axis of an input of `shape` is sampled."""
+    extents = output_extents(node, shape, scales, sizes)
+    axes = resized_axes(node, len(shape))
+    regions = {axis: (0.0, 1.0) for axis in range(len(shape))}
+    transform = _transform(node)
+    if transform == "tf_crop_and_resize" and roi is not None:
         half = len(axes)
         regions.update((axis, (float(roi[i]), float(roi[i + half]))) for i, axis in enumerate(axes))
     return [
-        Sampling(source, output, scale, _transform(node), regions[axis])
-        for axis, (source, (output, scale)) in enumerate(zip(x.shape, extents, strict=True))
+        # An axis that is not resized has no region: it stays as it is.
+        Sampling(source, output, scale, transform if axis in axes else "asymmetric", regions[axis])
+        for axis, (source, (output, scale)) in enumerate(zip(shape, extents, strict=True))
     ]
 
 
-def _evaluate_resize(node: Node, data: Sequence[Datum]) -> Sequence[Datum]:
-    x, mode = np.asarray(data[0]), _mode(node)
-    if node.int_attribute("antialias", 0) or (mode != "nearest" and x.dtype.kind in "iu"):
-        from graphc.ops.host import evaluate_with_reference
+def taps_of(node: Node, sampling: Sampling) -> Taps:
+    """The taps of an axis in the node's mode, linear or cubic."""
+    return sampling.taps(
+        mode_of(node),
+        cubic=node.float_attribute("cubic_coeff_a", -0.75),
+        exclude=bool(node.int_attribute("exclude_outside", 0)),
+        antialias=bool(node.int_attribute("antialias", 0)),
+    )
 
-        return evaluate_with_reference(node, data)
-    samplings = _samplings(node, data)
+
+def _evaluate_resize(node: Node, data: Sequence[Datum]) -> Sequence[Datum]:
+    x, mode = np.asarray(data[0]), mode_of(node)
     result = x if mode == "nearest" else widened(x).astype(np.float64)
     outside = np.zeros((1,) * x.ndim, np.bool_)
-    for axis, sampling in enumerate(samplings):
-        places = sampling.coordinates()
-        if sampling.transform == "tf_crop_and_resize":
-            beyond = (places < 0) | (places > sampling.source - 1)
-            outside = outside | beyond.reshape([-1 if i == axis else 1 for i in range(x.ndim)])
+    for axis, sampling in enumerate(samplings(node, x.shape, *(_array(data, i) for i in (1, 2, 3)))):
+        if sampling.is_identity:
+            continue
+        along = [-1 if i == axis else 1 for i in range(x.ndim)]
+        outside = outside | sampling.is_outside().reshape(along)
         if mode == "nearest":
             result = np.take(result, sampling.nearest(node.str_attribute("nearest_mode", "round_prefer_floor")), axis)
-        elif sampling.scale != 1 or sampling.transform == "tf_crop_and_resize":
-            index, weights = sampling.taps(node, mode)
-            taken = np.moveaxis(np.take(result, index, axis), axis + 1, -1)
-            spread = weights.reshape([*(-1 if i == axis else 1 for i in range(x.ndim)), weights.shape[-1]])
-            result = (taken * spread).sum(-1)
+            continue
+        taps = taps_of(node, sampling)
+        total = np.zeros((*result.shape[:axis], sampling.output, *result.shape[axis + 1 :]))
+        for index, weights in zip(taps.index, taps.weights, strict=True):
+            total += np.take(result, index, axis) * weights.reshape(along)
+        result = total
     if outside.any():
         result = np.where(outside, node.float_attribute("extrapolation_value", 0.0), result)
+    if mode != "nearest" and x.dtype.kind in "iu":
+        result = np.clip(result, *limits_in(result.dtype, x.dtype))
     return [result.astype(x.dtype, copy=False)]
 
 
@@ -324,7 +224,7 @@ def _simplest(index: Dim, axis: Axis, source: Dim) -> Dim:
 
 
 def _express_resize(ctx: ExpressionContext) -> Sequence[TensorExpr] | None:
-    kind, output, mode = ctx.tensor(0), ctx.outputs[0], _mode(ctx.node)
+    kind, output, mode = ctx.tensor(0), ctx.outputs[0], mode_of(ctx.node)
     policy = ctx.node.str_attribute("keep_aspect_ratio_policy", "stretch")
     if mode == "cubic" or ctx.node.int_attribute("antialias", 0) or policy != "stretch":
         return None
