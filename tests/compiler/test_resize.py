@@ -37,7 +37,7 @@ def resize(array: Any, roi: Any = None, scales: Any = None, sizes: Any = None, *
     st.sampled_from(["float32", "float16", "float64", "uint8", "int32", "int64"]),
     seeds,
 )
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_scales(
     mode: str,
     transform: str,
@@ -63,7 +63,8 @@ def test_scales(
     if mode != "nearest" and dtype in ("uint8", "int32", "int64"):
         # What lies a hair from a whole number is truncated to either side of it.
         assume(_far_from_whole(subject))
-    check_compiled(subject)
+    # Places are those of float32, whatever is read there.
+    check_compiled(subject, tolerance=2e-5 if dtype == "float64" else None)
 
 
 def _far_from_whole(subject: Case) -> bool:
