@@ -10,12 +10,13 @@ dev_stamp := $(VENV)/.installed-dev
 demo_stamp := $(VENV)/.installed-demo
 bench_stamp := $(VENV)/.installed-bench
 
-.PHONY: help test lint test-slow demo bench format clean
+.PHONY: help test lint test-slow conformance demo bench format clean
 
 help:
 	@echo "make demo       compile a trained model, run it on four rotations of a page, compare with ONNX Runtime"
 	@echo "make test       style, types, folder order and the fast tests"
 	@echo "make test-slow  long sweeps and whole-model checks"
+	@echo "make conformance  the ONNX backend suite, beside ONNX Runtime"
 	@echo "make bench      the model zoo against ONNX Runtime and OpenVINO"
 	@echo "make format     rewrite the code in the project's style"
 	@echo "make clean      remove the environment and the caches"
@@ -32,6 +33,9 @@ lint: $(dev_stamp)
 
 test-slow: $(dev_stamp)
 	$(bin)/python -m pytest -n $(WORKERS) -m "slow and not gpu"
+
+conformance: $(dev_stamp)
+	$(bin)/graphc conformance --against onnxruntime
 
 demo: $(demo_stamp)
 	$(bin)/python -m examples.demo

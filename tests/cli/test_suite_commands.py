@@ -1,0 +1,43 @@
+"""The commands that hold graphc against models of others: conformance, fuzz, operators."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.cli.conftest import Call
+
+
+def test_conformance_prints_a_table_and_totals(graphc: Call) -> None:
+    found = graphc(
+        "conformance", "node/test_relu", "node/test_nonzero_example", "--against", "onnxruntime", "--reasons"
+    )
+    assert found.status == 0, found.out
+    lines = found.out.splitlines()
+    assert lines[0].split() == ["operator", "cases", "compiled", "host", "steps", "excluded", "failed", "onnxruntime"]
+    assert [line.split()[0] for line in lines[1:3]] == ["NonZero", "Relu"]
+    assert "3 cases: " in found.out and "numbers alone: 2 of 2 passed without a host step, 100.0 %" in found.out
+    assert "onnxruntime: 3 passed, 0 failed" in found.out
+
+
+def test_conformance_as_json_says_what_failed(graphc: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("graphc.testing.conformance.runner.EXCLUDED", {"node/test_relu": "no reason"})
+    found = graphc("conformance", "node/test_relu", "--backend", "reference", "--kind", "node", "--json")
+    assert found.status == 1
+    assert found.json["totals"]["failed"] == 1 and found.json["totals"]["host"] == 1
+    assert [(r["name"], r["standing"]) for r in found.json["results"]] == [
+        ("node/test_relu", "failed"),
+        ("node/test_relu_expanded_ver18", "host"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["no_such_case"], "no case of the suite"),
+        (["--kind", "odd"], "no kind 'odd'"),
+        (["node/test_relu", "--against", "abacus"], "no engine 'abacus'"),
+    ],
+)
+def test_conformance_refuses(graphc: Call, arguments: list[str], message: str) -> None:
+    found = graphc("conformance", *arguments)
+    assert found.status == 1 and message in found.err
