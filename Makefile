@@ -41,7 +41,7 @@ demo: $(demo_stamp)
 	$(bin)/python -m examples.demo
 
 bench: $(bench_stamp)
-	$(bin)/python -m bench --against onnxruntime,openvino
+	$(bin)/python -m bench --against onnxruntime,openvino --plot docs/assets/zoo.svg
 
 format: $(dev_stamp)
 	$(bin)/ruff check --fix .

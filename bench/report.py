@@ -1,4 +1,4 @@
-"""Results as a table: a row a model, a geometric mean a group."""
+"""Results as tables: a row a model, geometric means, what each engine costs."""
 
 from __future__ import annotations
 
@@ -39,10 +39,28 @@ def rows(results: Sequence[Result], against: Sequence[str]) -> list[list[str]]:
                 format_seconds(result["compile_seconds"]),
             ]
         )
-    for group, members in _groups(results).items():
-        means = [_mean([member for member in members if agrees(member, name)], name) for name in against]
-        table.append([f"geometric mean, {group} ({len(members)})", "", *means, "", ""])
+    groups = _groups(results)
+    for group, members in groups.items():
+        table.append([f"geometric mean, {group} ({len(members)})", "", *_means(members, against), "", ""])
+    real = [member for group, members in groups.items() if group != "small" for member in members]
+    if len(groups) > 1 and real:
+        table.append([f"geometric mean, all but small ({len(real)})", "", *_means(real, against), "", ""])
+        if len(against) > 1:
+            best = [
+                min(member["speedup"][name]["median"] for name in against if agrees(member, name)) for member in real
+            ]
+            table.append(["the same, over the better peer of each", "", f"{geometric_mean(best):.2f}x", "", "", ""])
     return table
+
+
+def over_the_better(result: Result, against: Sequence[str]) -> float | None:
+    """The speedup over the faster of those peers whose answers agree; None where none does."""
+    ratios = [result["speedup"][name]["median"] for name in against if agrees(result, name)]
+    return min(ratios, default=None)
+
+
+def _means(members: Sequence[Result], against: Sequence[str]) -> list[str]:
+    return [_mean([member for member in members if agrees(member, name)], name) for name in against]
 
 
 def agrees(result: Result, peer: str) -> bool:
@@ -60,9 +78,40 @@ def _mean(members: Sequence[Result], peer: str) -> str:
     return f"{geometric_mean([member['speedup'][peer]['median'] for member in members]):.2f}x" if members else ""
 
 
+def costs(results: Sequence[Result], against: Sequence[str]) -> list[list[str]]:
+    """Cells: time to load, memory of a process that serves the model, and the package's size; no rows if not measured.
+
+    Memory is what loading and running adds to a process that has NumPy and the inputs.
+    """
+    engines = ["graphc", *against]
+    columns = [f"{what}, {engine}" for what in ("load", "memory") for engine in engines]
+    table = [["model", *columns, "package"]]
+    for result in results:
+        if "alone" not in result:
+            continue
+        alone = [result["alone"].get(engine, {}) for engine in engines]
+        loads = [format_seconds(one["load_seconds"]) if "load_seconds" in one else "failed" for one in alone]
+        memory = [f"{one['memory_bytes'] / 1e6:.0f} MB" if "memory_bytes" in one else "failed" for one in alone]
+        table.append([result["model"], *loads, *memory, f"{result['package_bytes'] / 1e6:.1f} MB"])
+    return table if len(table) > 1 else []
+
+
+def smaller(results: Sequence[Result], peer: str) -> tuple[int, int]:
+    """For how many models a process with graphc holds less memory than one with the peer, and of how many."""
+    pairs = [
+        (result["alone"]["graphc"]["memory_bytes"], result["alone"][peer]["memory_bytes"])
+        for result in results
+        if all("memory_bytes" in result.get("alone", {}).get(engine, {}) for engine in ("graphc", peer))
+    ]
+    return sum(own < other for own, other in pairs), len(pairs)
+
+
 def as_text(results: Sequence[Result], against: Sequence[str]) -> str:
-    """A table for a terminal."""
-    table = rows(results, against)
+    """Tables for a terminal."""
+    return "\n\n".join(_lined_up(table) for table in (rows(results, against), costs(results, against)) if table)
+
+
+def _lined_up(table: Sequence[Sequence[str]]) -> str:
     widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
     return "\n".join(
         "  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in table
@@ -70,10 +119,14 @@ def as_text(results: Sequence[Result], against: Sequence[str]) -> str:
 
 
 def as_markdown(results: Sequence[Result], against: Sequence[str]) -> str:
-    """A table for a document."""
-    head, *body = rows(results, against)
-    rule = ["---"] * len(head)
-    return "\n".join(f"| {' | '.join(row)} |" for row in [head, rule, *body])
+    """Tables for a document."""
+    blocks = []
+    for table in (rows(results, against), costs(results, against)):
+        if table:
+            head, *body = table
+            rule = ["---"] * len(head)
+            blocks.append("\n".join(f"| {' | '.join(row)} |" for row in [head, rule, *body]))
+    return "\n\n".join(blocks)
 
 
 def _groups(results: Sequence[Result]) -> dict[str, list[Result]]:

@@ -1,9 +1,13 @@
-"""One zoo model in a process of its own: `python -m bench.worker NAME OPTIONS-AS-JSON` prints a JSON object."""
+"""One zoo model, all engines in turns: `python -m bench.worker NAME OPTIONS-AS-JSON` prints a JSON object."""
 
 from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from bench.zoo import load
 from graphc.errors import GraphcError
@@ -14,8 +18,14 @@ def main(name: str, options: str) -> int:
     entry = load(name)
     chosen = json.loads(options)
     dims = {**entry.dims, **chosen.pop("dims", {})}
+    inputs: dict[str, Any] = entry.inputs(dims=dims)
+    keep = chosen.pop("keep", None)
+    package = None
+    if keep is not None:
+        np.savez(Path(keep, "inputs.npz"), **inputs)
+        package = Path(keep, "model.graphc")
     try:
-        result = benchmark(entry.path, entry.inputs(dims=dims), dims=dims, **chosen)
+        result = benchmark(entry.path, inputs, dims=dims, package=package, **chosen)
     except GraphcError as error:
         print(json.dumps({"model": name, "failure": str(error)}))
         return 1

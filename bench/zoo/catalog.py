@@ -54,7 +54,9 @@ _STATE = Feed((2, 1, 128), "zeros")
 
 _LANGUAGE = [
     Entry("bert_base_s128", "language", Skeleton("bert_base_s128"), _bert(1, 128)),
-    Entry("bert_base_dyn", "language", Skeleton("bert_base_dyn"), _bert("batch", "seq"), {"batch": 1, "seq": 128}),
+    Entry(
+        "bert_base_dyn", "language", Skeleton("bert_base_dyn"), _bert("batch", "seq"), {"batch": 1, "seq": 128}, "batch"
+    ),
     Entry("bert_base_s128_ts", "language", Skeleton("bert_base_s128_ts"), _bert(1, 128)),
     Entry("minilm_l6_s128", "language", Skeleton("minilm_l6_real_s128", MINILM), _bert(1, 128)),
     Entry(
@@ -63,6 +65,7 @@ _LANGUAGE = [
         Skeleton("minilm_l6_real_dyn", MINILM),
         _bert("batch", "seq"),
         {"batch": 1, "seq": 128},
+        "batch",
     ),
     Entry(
         "gpt2_s128",
@@ -76,6 +79,7 @@ _LANGUAGE = [
         Skeleton("gpt2_dyn"),
         {"input_ids": Feed(("batch", "seq"), "integers", "int64", high=50257)},
         {"batch": 1, "seq": 128},
+        "batch",
     ),
     Entry(
         "gpt2_kv",
@@ -94,6 +98,7 @@ _VISION = [
         Skeleton("resnet50_dynb"),
         {"pixel_values": Feed(("batch", 3, 224, 224))},
         {"batch": 1},
+        "batch",
     ),
     Entry("mobilenetv2", "vision", Skeleton("mobilenetv2", even=True), _PIXELS),
     Entry("vit_b16", "vision", Skeleton("vit_b16"), _PIXELS),
@@ -106,6 +111,7 @@ _OCR = [
         _rapidocr("ch_PP-OCRv4_det_infer.onnx", "d2a7720d45a54257208b1e13e36a8479894cb74155a5efe29462512d42f49da9"),
         {"x": Feed(("p2o.DynamicDimension.0", 3, "p2o.DynamicDimension.1", "p2o.DynamicDimension.2"))},
         {"p2o.DynamicDimension.0": 1, "p2o.DynamicDimension.1": 640, "p2o.DynamicDimension.2": 640},
+        "p2o.DynamicDimension.0",
     ),
     Entry(
         "ppocrv4_rec",
@@ -113,6 +119,7 @@ _OCR = [
         _rapidocr("ch_PP-OCRv4_rec_infer.onnx", "48fc40f24f6d2a207a2b1091d3437eb3cc3eb6b676dc3ef9c37384005483683b"),
         {"x": Feed(("p2o.DynamicDimension.0", 3, 48, "p2o.DynamicDimension.1"))},
         {"p2o.DynamicDimension.0": 1, "p2o.DynamicDimension.1": 320},
+        "p2o.DynamicDimension.0",
     ),
     Entry(
         "ppocr_cls",
@@ -133,6 +140,7 @@ _OCR = [
         ),
         {"x": Feed(("DynamicDimension.0", 3, 224, 224))},
         {"DynamicDimension.0": 1},
+        "DynamicDimension.0",
     ),
     Entry(
         "ddddocr_common",
@@ -164,6 +172,7 @@ _AUDIO = [
             "state": Feed((2, "batch", 128), "zeros"),
         },
         {"batch": 1, "sequence": _FRAME},
+        "batch",
     ),
     Entry(
         "silero_vad_static16k",
@@ -194,6 +203,7 @@ _MAGIKA = Entry(
     ),
     {"bytes": Feed(("unk__214", 2048), "integers", "int32", high=257)},  # a byte, or 256 for padding
     {"unk__214": 1},
+    "unk__214",
 )
 
 _LIGHT_INPUTS = {
@@ -220,6 +230,12 @@ _SMALL = [
         "small",
         Built(small.lstm_step),
         {"x": Feed((1, 1, 128)), "h": Feed((1, 1, 128)), "c": Feed((1, 1, 128))},
+    ),
+    Entry(
+        "decode_step",
+        "small",
+        Built(small.decode_step),
+        {"x": Feed((1, 1, 128)), "past_k": Feed((1, 4, 63, 32)), "past_v": Feed((1, 4, 63, 32))},
     ),
 ]
 

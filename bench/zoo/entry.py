@@ -84,6 +84,7 @@ class Entry:
         source: Where it comes from.
         feeds: Input name to its values.
         dims: The model's symbolic dimensions, bound as the figures in the documents use them.
+        batch: Which of them counts the pictures, texts or sounds of a call; None where the model takes one.
     """
 
     name: str
@@ -91,6 +92,7 @@ class Entry:
     source: Source
     feeds: Mapping[str, Feed]
     dims: Mapping[str, int] = field(default_factory=dict)
+    batch: str | None = None
 
     @property
     def path(self) -> Path:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import onnx
@@ -14,7 +17,7 @@ def _model(
     nodes: list[onnx.NodeProto],
     inputs: dict[str, list[int]],
     outputs: dict[str, list[int]],
-    weights: dict[str, npt.NDArray[np.float32]],
+    weights: Mapping[str, npt.NDArray[Any]],
 ) -> onnx.ModelProto:
     graph = helper.make_graph(
         nodes,
@@ -84,3 +87,54 @@ def lstm_step(features: int = 128, hidden: int = 128) -> onnx.ModelProto:
     state = [1, 1, hidden]
     inputs = {"x": [1, 1, features], "h": state, "c": state}
     return _model(nodes, inputs, {"probability": [1, 1, 1], "hn": state, "cn": state}, weights)
+
+
+def decode_step(width: int = 128, heads: int = 4, past: int = 63) -> onnx.ModelProto:
+    """One layer of a decoder for one token, its keys and values of the past passed in and out: a generation's call."""
+    rng = np.random.default_rng(3)
+    size = width // heads
+
+    def draw(*shape: int) -> npt.NDArray[np.float32]:
+        values: npt.NDArray[np.float32] = rng.standard_normal(shape, dtype=np.float32)
+        return values / np.float32(np.sqrt(shape[0]))
+
+    weights = {
+        "norm1_w": np.ones(width, np.float32),
+        "norm1_b": np.zeros(width, np.float32),
+        "norm2_w": np.ones(width, np.float32),
+        "norm2_b": np.zeros(width, np.float32),
+        **{f"w{name}": draw(width, width) for name in "qkvo"},
+        "up": draw(width, 4 * width),
+        "down": draw(4 * width, width),
+    }
+    shapes = {"split": [1, 1, heads, size], "merge": [1, 1, width]}
+    constants = {name: np.asarray(shape, np.int64) for name, shape in shapes.items()}
+    nodes = [helper.make_node("LayerNormalization", ["x", "norm1_w", "norm1_b"], ["n1"], "norm1")]
+    for name in "qkv":
+        nodes += [
+            helper.make_node("MatMul", ["n1", f"w{name}"], [f"{name}0"], f"project_{name}"),
+            helper.make_node("Reshape", [f"{name}0", "split"], [f"{name}1"], f"split_{name}"),
+            helper.make_node("Transpose", [f"{name}1"], [f"{name}2"], f"heads_{name}", perm=[0, 2, 1, 3]),
+        ]
+    nodes += [
+        helper.make_node("Concat", ["past_k", "k2"], ["k"], "keys", axis=2),
+        helper.make_node("Concat", ["past_v", "v2"], ["v"], "values", axis=2),
+        helper.make_node("Transpose", ["k"], ["kt"], "keys_t", perm=[0, 1, 3, 2]),
+        helper.make_node("MatMul", ["q2", "kt"], ["scores0"], "scores"),
+        helper.make_node("Mul", ["scores0", "scale"], ["scores1"], "scale_scores"),
+        helper.make_node("Softmax", ["scores1"], ["weights"], "softmax", axis=-1),
+        helper.make_node("MatMul", ["weights", "v"], ["mixed0"], "mix"),
+        helper.make_node("Transpose", ["mixed0"], ["mixed1"], "merge_heads", perm=[0, 2, 1, 3]),
+        helper.make_node("Reshape", ["mixed1", "merge"], ["mixed"], "merge"),
+        helper.make_node("MatMul", ["mixed", "wo"], ["attended"], "project_o"),
+        helper.make_node("Add", ["x", "attended"], ["r1"], "residual1"),
+        helper.make_node("LayerNormalization", ["r1", "norm2_w", "norm2_b"], ["n2"], "norm2"),
+        helper.make_node("MatMul", ["n2", "up"], ["u0"], "up_project"),
+        helper.make_node("Gelu", ["u0"], ["u1"], "gelu"),
+        helper.make_node("MatMul", ["u1", "down"], ["d"], "down_project"),
+        helper.make_node("Add", ["r1", "d"], ["y"], "residual2"),
+    ]
+    weights["scale"] = np.asarray(size**-0.5, np.float32)
+    cache, longer = [1, heads, past, size], [1, heads, past + 1, size]
+    inputs = {"x": [1, 1, width], "past_k": cache, "past_v": cache}
+    return _model(nodes, inputs, {"y": [1, 1, width], "k": longer, "v": longer}, {**weights, **constants})

@@ -9,7 +9,10 @@ from typing import Any
 import pytest
 
 from bench import __main__ as command
-from bench.report import as_markdown, as_text, rows
+from bench.alone import resident_peak
+from bench.callers import rate
+from bench.plot import write_plot
+from bench.report import as_markdown, as_text, costs, over_the_better, rows, smaller
 
 PEERS = ["onnxruntime", "openvino"]
 
@@ -71,3 +74,57 @@ def test_results_are_written_as_json(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     written = json.loads(path.read_text())
     assert written["results"][0]["model"] == "resnet50"
     assert written["machine"]["processors"] >= 1
+
+
+def alone(load: float, memory: int) -> dict[str, float]:
+    return {"load_seconds": load, "first_answer_seconds": load, "seconds": 0.001, "memory_bytes": memory}
+
+
+def test_costs_are_told_where_they_were_measured() -> None:
+    both = {**measured("a", (2.0, 3.0)), "package_bytes": 1_500_000}
+    both["alone"] = {"graphc": alone(0.1, 10**7), "onnxruntime": alone(0.2, 10**8), "openvino": {"failure": "no"}}
+    table = costs([both, measured("b", (1.0, 1.0))], PEERS)
+    assert [row[0] for row in table] == ["model", "a"]
+    assert table[1][1:] == ["100 ms", "200 ms", "failed", "10 MB", "100 MB", "failed", "1.5 MB"]
+    assert smaller([both], "onnxruntime") == (1, 1)
+    assert smaller([both], "openvino") == (0, 0)
+    assert costs([measured("b", (1.0, 1.0))], PEERS) == []
+    assert as_markdown([both], PEERS).count("\n| --- | ") == 2
+
+
+def test_the_better_peer_is_the_one_that_is_hardest_to_beat() -> None:
+    assert over_the_better(measured("a", (2.0, 1.5)), PEERS) == 1.5
+    assert over_the_better(measured("a", (2.0, 1.5), agrees=False), PEERS) == 2.0
+    small = {**measured("s", (8.0, 8.0)), "group": "small"}
+    table = rows([measured("a", (2.0, 1.0)), measured("b", (2.0, 4.0)), small], PEERS)
+    assert ["geometric mean, all but small (2)", "", "2.00x", "2.00x", "", ""] in table
+    assert table[-1] == ["the same, over the better peer of each", "", "1.41x", "", "", ""]
+
+
+def test_the_same_results_draw_the_same_picture(tmp_path: Path) -> None:
+    results = [measured("a", (2.0, 3.0)), measured("b", (0.5, 1.0), agrees=False), {"model": "c", "failure": "no"}]
+    for name in ("one.svg", "two.svg"):
+        write_plot(results, PEERS, tmp_path / "new" / name)
+    one, two = ((tmp_path / "new" / name).read_bytes() for name in ("one.svg", "two.svg"))
+    assert one == two and b"<svg" in one
+
+
+def test_memory_of_this_process() -> None:
+    before = resident_peak()
+    block = bytearray(64 << 20)
+    block[:: 1 << 12] = b"x" * len(block[:: 1 << 12])
+    assert resident_peak() >= max(before, 64 << 20)
+
+
+def test_answers_of_all_callers_count() -> None:
+    called: list[int] = []
+    found = rate(lambda: called.append(1), 3, 0.02)
+    assert 0 < found <= len(called) / 0.02
+
+
+def test_one_engine_alone() -> None:
+    result = command.measure("mlp_4x64x64", {"against": ["onnxruntime"], "rounds": 1, "threads": 1, "alone": True}, 100)
+    assert result["group"] == "small" and set(result["alone"]) == {"graphc", "onnxruntime"}
+    for engine in result["alone"].values():
+        assert 0 < engine["load_seconds"] <= engine["first_answer_seconds"]
+        assert engine["seconds"] > 0 and engine["memory_bytes"] > 0

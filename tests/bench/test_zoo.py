@@ -12,7 +12,7 @@ import pytest
 from bench.zoo import Entry, Feed, load, names
 from bench.zoo.sources import Skeleton, fill, use_trained
 
-SMALL = ["mlp_4x64x64", "pointwise_chain", "lstm_step"]
+SMALL = ["mlp_4x64x64", "pointwise_chain", "lstm_step", "decode_step"]
 
 
 @pytest.fixture

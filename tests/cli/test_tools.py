@@ -239,3 +239,31 @@ def test_devices_shows_every_target(graphc: Call) -> None:
     assert all(target.name in text for target in CPUS.values())
     assert data["threads"].startswith("2 ")
     assert "TVM" in data["compiler"]
+
+
+def test_bench_of_the_zoo(graphc: Call) -> None:
+    result = graphc("bench", "--zoo", "mlp_4x64x64", "--rounds", "1", "--threads", "1", "--json")
+    assert result.status == 0, result.err
+    (found,) = result.json["results"]
+    assert found["model"] == "mlp_4x64x64" and found["threads"] == 1 and found["agrees"]
+    assert set(found["alone"]) == {"graphc", "onnxruntime"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "no model was named"),
+        (["model.onnx", "--batch", "2"], "--batch goes with --zoo"),
+    ],
+)
+def test_bench_needs_models_or_the_zoo(graphc: Call, arguments: list[str], message: str) -> None:
+    result = graphc("bench", *arguments)
+    assert result.status == 1 and message in result.err
+
+
+def test_bench_of_the_zoo_without_a_checkout(graphc: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import graphc as package
+
+    monkeypatch.setattr(package, "__file__", str(tmp_path / "a" / "b" / "__init__.py"))
+    result = graphc("bench", "--zoo")
+    assert result.status == 1 and "clone graphc" in result.err

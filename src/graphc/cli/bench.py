@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import subprocess
+import sys
+import tempfile
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import graphc
 from graphc.cli.common import (
     Dims,
     add_compile_options,
@@ -22,7 +26,7 @@ from graphc.cli.feeds import Given, add_inputs, parse_inputs
 from graphc.cli.progress import Progress
 from graphc.cli.table import size, table
 from graphc.cli.toolchain import installed
-from graphc.errors import InputError, OptionError
+from graphc.errors import InputError, OptionError, ToolchainError
 from graphc.package import TensorSpec
 from graphc.testing.compare import format_seconds
 
@@ -32,23 +36,32 @@ if TYPE_CHECKING:
 DESCRIPTION = """Compile models and time them beside other engines, on the same inputs.
 
 Engines run in turns, with an idle gap before each turn; what is shown is the median of the ratios within each round,
-with the 10th and the 90th percentile. Outputs are compared in the same run. Exits with 1 where they differ."""
+with the 10th and the 90th percentile. Outputs are compared in the same run. Exits with 1 where they differ.
+
+--zoo times the model zoo of graphc's repository instead, whole or the models named; `python -m bench --help` there
+has further options."""
 
 EXAMPLES = """
   graphc bench model.onnx --dim batch=1
   graphc bench *.onnx --against onnxruntime,openvino --threads 1 --json
+  graphc bench --zoo --against onnxruntime,openvino
+  graphc bench --zoo resnet50_dynb minilm_l6_dyn --batch 8
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of the command."""
-    parser.add_argument("models", metavar="MODEL", nargs="+", type=Path, help="ONNX models")
+    parser.add_argument("models", metavar="MODEL", nargs="*", type=Path, help="ONNX models; with --zoo, names")
+    parser.add_argument("--zoo", action="store_true", help="time the model zoo, from a checkout of graphc")
+    parser.add_argument(
+        "--batch", type=positive, metavar="N", help="with --zoo: items a call, for models that take several"
+    )
     parser.add_argument(
         "--against",
         type=comma_list,
         default=["onnxruntime"],
         metavar="ENGINES",
-        help="onnxruntime, openvino, or both (default: onnxruntime)",
+        help="onnxruntime, openvino, torch, by commas (default: onnxruntime)",
     )
     parser.add_argument("--rounds", type=positive, default=15, metavar="N", help="(default: %(default)s)")
     add_inputs(parser)
@@ -59,6 +72,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Measures and shows; 1 where outputs differ."""
+    if options.zoo:
+        return _zoo(options)
+    if not options.models or options.batch is not None:
+        raise OptionError("no model was named" if not options.models else "--batch goes with --zoo; use --dim")
     if options.target not in (None, "cpu"):
         raise OptionError("a benchmark runs on this machine, so --target has no effect")
     results = [_measure(options, model) for model in options.models]
@@ -67,6 +84,29 @@ def run(options: argparse.Namespace) -> int:
     else:
         print("\n\n".join(_text(result) for result in results))
     return 0 if all(result.agrees for result in results) else 1
+
+
+def _zoo(options: argparse.Namespace) -> int:
+    """The zoo's own command: it is part of the repository, not of the installed package."""
+    root = Path(graphc.__file__).resolve().parents[2]
+    if not (root / "bench" / "zoo").is_dir():
+        raise ToolchainError("the model zoo is not installed", hint="clone graphc and run `make bench` there")
+    command = [*(str(name) for name in options.models), "--against", ",".join(options.against)]
+    command += ["--rounds", str(options.rounds)]
+    for name in ("threads", "batch"):
+        if getattr(options, name) is not None:
+            command += [f"--{name}", str(getattr(options, name))]
+    with tempfile.TemporaryDirectory(prefix="graphc-bench-") as folder:
+        output = Path(folder) / "zoo.json"
+        done = subprocess.run(
+            [sys.executable, "-m", "bench", *command, "--output", str(output)],
+            cwd=root,
+            check=False,
+            stdout=subprocess.DEVNULL if options.json else None,
+        )
+        if options.json and output.exists():
+            print(output.read_text(), end="")
+    return done.returncode
 
 
 def _measure(options: argparse.Namespace, model: Path) -> Benchmark:

@@ -84,6 +84,7 @@ def benchmark(
     rounds: int = 15,
     progress: Callable[[int, int], None] | None = None,
     options: Mapping[str, Any] | None = None,
+    package: Path | None = None,
 ) -> Benchmark:
     """Compile a model and time it in turns with other engines.
 
@@ -96,6 +97,7 @@ def benchmark(
         rounds: Of the comparison.
         progress: Told the rounds done and the rounds in all.
         options: Further options of `graphc.compile`.
+        package: Where to leave the compiled package; None leaves nothing.
 
     Raises:
         OptionError: An engine is unknown or an option out of range.
@@ -107,7 +109,7 @@ def benchmark(
     extents = {name: extent for name, extent in bound.items() if isinstance(extent, int)}
     peers = [peer(name, model, inputs, threads=count, dims=extents) for name in against]
     with tempfile.TemporaryDirectory(prefix="graphc-bench-") as folder:
-        package = Path(folder) / f"{model.stem}.graphc"
+        package = package or Path(folder) / f"{model.stem}.graphc"
         start = time.perf_counter()
         graphc.compile(model, target="cpu", dims=bound, output=package, **(options or {}))
         compiled = time.perf_counter()

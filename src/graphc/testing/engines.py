@@ -114,9 +114,43 @@ def openvino_engine(
     return Engine("openvino", str(openvino.__version__), loaded, run)
 
 
+def torch_engine(model: Path | bytes, inputs: Arrays, *, threads: int, dims: Mapping[str, int] | None = None) -> Engine:
+    """The model in PyTorch: converted by onnx2torch, then `torch.compile(mode="max-autotune-no-cudagraphs")`.
+
+    Compiling is part of loading, as it is for the other peers.
+
+    Args:
+        model: Path or content of an ONNX file.
+        inputs: Name to array, in the order of the model's inputs.
+        threads: Threads of one call.
+        dims: Not needed: what the inputs are is what is compiled for.
+
+    Raises:
+        ToolchainError: torch or onnx2torch is not installed; graphc's extras install neither.
+    """
+    del dims
+    torch, onnx2torch, onnx = _require("torch"), _require("onnx2torch"), _require("onnx")
+    torch.set_num_threads(threads)
+    start = time.perf_counter()
+    loaded_model = onnx.load_model_from_string(model) if isinstance(model, bytes) else onnx.load(str(model))
+    names = [output.name for output in loaded_model.graph.output]
+    module = torch.compile(onnx2torch.convert(loaded_model).eval(), mode="max-autotune-no-cudagraphs")
+    feeds = [torch.from_numpy(np.ascontiguousarray(array)) for array in inputs.values()]
+
+    def run() -> Arrays:
+        with torch.inference_mode():
+            results = module(*feeds)
+        tensors = results if isinstance(results, list | tuple) else [results]
+        return {name: tensor.numpy() for name, tensor in zip(names, tensors, strict=True)}
+
+    run()
+    return Engine("torch", str(torch.__version__), time.perf_counter() - start, run)
+
+
 PEERS: Mapping[str, Callable[..., Engine]] = {
     "onnxruntime": onnxruntime_engine,
     "openvino": openvino_engine,
+    "torch": torch_engine,
 }
 
 
