@@ -19,7 +19,7 @@ from graphc.ops.expr import (
     select,
 )
 from graphc.ops.indexing import subtract, within
-from graphc.ops.shape import integers, requested_axes, unknown_dims
+from graphc.ops.shape import integers, places, requested_axes, unknown_dims
 
 
 def pad_amounts(pads: Sequence[Dim], axes: Sequence[int], rank: int) -> tuple[tuple[Dim, Dim], ...]:
@@ -52,7 +52,10 @@ def _infer_pad(ctx: InferenceContext) -> Sequence[Type]:
 
 def _evaluate_pad(node: Node, arrays: Sequence[Datum]) -> Sequence[Datum]:
     data, pads = arrays[0], integers(arrays[1])
-    axes = integers(arrays[3]) if len(arrays) > 3 and arrays[3] is not None else tuple(range(data.ndim))
+    has_axes = len(arrays) > 3 and arrays[3] is not None
+    axes = places(integers(arrays[3]), data.ndim) if has_axes else tuple(range(data.ndim))
+    if len(pads) != 2 * len(axes):
+        raise ValueError(f"{len(pads)} pads do not fit {len(axes)} axes")
     amounts = [(int(low), int(high)) for low, high in pad_amounts(pads, axes, data.ndim)]  # type: ignore[arg-type]
     cropped = data[
         tuple(slice(max(0, -low), d - max(0, -high)) for d, (low, high) in zip(data.shape, amounts, strict=True))

@@ -27,7 +27,7 @@ from graphc.ops.expr import (
 )
 from graphc.ops.indexing import wide_load
 from graphc.ops.render_numpy import truncated_division
-from graphc.ops.shape import integers, requested_axes, unknown_dims
+from graphc.ops.shape import integers, places, requested_axes, unknown_dims
 
 REDUCTION = frozenset({Trait.REDUCTION})
 
@@ -195,7 +195,7 @@ def _evaluate_reduce(meaning: Callable[[Array, Axes], Array]) -> Callable[[Node,
     def evaluate(node: Node, arrays: Sequence[Datum]) -> Sequence[Datum]:
         data = arrays[0]
         given = integers(arrays[1]) if len(arrays) > 1 and arrays[1] is not None else ()
-        axes = _all_axes(node, tuple(axis % data.ndim for axis in given), data.ndim)
+        axes = _all_axes(node, places(given, data.ndim), data.ndim)
         result = meaning(widened(data), axes).astype(data.dtype, copy=False)
         return [result.reshape(integers(reduced_shape(data.shape, axes, keep=_keeps(node))))]
 
@@ -332,7 +332,8 @@ def _infer_running(ctx: InferenceContext) -> Sequence[Type]:
 
 
 def _evaluate_running(node: Node, arrays: Sequence[Datum]) -> Sequence[Datum]:
-    data, axis = arrays[0], int(arrays[1].reshape(())) % arrays[0].ndim
+    data = arrays[0]
+    (axis,) = places(integers(arrays[1]), data.ndim)
     product_of = node.op_type == "CumProd"
     turned = np.flip(data, axis) if node.int_attribute("reverse", 0) else data
     wide = widened(turned)

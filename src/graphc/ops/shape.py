@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -70,6 +70,19 @@ def requested_axes(ctx: InferenceContext, index: int, rank: int) -> tuple[int, .
 def unknown_dims(ctx: InferenceContext, rank: int) -> tuple[Dim, ...]:
     """Extents of a tensor of which only the rank is known."""
     return tuple(ctx.fresh("d") for _ in range(rank))
+
+
+def places(axes: Iterable[int], rank: int) -> tuple[int, ...]:
+    """Axes at evaluation time, counted from the front.
+
+    Raises:
+        ValueError: One is out of range.
+    """
+    found = tuple(axes)
+    for axis in found:
+        if not -rank <= axis < rank:
+            raise ValueError(f"axis {axis} is out of range for rank {rank}")
+    return tuple(axis % rank for axis in found)
 
 
 def integers(datum: Any) -> tuple[int, ...]:
