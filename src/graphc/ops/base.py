@@ -65,6 +65,8 @@ class InferenceContext:
     """Elements of a small tensor that are known though no Constant node holds them (folded shape arithmetic)."""
     bounds: Bounds = field(default_factory=dict)
     """Inclusive bounds of symbols, where they are tighter than `1..`."""
+    missed: Callable[[Value], object] = lambda value: None
+    """Told which inputs' elements the operator asked for and did not get."""
 
     def fail(self, message: str, hint: str | None = None) -> NoReturn:
         """Raises TypeInferenceError that names the node."""
@@ -104,6 +106,7 @@ class InferenceContext:
         kind = self.inputs[index]
         if dims is not None and all(isinstance(d, int) for d in dims) and isinstance(kind, TensorType):
             return np.array(dims, dtype=kind.dtype.numpy).reshape(kind.static_shape)
+        self.missed(value)
         return None
 
     def axis(self, value: int, rank: int) -> int:
@@ -115,7 +118,12 @@ class InferenceContext:
     def dims(self, index: int) -> tuple[Dim, ...] | None:
         """Elements of integer input `index` as dims (symbolic ones too), or None where unknown."""
         value = self.node.input(index)
-        return None if value is None else self.contents(value)
+        if value is None:
+            return None
+        known = self.contents(value)
+        if known is None:
+            self.missed(value)
+        return known
 
 
 @dataclass(frozen=True)
@@ -131,6 +139,8 @@ class ExpressionContext:
     node: Node
     inputs: tuple[TensorType | None, ...]
     outputs: tuple[TensorType, ...]
+    missed: Callable[[Value], object] = lambda value: None
+    """Told which inputs' elements the operator asked for and did not get."""
 
     def tensor(self, index: int) -> TensorType:
         """Type of an input that is there."""
@@ -141,7 +151,12 @@ class ExpressionContext:
     def constant(self, index: int) -> Array | None:
         """Elements of input `index` if it is a constant, else None."""
         value = self.node.input(index)
-        return None if value is None or value.constant is None else value.constant.array()
+        if value is None:
+            return None
+        if value.constant is None:
+            self.missed(value)
+            return None
+        return value.constant.array()
 
 
 Infer: TypeAlias = Callable[[InferenceContext], Sequence[Type]]
@@ -233,10 +248,14 @@ def node_names(node: Node) -> tuple[str, ...]:
     return node.origins or (node.name or node.describe(),)
 
 
-def express(node: Node) -> Sequence[TensorExpr] | None:
+def express(node: Node, missed: Callable[[Value], object] = lambda value: None) -> Sequence[TensorExpr] | None:
     """Tensor expressions of a typed node's outputs, or None where it has none.
 
     They exist only where inputs and outputs are tensors of known rank and the operator defines expressions for them.
+
+    Args:
+        node: With its types inferred.
+        missed: Told which inputs would have to be constants and are not.
     """
     operator = find(node)
     if operator is None or operator.expression is None:
@@ -251,6 +270,7 @@ def express(node: Node) -> Sequence[TensorExpr] | None:
         node,
         tuple(kind if isinstance(kind, TensorType) else None for kind in inputs),
         tuple(kind for kind in outputs if isinstance(kind, TensorType)),
+        missed,
     )
     return operator.expression(context)
 

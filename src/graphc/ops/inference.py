@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -47,10 +47,12 @@ class Inference:
 
     Args:
         strict: Whether an unknown operator, an input without type or a declared type that is contradicted is an error.
+        missed: Told which values' elements an operator asked for in vain.
     """
 
-    def __init__(self, *, strict: bool = False) -> None:
+    def __init__(self, *, strict: bool = False, missed: Callable[[Value], object] = lambda value: None) -> None:
         self.strict = strict
+        self._missed = missed
         self._elements: dict[Value, Array | None] = {}
         self._contents: dict[Value, tuple[Dim, ...] | None] = {}
         self._depth = 0
@@ -134,7 +136,7 @@ class Inference:
         if (wrong := wrong_word(node)) is not None:
             raise TypeInferenceError(f"{node.op}: {wrong}", nodes=node_names(node))
         try:
-            return operator.infer(self._context(node, inputs))
+            return operator.infer(self._context(node, inputs, self._missed))
         except TypeInferenceError:
             raise
         except GraphcError as error:
@@ -237,7 +239,9 @@ class Inference:
             return None
         return np.array(dims, dtype=value.type.dtype.numpy).reshape(value.type.static_shape)
 
-    def _context(self, node: Node, inputs: tuple[Type | None, ...]) -> InferenceContext:
+    def _context(
+        self, node: Node, inputs: tuple[Type | None, ...], missed: Callable[[Value], object] = lambda value: None
+    ) -> InferenceContext:
         counter = iter(range(FRESH_LIMIT))
 
         def fresh(base: str) -> Dim:
@@ -258,6 +262,7 @@ class Inference:
             lambda branch: self._try_branch(node, branch),
             self.elements,
             bounds,
+            missed,
         )
 
     def _merge(self, node: Node, value: Value, declared: Type | None, found: Type | None) -> Type | None:
