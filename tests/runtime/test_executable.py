@@ -233,7 +233,8 @@ def hook() -> Iterator[None]:
 def test_an_unseen_shape_is_compiled_once_where_there_is_a_compiler(build: Build, hook: None) -> None:
     asked = []
 
-    def compile_variant(package: Package, bindings: Mapping[str, int]) -> Path:
+    def compile_variant(package: Package, bindings: Mapping[str, int], values: Mapping[str, Any]) -> Path:
+        assert not values
         asked.append((package.manifest.model, dict(bindings)))
         return symbolic(build, bindings["batch"], name=f"batch{bindings['batch']}")
 

@@ -120,6 +120,7 @@ def write(
     *,
     model: bytes | None,
     versions: Mapping[str, str],
+    parameters: tuple[str, ...] = (),
 ) -> Manifest:
     """Compiles what the programs need and writes the package.
 
@@ -132,6 +133,7 @@ def write(
         options: What the compile was told.
         model: Bytes of the model to embed, if any.
         versions: Versions of the tools, for the record.
+        parameters: Inputs whose values decide what runs.
     """
     cache = ObjectCache(options.cache)
     objects = compile_kernels(programs, options, cache)
@@ -152,11 +154,13 @@ def write(
         code={
             target.isa: Code(f"cpu/{target.isa}/model.so", target.architecture, target.features) for target in targets
         },
-        symbols={name: SymbolRange(*source.bounds.get(name, (1, None))) for name in input_symbols(source)},
+        symbols={name: SymbolRange(*source.bounds.get(name, (0, None))) for name in input_symbols(source)},
         weights_size=weights.builder.size,
         host_steps=any(program.host for program in programs),
         options=options.recorded(),
         versions=versions,
+        parameters=parameters,
+        specializations=options.specializations if parameters else 0,
     )
     return write_package(path, manifest, code=code, weights=weights.builder, model=model)
 
@@ -198,6 +202,7 @@ def assemble_variant(program: Program, source: Graph, weights: Weights) -> Varia
         steps=tuple(steps),
         copies=tuple(Copy(number, places.host_tensor(value)) for number, value in program.buffers.copies),
         objects=program.buffers.objects,
+        values={name: value.tobytes() for name, value in program.values.items()},
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 import tempfile
 from collections.abc import Mapping
@@ -17,12 +18,14 @@ from graphc.compiler.assembly import input_symbols, write
 from graphc.compiler.options import CompileOptions, DimChoice, expand_dims
 from graphc.compiler.plugins import load_plugins
 from graphc.compiler.program import Program, build_program
+from graphc.compiler.values import Array, bind_values, expand_values, shapes_of
 from graphc.errors import OptionError, PackageError, ToolchainError, UnsupportedError
 from graphc.frontend import Imported, bind_dims, export_model, read_model
 from graphc.frontend.exporter import constant_bytes
 from graphc.frontend.source import ModelSource
-from graphc.ir import Graph, TensorType
+from graphc.ir import Graph, Node, TensorType
 from graphc.ops import find
+from graphc.ops.parameter_inputs import parameter_inputs
 from graphc.package import MODEL, Manifest, Package
 from graphc.runtime import Executable, load, set_compile_hook
 from graphc.target import Target, parse_targets
@@ -39,6 +42,7 @@ def compile(
     *,
     target: str = "cpu",
     dims: Mapping[str, DimChoice] | None = None,
+    values: Mapping[str, Any] | None = None,
     passes: str | None = None,
     output: str | os.PathLike[str] | None = None,
     threads: int | None = None,
@@ -52,17 +56,21 @@ def compile(
         dims: Extents of symbolic dimensions: `{"batch": 8}`, `{"batch": [1, 8]}` for a variant each, or a whole shape
             by input name, `{"x": [1, 3, 224, 224]}`. Where some are left out, each shape is compiled when it first
             comes, and kept in the cache.
+        values: What inputs always are, by name: `{"axes": [1], "k": 3}`, a list of values for a variant each. Inputs
+            whose values decide shapes are parameters: where they are left out, a variant is compiled for each value
+            when it first comes, up to `specializations` of them.
         passes: A pipeline as text, in place of the optimization level's.
         output: Where to keep the package; it lives only as long as the executable if None.
         threads: Threads of the executable; all cores of this process if None.
-        options: Fields of `CompileOptions`: `level`, `winograd`, `require_compiled`, `embed_model`...
+        options: Fields of `CompileOptions`: `level`, `winograd`, `require_compiled`, `embed_model`,
+            `specializations`...
 
     Returns:
         The executable: `outputs = model(inputs)`.
 
     Raises:
         ModelError: The model is not valid.
-        OptionError: An option, a target or a dimension is unknown or out of range.
+        OptionError: An option, a target, a dimension or a value is unknown or out of range.
         UnsupportedError: The model has an operator that graphc cannot run.
         ToolchainError: TVM, onnx or a linker is not installed.
     """
@@ -72,11 +80,11 @@ def compile(
             raise OptionError(f"unknown compile option {name!r}; known: {', '.join(sorted(known))}")
     chosen = CompileOptions(**{"passes": passes, "cache": object_cache.default_folder(), **options})
     if output is not None:
-        compile_package(model, output, target=target, dims=dims, options=chosen)
+        compile_package(model, output, target=target, dims=dims, values=values, options=chosen)
         return load(output, threads=threads)
     with tempfile.TemporaryDirectory(prefix="graphc-") as folder:
         path = Path(folder) / "model.graphc"
-        compile_package(model, path, target=target, dims=dims, options=chosen)
+        compile_package(model, path, target=target, dims=dims, values=values, options=chosen)
         return load(path, threads=threads)
 
 
@@ -86,6 +94,7 @@ def compile_package(
     *,
     target: str = "cpu",
     dims: Mapping[str, DimChoice] | None = None,
+    values: Mapping[str, Any] | None = None,
     options: CompileOptions | None = None,
 ) -> tuple[Manifest, list[Program]]:
     """Compiles an ONNX model into a package; answers what was written and the programs behind it.
@@ -95,7 +104,7 @@ def compile_package(
     """
     options = options or CompileOptions(cache=object_cache.default_folder())
     _check_output(Path(output))
-    lowered = lower_model(model, target=target, dims=dims, options=options)
+    lowered = lower_model(model, target=target, dims=dims, values=values, options=options)
     return build_package(lowered, output, options), lowered.programs
 
 
@@ -107,18 +116,27 @@ class Lowered:
         imported: The model as read.
         targets: What it is lowered for.
         backend: What lowered it.
-        programs: One for each binding of the dimensions and each target; none where dimensions were left unbound, so
-            that the package carries the model and each shape is compiled when it first comes.
+        programs: One for each binding of dimensions and values and each target; none where dimensions were left
+            unbound, so that the package carries the model and each shape is compiled when it first comes.
+        parameters: Inputs whose values decide what runs, and those that values were given for, in the model's order.
+        undecided: Those of them that no value was given for, each with the nodes that it decides about.
     """
 
     imported: Imported
     targets: list[Target]
     backend: Backend
     programs: list[Program]
+    parameters: tuple[str, ...] = ()
+    undecided: Mapping[str, tuple[Node, ...]] = dataclasses.field(default_factory=dict)
 
 
 def lower_model(
-    model: ModelSource, *, target: str = "cpu", dims: Mapping[str, DimChoice] | None = None, options: CompileOptions
+    model: ModelSource,
+    *,
+    target: str = "cpu",
+    dims: Mapping[str, DimChoice] | None = None,
+    values: Mapping[str, Any] | None = None,
+    options: CompileOptions,
 ) -> Lowered:
     """Takes a model through passes, lowering and memory planning: all of a compile that needs no code generation.
 
@@ -133,27 +151,48 @@ def lower_model(
     source = imported.graph
     refuse_unknown(source)
     options.progress("reading the model", 1, 1)
-    choices = expand_dims(dims, imported.inputs)
-    settle_inputs(source, dims or {}, imported.dim_names)
+    settings = expand_values(values, source.inputs)
+    choices = list(itertools.product(expand_dims(dims, imported.inputs), settings))
+    settle_inputs(source, {**(dims or {}), **shapes_of(settings[0], source.inputs)}, imported.dim_names)
     backend = cpu_backend(targets, options.backend)
     programs: list[Program] = []
+    undecided: Mapping[str, tuple[Node, ...]] = {}
     total = len(choices) * len(targets)
-    for choice in choices:
-        if missing := unbound_symbols(source, choice, imported.dim_names):
-            if len(choices) == 1:
+    for number, (choice, given) in enumerate(choices):
+        bound = _bind(source, choice, given, imported.dim_names)
+        if number == 0:
+            undecided = parameter_inputs(bound)
+        if missing := [imported.dim_names.get(name, name) for name in input_symbols(bound)]:
+            if len(choices) == len(settings):
                 continue
             raise OptionError(
                 f"dimensions {', '.join(missing)} of the inputs are not bound, though others are",
                 hint=f"add {' '.join(f'--dim {name}=N' for name in missing)}, or bind none: each compiles as it comes",
             )
+        if undecided and options.require_compiled and options.specializations:
+            # A variant for any value would have steps on the host: each value is compiled when it first comes.
+            continue
         for machine in targets:
             options.progress("running the passes", len(programs), total)
-            graph = source.clone()
-            bind_dims(graph, choice, imported.dim_names)
-            bindings = _bindings(source, graph)
-            programs.append(build_program(graph, bindings, machine, backend, options))
+            graph = bound.clone()
+            programs.append(build_program(graph, _bindings(source, graph), machine, backend, options, given))
     options.progress("running the passes", len(programs), total)
-    return Lowered(imported, targets, backend, programs)
+    found = {*undecided, *settings[0]}
+    parameters = tuple(name for name in imported.inputs if name in found)
+    return Lowered(imported, targets, backend, programs, parameters, undecided)
+
+
+def _bind(
+    source: Graph, choice: Mapping[str, DimChoice], values: Mapping[str, Array], names: Mapping[str, str]
+) -> Graph:
+    """A copy of the graph with values in the place of inputs, symbols bound, and types inferred."""
+    graph = source.clone()
+    shapes = shapes_of(values, graph.inputs)
+    bind_values(graph, values)
+    bind_dims(graph, choice, names)
+    if shapes:
+        bind_dims(graph, shapes, names)
+    return graph
 
 
 def settle_inputs(graph: Graph, dims: Mapping[str, DimChoice], names: Mapping[str, str]) -> None:
@@ -200,6 +239,8 @@ def build_package(lowered: Lowered, output: str | os.PathLike[str], options: Com
         PackageError: The package cannot be written.
     """
     source = lowered.imported.graph
+    # A model that is too large to come along leaves its parameters to the variant for any value.
+    specializes = bool(lowered.undecided and options.specializations) and constant_bytes(source) < EMBEDDED_LIMIT
     return write(
         Path(output),
         source,
@@ -207,8 +248,9 @@ def build_package(lowered: Lowered, output: str | os.PathLike[str], options: Com
         lowered.targets,
         lowered.backend,
         options,
-        model=_embedded(source) if options.embed_model or not lowered.programs else None,
+        model=_embedded(source) if options.embed_model or specializes or not lowered.programs else None,
         versions=_versions(),
+        parameters=lowered.parameters,
     )
 
 
@@ -246,13 +288,6 @@ def cpu_backend(targets: list[Target], name: str = "tvm") -> Backend:
             f"the CPU backend cannot be imported: {error}", hint="pip install 'graphc[cpu]'"
         ) from error
     return TvmBackend()
-
-
-def unbound_symbols(source: Graph, choice: Mapping[str, DimChoice], names: Mapping[str, str]) -> list[str]:
-    """Symbols of the inputs that `choice` leaves open, by their names in the model."""
-    graph = source.clone()
-    bind_dims(graph, choice, names)
-    return [names.get(name, name) for name in input_symbols(graph)]
 
 
 def _bindings(source: Graph, bound: Graph) -> dict[str, int]:
@@ -294,27 +329,34 @@ def _embedded(graph: Graph) -> bytes:
     return data
 
 
-def _compile_for_shape(package: Package, bindings: Mapping[str, int]) -> Path | None:
-    """What the runtime calls for a shape that a package has no variant for: compiles the embedded model, once."""
+def _compile_on_demand(package: Package, bindings: Mapping[str, int], values: Mapping[str, Array]) -> Path | None:
+    """What the runtime calls for what a package has no variant for: compiles the embedded model, once.
+
+    With no values, the variant is for any.
+    """
     manifest = package.manifest
-    if MODEL not in package.members:
-        return None
     recorded = manifest.options
+    strict = recorded.get("require_compiled") == "true"
+    if MODEL not in package.members or (strict and manifest.parameters and not values):
+        return None
     options = CompileOptions(
         level=recorded.get("level", "O2"),
         passes=recorded.get("passes") or None,
         backend=recorded.get("backend", "tvm"),
         winograd=recorded.get("winograd", "true") == "true",
+        require_compiled=strict,
+        specializations=0,
         cache=object_cache.default_folder(),
     )
+    told = [(name, array.shape, array.tobytes()) for name, array in sorted(values.items())]
     key = content_key(
-        [manifest.hashes[MODEL], sorted(recorded.items()), sorted(bindings.items()), sorted(manifest.code)]
+        [manifest.hashes[MODEL], sorted(recorded.items()), sorted(bindings.items()), told, sorted(manifest.code)]
     )
     path = object_cache.variant_path(content_key([key, source_digest(), sorted(_versions().items())]))
     if not path.exists():
         target = ",".join(f"cpu:{isa}" for isa in manifest.code)
-        compile_package(package.read(MODEL), path, target=target, dims=dict(bindings), options=options)
+        compile_package(package.read(MODEL), path, target=target, dims=dict(bindings), values=values, options=options)
     return path
 
 
-set_compile_hook(_compile_for_shape)
+set_compile_hook(_compile_on_demand)

@@ -32,6 +32,8 @@ class CompileOptions:
         winograd: Whether 3x3 convolutions may use Winograd's algorithm (relative error up to about 6e-6).
         require_compiled: Whether a step on the host is an error.
         embed_model: Whether the package carries the model, so that further shapes can be compiled where it runs.
+        specializations: Variants that one load of the package may have compiled for values of its parameters, where
+            the compile leaves some open; 0 leaves them to the variant for any value, with its steps on the host.
         verify: Whether the graph is verified after every pass.
         cache: Folder of compiled objects; None compiles everything anew.
         jobs: Kernels compiled at once.
@@ -46,6 +48,7 @@ class CompileOptions:
     winograd: bool = True
     require_compiled: bool = False
     embed_model: bool = False
+    specializations: int = 16
     verify: bool = False
     cache: Path | None = None
     jobs: int = 2
@@ -65,6 +68,8 @@ class CompileOptions:
             raise OptionError(f"passes is {self.passes!r}; expected a pipeline as text, e.g. 'fold,dce'")
         if not isinstance(self.jobs, int) or self.jobs < 1:
             raise OptionError(f"jobs is {self.jobs!r}; expected a positive integer")
+        if type(self.specializations) is not int or self.specializations < 0:
+            raise OptionError(f"specializations is {self.specializations!r}; expected zero or a positive integer")
         if self.cache is not None:
             object.__setattr__(self, "cache", Path(self.cache))
 
@@ -75,6 +80,8 @@ class CompileOptions:
             "passes": self.passes or "",
             "backend": self.backend,
             "winograd": str(self.winograd).lower(),
+            # What is compiled on demand is held to it too.
+            **({"require_compiled": "true"} if self.require_compiled else {}),
         }
 
 

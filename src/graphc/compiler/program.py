@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from graphc import memory
 from graphc.backends.base import Backend, Kernel
 from graphc.compiler.limits import refuse_huge_arena, refuse_huge_tensors
 from graphc.compiler.options import CompileOptions
+from graphc.compiler.values import Array
 from graphc.errors import BackendError, OptionError, UnsupportedError
 from graphc.ir import GRAPHC_DOMAIN, Graph, Node
 from graphc.passes import PassContext, PassManager, PipelineReport, default_pipeline
@@ -44,6 +45,7 @@ class Program:
         plan: Where the arena's buffers lie: first one per storage of `buffers.arena()`, then one per workspace.
         workspaces: Step and operand of each workspace.
         report: What the passes did.
+        values: Of the parameters that it is for; of others, any will do.
     """
 
     graph: Graph
@@ -55,6 +57,7 @@ class Program:
     plan: memory.Plan
     workspaces: Mapping[tuple[int, int], int]
     report: PipelineReport
+    values: Mapping[str, Array] = field(default_factory=dict)
 
     @property
     def intervals(self) -> list[tuple[int, int, int]]:
@@ -74,9 +77,22 @@ class _On:
 
 
 def build_program(
-    graph: Graph, bindings: Mapping[str, int], target: Target, backend: Backend, options: CompileOptions
+    graph: Graph,
+    bindings: Mapping[str, int],
+    target: Target,
+    backend: Backend,
+    options: CompileOptions,
+    values: Mapping[str, Array] | None = None,
 ) -> Program:
     """Runs the passes over `graph` (changed in place) and lowers what they leave.
+
+    Args:
+        graph: With symbols and values bound.
+        bindings: What its symbols were bound to.
+        target: Lowered for.
+        backend: That lowers.
+        options: What the compile was told.
+        values: What its inputs were bound to.
 
     Raises:
         PassError: A pass failed.
@@ -105,7 +121,7 @@ def build_program(
     intervals, workspaces = arena_intervals(buffers, kernels)
     plan = memory.plan(intervals, alignment=ALIGNMENT, node_budget=_SEARCH_NODES)
     refuse_huge_arena(plan)
-    return Program(graph, dict(bindings), target, kernels, tuple(host), buffers, plan, workspaces, report)
+    return Program(graph, dict(bindings), target, kernels, tuple(host), buffers, plan, workspaces, report, values or {})
 
 
 def _lower(

@@ -8,6 +8,7 @@ from graphc.package.file import MODEL, Package, atomic_file, write_package
 from graphc.package.manifest import (
     FORMAT_VERSION,
     MAX_ARGUMENTS,
+    PARAMETER_ELEMENTS,
     BufferPlan,
     Code,
     Copy,
@@ -18,12 +19,14 @@ from graphc.package.manifest import (
 )
 from graphc.package.safetensors import Blob, WeightsBuilder
 from graphc.package.tensor import HostTensor, Location, SymbolRange, TensorSpec, numpy_dtype
+from graphc.package.values import format_value, format_values, parameter_values
 
 __all__ = [
     "ALIGNMENT",
     "FORMAT_VERSION",
     "MAX_ARGUMENTS",
     "MODEL",
+    "PARAMETER_ELEMENTS",
     "Blob",
     "BufferPlan",
     "Code",
@@ -41,7 +44,10 @@ __all__ = [
     "WeightsBuilder",
     "atomic_file",
     "evaluate",
+    "format_value",
+    "format_values",
     "numpy_dtype",
+    "parameter_values",
     "symbols_of",
     "write_package",
 ]

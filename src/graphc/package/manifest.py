@@ -28,6 +28,8 @@ from graphc.package.tensor import (
 
 FORMAT_VERSION = 1
 MAX_ARGUMENTS = 40
+PARAMETER_ELEMENTS = 64
+"""Elements that an input may have for a variant to be keyed by its value."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,7 @@ class Variant:
     Attributes:
         isa: Which code member holds its kernels.
         bindings: Value of each symbol.
+        values: Bytes of each parameter that its kernels were made for, C-contiguous; of the others, any value will do.
         inputs: Concrete input shapes, in the model's order.
         outputs: Concrete output shapes; None where known only at run time.
         arena_size: Bytes of the arena.
@@ -132,6 +135,7 @@ class Variant:
     buffers: tuple[BufferPlan, ...] = ()
     copies: tuple[Copy, ...] = ()
     objects: int = 0
+    values: Mapping[str, bytes] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_not_negative("arena size", self.arena_size)
@@ -171,6 +175,8 @@ class Manifest:
         variants: Programs, one per binding and instruction set.
         code: Instruction set to shared library.
         symbols: Range of each symbolic dimension.
+        parameters: Inputs whose values decide what runs; their names, in the model's order.
+        specializations: Variants that one load may have compiled for values of the parameters that come.
         weights_size: Bytes of the weights region that locations of kind `weight` point into.
         host_steps: Whether any variant has a host step, so that running needs `graphc.ops`.
         options: What the compile was told, for reports.
@@ -193,9 +199,12 @@ class Manifest:
     hashes: Mapping[str, str] = field(default_factory=dict)
     producer: str = "graphc"
     format_version: int = FORMAT_VERSION
+    parameters: tuple[str, ...] = ()
+    specializations: int = 0
 
     def __post_init__(self) -> None:
         check_not_negative("size of the weights", self.weights_size)
+        check_not_negative("number of specializations", self.specializations)
         _check_names(self)
         for index, variant in enumerate(self.variants):
             try:
@@ -241,6 +250,10 @@ def _check_names(manifest: Manifest) -> None:
                 for symbol in symbols_of(extent):
                     if symbol not in manifest.symbols:
                         raise PackageError(f"input {spec.name!r} uses the undeclared symbol {symbol!r}")
+    known = {spec.name: spec for spec in manifest.inputs}
+    for name in manifest.parameters:
+        if name not in known or known[name].dtype == "string":
+            raise PackageError(f"parameter {name!r} is no input of numbers")
 
 
 def _check_variant(manifest: Manifest, variant: Variant) -> None:
@@ -257,6 +270,13 @@ def _check_variant(manifest: Manifest, variant: Variant) -> None:
         for spec, shape in zip(specs, shapes, strict=True):
             if shape is not None and len(shape) != len(spec.shape):
                 raise PackageError(f"{what} {spec.name!r}: shape {list(shape)} has not the rank of {spec}")
+    for name, value in variant.values.items():
+        if name not in manifest.parameters:
+            raise PackageError(f"it is for a value of {name!r}, which is no parameter")
+        position = [spec.name for spec in manifest.inputs].index(name)
+        size = math.prod(variant.inputs[position]) * numpy_dtype(manifest.inputs[position].dtype).itemsize
+        if len(value) != size:
+            raise PackageError(f"{len(value)} bytes are no value of {manifest.inputs[position]}")
     for copy in variant.copies:
         if not 0 <= copy.output < len(manifest.outputs):
             raise PackageError(f"a copy to output {copy.output}, which does not exist")

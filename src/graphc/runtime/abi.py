@@ -6,7 +6,7 @@ import ctypes
 
 import numpy as np
 
-VERSION = 2
+VERSION = 3
 """`GRAPHC_ABI` of native/launcher.h: raised with every change of what is declared here."""
 
 # Bases: arena, weights, then the call's arrays (inputs, outputs), then object slots.
@@ -75,6 +75,8 @@ class InputRow(ctypes.Structure):
         ("dtype", ctypes.py_object),
         ("rank", ctypes.c_int64),
         ("shape", ctypes.POINTER(ctypes.c_int64)),
+        ("value", ctypes.c_char_p),
+        ("value_bytes", ctypes.c_int64),
     )
 
 

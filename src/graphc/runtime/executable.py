@@ -4,27 +4,47 @@ from __future__ import annotations
 
 import os
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from time import perf_counter_ns
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
-from graphc.errors import ExecutionError, InputError, OptionError, PackageError, ShapeNotCompiledError
-from graphc.package import HostTensor, Package, TensorSpec, Variant
+from graphc.errors import (
+    BackendError,
+    ExecutionError,
+    InputError,
+    OptionError,
+    PackageError,
+    PassError,
+    ShapeNotCompiledError,
+    TypeInferenceError,
+)
+from graphc.package import (
+    MODEL,
+    PARAMETER_ELEMENTS,
+    HostTensor,
+    Package,
+    TensorSpec,
+    Variant,
+    format_value,
+    format_values,
+    parameter_values,
+)
 from graphc.runtime.context import Context
 from graphc.runtime.cpu import choose_isa, thread_count
 from graphc.runtime.hook import compile_hook
 from graphc.runtime.host import load_evaluator
 from graphc.runtime.library import Library, load_library
 from graphc.runtime.memory import Array
+from graphc.runtime.parameters import Parameters, Shapes, Values
 from graphc.runtime.profile import Profile, summarize
-from graphc.runtime.program import Program
+from graphc.runtime.program import ParameterProgram, Program
 from graphc.runtime.shortcut import Function
 from graphc.runtime.signature import Signature
 
 Inputs = Mapping[str, Any] | Sequence[Any]
-Shapes = tuple[tuple[int, ...], ...]
 
 
 def load(
@@ -63,7 +83,8 @@ class Executable:
         self.isa = choose_isa(package.manifest.code, isa)
         self._package: Package | None = package
         self._signature = Signature(package.manifest)
-        self._programs: dict[Shapes, Program] = {}
+        self._parameters = Parameters(package.manifest, MODEL in package.members)
+        self._programs: dict[tuple[Shapes, Values], Program] = {}
         self._recent: Program | None = None
         self._shortcut: Function | None = None
         self._lock = threading.Lock()
@@ -109,7 +130,8 @@ class Executable:
 
         Raises:
             InputError: Inputs or `out` do not fit the model.
-            ShapeNotCompiledError: They fit, but this package has no variant for them and none can be compiled here.
+            ShapeNotCompiledError: They fit, but this package has no variant for them (or for the values of parameters
+                among them), and none can be compiled here.
             ExecutionError: A step failed.
         """
         if out is None and (short := self._shortcut) is not None and (made := short(inputs)) is not None:
@@ -198,7 +220,10 @@ class Executable:
         """Arrays that kernels can read, and the program for their shapes."""
         arrays = self._signature.collect(inputs)
         shapes = tuple([array.shape for array in arrays])
-        program = self._programs.get(shapes) or self._add_program(shapes, arrays)
+        values = self._parameters.values(arrays) if self._parameters.positions else ()
+        program = self._programs.get((shapes, values)) or self._add_program(shapes, values, arrays)
+        if isinstance(program, ParameterProgram):
+            program.watched = self._parameters.watched(program.variant, values)
         if self._package is not None and program is not self._recent:
             self._recent, self._shortcut = program, None
         return arrays, program
@@ -232,51 +257,108 @@ class Executable:
             outputs[name] = given
         return outputs
 
-    def _add_program(self, shapes: Shapes, arrays: Sequence[Array]) -> Program:
+    def _add_program(self, shapes: Shapes, values: Values, arrays: Sequence[Array]) -> Program:
         with self._lock:
             if self._package is None:
                 raise ExecutionError("the model is closed")
-            if (program := self._programs.get(shapes)) is None:
-                program = self._find_program(self._package, self._library, shapes)
-                program = program or self._compile(self._package, shapes, arrays)
-                self._programs[shapes] = program
+            if (program := self._programs.get((shapes, values))) is None:
+                program = self._choose(self._package, shapes, values, arrays)
+                self._programs[shapes, self._parameters.values_of(program.variant)] = program
             return program
 
-    def _find_program(self, package: Package, library: Library, shapes: Shapes) -> Program | None:
-        for variant in package.manifest.variants:
-            if variant.isa == self.isa and variant.inputs == shapes:
-                return Program(
-                    package.manifest,
-                    variant,
-                    library,
-                    package.weights,
-                    threads=self.threads,
-                    evaluate=load_evaluator() if variant.host_steps else None,
-                )
-        return None
+    def _choose(self, package: Package, shapes: Shapes, values: Values, arrays: Sequence[Array]) -> Program:
+        """The variant for just these values, else one compiled for them, else one for any."""
+        variant = self._find_variant(package, shapes, values)
+        own = (None,) * len(values) if variant is None else self._parameters.values_of(variant)
+        if own != values and self._parameters.admits(shapes, values):
+            special = self._specialize(package, shapes, values, arrays, variant)
+            if special is not None:
+                return special
+        if (known := self._programs.get((shapes, own))) is not None:
+            return known
+        if variant is not None:
+            return self._make_program(package, self._library, variant)
+        return self._compile(package, shapes, arrays, {}) or self._refuse(arrays)
 
-    def _compile(self, source: Package, shapes: Shapes, arrays: Sequence[Array]) -> Program:
+    def _find_variant(self, package: Package, shapes: Shapes, values: Values) -> Variant | None:
+        """The variant for these shapes that was made for the most of these values, and for none that differs."""
+        fitting = [
+            variant
+            for variant in package.manifest.variants
+            if variant.isa == self.isa and variant.inputs == shapes and self._parameters.fits(variant, values)
+        ]
+        return max(fitting, key=lambda variant: len(variant.values), default=None)
+
+    def _make_program(self, package: Package, library: Library, variant: Variant) -> Program:
+        kind = ParameterProgram if self._parameters.positions else Program
+        return kind(
+            package.manifest,
+            variant,
+            library,
+            package.weights,
+            threads=self.threads,
+            evaluate=load_evaluator() if variant.host_steps else None,
+        )
+
+    def _specialize(
+        self, package: Package, shapes: Shapes, values: Values, arrays: Sequence[Array], general: Variant | None
+    ) -> Program | None:
+        """A program compiled for these values; None where `general` has to do, now and for values to come."""
+        given = {self._parameters.names[i]: arrays[position] for i, position in enumerate(self._parameters.positions)}
+        try:
+            program = self._compile(package, shapes, arrays, given)
+        except TypeInferenceError as error:
+            raise InputError(
+                f"the model does not run with {format_values(given)}: {error.message}",
+                nodes=error.nodes,
+                hint="these inputs decide shapes, as `graphc inspect` says; are they what they should be?",
+            ) from error
+        except (BackendError, PassError, PackageError) as error:
+            if general is None:
+                raise
+            warnings.warn(f"not compiled for {format_values(given)}: {error.message}", RuntimeWarning, stacklevel=6)
+            program = None
+        if program is None:
+            self._parameters.close()
+        else:
+            self._parameters.compiled(program.variant, general)
+        return program
+
+    def _compile(
+        self, source: Package, shapes: Shapes, arrays: Sequence[Array], values: Mapping[str, Array]
+    ) -> Program | None:
+        """A program that the compiler makes of the model in the package; None where either is missing."""
         bindings = self._signature.check_shapes(arrays)
         hook = compile_hook()
         whole = set(bindings) == set(self.manifest.symbols)
-        path = hook(source, bindings) if hook is not None and whole else None
+        path = hook(source, bindings, values) if hook is not None and whole else None
         if path is None:
-            raise self._not_compiled(bindings)
+            return None
         package = Package(path)
-        program = self._find_program(package, self._load_library(package), shapes)
-        if program is None:
+        names = self._parameters.names
+        keys = tuple([values[name].tobytes() if name in values else None for name in names])
+        variant = self._find_variant(package, shapes, keys)
+        if variant is None:
             raise PackageError(f"compiling for {bindings} gave no variant of {self.isa} for these inputs")
-        return program
+        return self._make_program(package, self._load_library(package), variant)
 
-    def _not_compiled(self, bindings: Mapping[str, int]) -> ShapeNotCompiledError:
-        def text(values: Mapping[str, int]) -> str:
-            return ", ".join(f"{name}={value}" for name, value in sorted(values.items())) or "no symbols"
+    def _refuse(self, arrays: Sequence[Array]) -> NoReturn:
+        """Raises for inputs that no variant is for."""
 
-        have = "; ".join(sorted({text(variant.bindings) for variant in self.variants})) or "none"
-        flags = " ".join(f"--dim {name}={value}" for name, value in sorted(bindings.items()))
-        return ShapeNotCompiledError(
-            f"no variant for {text(bindings)}; the package has: {have}",
-            hint=f"graphc compile ... {flags}, or where the compiler is installed, embed the model (--embed-model)",
+        def text(bindings: Mapping[str, int], values: Mapping[str, Array]) -> str:
+            bound = ", ".join(f"{name}={value}" for name, value in sorted(bindings.items()))
+            return ", ".join(filter(None, (bound, format_values(values)))) or "no symbols"
+
+        bindings = self._signature.check_shapes(arrays)
+        places = zip(self._parameters.names, self._parameters.positions, strict=True)
+        values = {name: arrays[i] for name, i in places if arrays[i].size <= PARAMETER_ELEMENTS}
+        variants = {text(v.bindings, parameter_values(self.manifest, v)) for v in self.variants}
+        flags = [f"--dim {name}={value}" for name, value in sorted(bindings.items())]
+        flags += [f"--value '{name}={format_value(array)}'" for name, array in values.items()]
+        raise ShapeNotCompiledError(
+            f"no variant for {text(bindings, values)}; the package has: {'; '.join(sorted(variants)) or 'none'}",
+            hint=f"graphc compile ... {' '.join(flags)}, or where the compiler is installed, embed the model"
+            " (--embed-model)",
         )
 
     def _load_library(self, package: Package) -> Library:

@@ -6,11 +6,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from graphc.package import Package
+from graphc.runtime.memory import Array
 
-CompileHook = Callable[[Package, Mapping[str, int]], Path | None]
-"""Takes an opened package and a binding of all of its symbols; answers with a package that has that variant.
+CompileHook = Callable[[Package, Mapping[str, int], Mapping[str, Array]], Path | None]
+"""Takes an opened package, a binding of all of its symbols, and values of all of its parameters or of none.
 
-None where the package carries nothing to compile it from.
+Answers with a package that has that variant; None where the package carries nothing to compile it from.
 """
 
 _hook: CompileHook | None = None

@@ -173,3 +173,30 @@ class Program:
             while True:
                 self._idle.pop()
                 self.arenas -= 1
+
+
+class ParameterProgram(Program):
+    """A program of a model with parameters: the short ways are open only to the values that it was chosen for.
+
+    Attributes:
+        watched: Position and bytes of each parameter at the call that chose it; None closes the short way. Setting it
+            races with other calls harmlessly: a program is right for every value that its variant is right for.
+    """
+
+    watched: tuple[tuple[int, bytes], ...] | None = None
+
+    def __init__(self, manifest: Manifest, variant: Variant, *rest: Any, **options: Any) -> None:
+        super().__init__(manifest, variant, *rest, **options)
+        # A variant for any value may stand in for another, which must be asked for at each call.
+        self.shortens = self.shortens and variant.values.keys() == set(manifest.parameters)
+
+    def match(self, inputs: Any) -> list[Array] | None:
+        """As of every program, if the parameters have the values watched too."""
+        watched = self.watched
+        arrays = None if watched is None else super().match(inputs)
+        if watched is None or arrays is None:
+            return None
+        for index, data in watched:
+            if arrays[index].tobytes() != data:
+                return None
+        return arrays

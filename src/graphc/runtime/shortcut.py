@@ -65,6 +65,8 @@ def build(context: Context, entry: int) -> Function | None:
         kept.append(extents)
         row.name, row.dtype, row.rank = name, dtype, len(shape)
         row.shape = ctypes.cast(extents, ctypes.POINTER(ctypes.c_int64))
+        if (value := program.variant.values.get(name)) is not None:
+            row.value, row.value_bytes = value, len(value)
     for slot, (name, written, dtype) in zip(outputs, program.outputs, strict=True):
         slot.name, slot.arguments = name, (written, dtype)
     shortcut = abi.Shortcut(

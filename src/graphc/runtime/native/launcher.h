@@ -4,7 +4,7 @@
 
 #include "pool.h"
 
-#define GRAPHC_ABI 2
+#define GRAPHC_ABI 3
 
 typedef struct {
   int64_t base;    // index into Call.bases

@@ -50,6 +50,8 @@ typedef struct {
   Object* dtype;
   int64_t rank;
   const int64_t* shape;
+  const char* value;  // what a parameter must hold; NULL where anything will do
+  int64_t value_bytes;
 } Input;
 
 typedef struct {
@@ -91,7 +93,10 @@ static int fits(const Shortcut* shortcut, Object* object, const Input* input) {
   if (array->dtype != input->dtype || array->rank != input->rank) return 0;
   for (int64_t axis = 0; axis < input->rank; axis++)
     if (array->shape[axis] != input->shape[axis]) return 0;
-  return (array->flags & shortcut->ready) == shortcut->ready;
+  if ((array->flags & shortcut->ready) != shortcut->ready) return 0;
+  for (int64_t i = 0; input->value && i < input->value_bytes; i++)
+    if (array->data[i] != input->value[i]) return 0;
+  return 1;
 }
 
 // The outputs by name, their arrays noted in the call; NULL if there is no memory for them.
