@@ -13,7 +13,7 @@ import numpy as np
 
 from graphc.errors import TypeInferenceError
 from graphc.ir import Builder, Graph, Node, TensorType, Type, Value, dtypes
-from graphc.ops.base import Datum, InferenceContext, Operator, Trait, node_names, register
+from graphc.ops.base import Datum, Express, InferenceContext, Operator, Trait, node_names, register
 from graphc.ops.evaluate import evaluate_graph
 from graphc.ops.inference import infer_node
 
@@ -31,7 +31,13 @@ DECOMPOSITIONS: dict[tuple[str, str], Decompose] = {}
 
 
 def decomposed(
-    name: str, decompose: Decompose, *, domain: str = "", traits: Iterable[Trait] = (), define: bool = True
+    name: str,
+    decompose: Decompose,
+    *,
+    domain: str = "",
+    traits: Iterable[Trait] = (),
+    define: bool = True,
+    expression: Express | None = None,
 ) -> None:
     """Registers a decomposition.
 
@@ -41,10 +47,11 @@ def decomposed(
         domain: Operator's domain.
         traits: Traits of the operator.
         define: Whether the decomposition defines the operator; else it has a definition elsewhere.
+        expression: Tensor expression of each output of an operator that is defined here.
     """
     DECOMPOSITIONS[domain, name] = decompose
     if define:
-        register(Operator(name, _infer, _evaluate, domain=domain, traits=frozenset(traits)))
+        register(Operator(name, _infer, _evaluate, domain=domain, traits=frozenset(traits), expression=expression))
 
 
 def can_expand(node: Node) -> bool:

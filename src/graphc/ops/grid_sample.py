@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from graphc.ir import Dim, Node, Type, dtypes
+from graphc.ir.dtypes import DType
+from graphc.ir.symbolic import add, multiply
 from graphc.ops.base import Array, Datum, ExpressionContext, InferenceContext, Operator, Trait, register
 from graphc.ops.contraction import wide
 from graphc.ops.expr import (
@@ -142,47 +144,134 @@ def _sample_cubic(x: Array, places: Sequence[Array], fold: Callable[[Array, int]
 def _express_grid_sample(ctx: ExpressionContext) -> Sequence[TensorExpr] | None:
     x, grid, node = ctx.tensor(0), ctx.tensor(1), ctx.node
     mode, padding = node.str_attribute("mode", "linear"), node.str_attribute("padding_mode", "zeros")
-    if mode == "cubic" or padding == "reflection" or accumulator(grid.dtype) != dtypes.FLOAT32:
+    if accumulator(grid.dtype) != dtypes.FLOAT32:
         return None
+    corners = bool(node.int_attribute("align_corners", 0))
     axes = axes_of(ctx.outputs[0].dims)
     batch, channel, *window = indices_of(axes)
     spatial = x.dims[2:]
-    floors: list[Scalar] = []
-    fractions: list[Scalar] = []
+    places = []
     for axis, extent in enumerate(spatial):
         normal = wide_load(1, grid, (batch, *window, len(spatial) - 1 - axis))
-        place = _place(normal, extent, corners=bool(node.int_attribute("align_corners", 0)))
-        if padding == "border":
-            last = call("sub", _float(extent), const(1, dtypes.FLOAT32))
-            place = call("min", call("max", place, const(0, dtypes.FLOAT32)), last)
-        whole = call("round" if mode == "nearest" else "floor", place)
-        floors.append(cast(whole, dtypes.INT64))
-        fractions.append(call("sub", place, whole))
-    one = const(1, dtypes.FLOAT32)
+        place = _place(normal, extent, corners=corners)
+        places.append(place if mode == "cubic" else _folded_place(place, extent, padding, corners=corners))
 
-    def read(corner: Sequence[int]) -> Scalar:
-        at = [
-            call("add", low, const(side, dtypes.INT64)) if side else low
-            for low, side in zip(floors, corner, strict=True)
-        ]
-        inside = [
-            condition
-            for place, extent in zip(at, spatial, strict=True)
-            for condition in (compare("ge", place, 0), compare("lt", place, extent))
-        ]
-        value = cast(load(0, x.dtype, (batch, channel, *at)), accumulator(x.dtype))
-        return select(all_of(*inside), value, const(0, value.dtype))
+    def read(at: Sequence[Scalar]) -> Scalar:
+        return zero_outside(cast(load(0, x.dtype, (batch, channel, *at)), accumulator(x.dtype)), at, spatial)
 
     if mode == "nearest":
-        return [TensorExpr(axes, cast(read([0] * len(spatial)), x.dtype))]
-    total: Scalar | None = None
-    for corner in itertools.product((0, 1), repeat=len(spatial)):
-        term = read(corner)
-        for fraction, side in zip(fractions, corner, strict=True):
-            term = call("mul", term, cast(fraction if side else call("sub", one, fraction), term.dtype))
-        total = term if total is None else call("add", total, term)
-    assert total is not None
-    return [TensorExpr(axes, cast(total, x.dtype))]
+        value = read([cast(call("round", place), dtypes.INT64) for place in places])
+    elif mode == "linear":
+        value = interpolated(read, places)
+    else:
+        value = _interpolated_cubic(read, places, spatial, padding, corners=corners)
+    return [TensorExpr(axes, cast(value, x.dtype))]
+
+
+def zero_outside(value: Scalar, at: Sequence[Scalar], spatial: Sequence[Dim]) -> Scalar:
+    """`value`, read at integer places `at`; 0 where one of them lies outside its extent."""
+    inside = [
+        condition
+        for place, extent in zip(at, spatial, strict=True)
+        for condition in (compare("ge", place, 0), compare("lt", place, extent))
+    ]
+    return select(all_of(*inside), value, const(0, value.dtype))
+
+
+def interpolated(read: Callable[[Sequence[Scalar]], Scalar], places: Sequence[Scalar]) -> Scalar:
+    """Linear interpolation at fractional places.
+
+    Args:
+        read: The element at int64 places, which may lie outside.
+        places: Where, float32, one for each axis.
+    """
+    one = const(1, dtypes.FLOAT32)
+    sides: list[list[tuple[Scalar, Scalar]]] = []
+    for place in places:
+        low = call("floor", place)
+        fraction = call("sub", place, low)
+        first = cast(low, dtypes.INT64)
+        second = call("add", first, const(1, dtypes.INT64))
+        sides.append([(first, call("sub", one, fraction)), (second, fraction)])
+    return _weighted(read, sides)
+
+
+def _weighted(read: Callable[[Sequence[Scalar]], Scalar], sides: Sequence[Sequence[tuple[Scalar, Scalar]]]) -> Scalar:
+    """The sum over all combinations of the axes' places, each with the product of its places' weights."""
+
+    def along(axis: int, at: tuple[Scalar, ...]) -> Scalar:
+        if axis == len(sides):
+            return read(at)
+        total: Scalar | None = None
+        for place, weight in sides[axis]:
+            element = along(axis + 1, (*at, place))
+            term = call("mul", element, cast(weight, element.dtype))
+            total = term if total is None else call("add", total, term)
+        assert total is not None, "an axis has a place"
+        return total
+
+    return along(0, ())
+
+
+def _interpolated_cubic(
+    read: Callable[[Sequence[Scalar]], Scalar],
+    places: Sequence[Scalar],
+    spatial: Sequence[Dim],
+    padding: str,
+    *,
+    corners: bool,
+) -> Scalar:
+    def number(value: float) -> Scalar:
+        return const(value, dtypes.FLOAT32)
+
+    def near(d: Scalar) -> Scalar:
+        inner = call("sub", call("mul", number(_CUBIC + 2), d), number(_CUBIC + 3))
+        return call("add", call("mul", call("mul", inner, d), d), number(1))
+
+    def far(d: Scalar) -> Scalar:
+        inner = call("sub", call("mul", number(_CUBIC), d), number(5 * _CUBIC))
+        outer = call("add", call("mul", inner, d), number(8 * _CUBIC))
+        return call("sub", call("mul", outer, d), number(4 * _CUBIC))
+
+    sides: list[list[tuple[Scalar, Scalar]]] = []
+    for place, extent in zip(places, spatial, strict=True):
+        low = call("floor", place)
+        t = call("sub", place, low)
+        weights = [
+            far(call("add", t, number(1))),
+            near(t),
+            near(call("sub", number(1), t)),
+            far(call("sub", number(2), t)),
+        ]
+        taps = [
+            cast(
+                call("round", _folded_place(call("add", low, number(tap - 1)), extent, padding, corners=corners)),
+                dtypes.INT64,
+            )
+            for tap in range(4)
+        ]
+        sides.append(list(zip(taps, weights, strict=True)))
+    return _weighted(read, sides)
+
+
+def _folded_place(place: Scalar, extent: Dim, padding: str, *, corners: bool) -> Scalar:
+    """`_folded` as a scalar expression."""
+    if padding == "zeros":
+        return place
+    zero, one, half = (const(value, dtypes.FLOAT32) for value in (0, 1, 0.5))
+    last = call("sub", _float(extent), one)
+    if padding == "reflection":
+        if corners and extent == 1:
+            return zero
+        low = zero if corners else call("neg", half)
+        high = last if corners else call("sub", _float(extent), half)
+        span = call("sub", high, low)
+        distance = call("abs", call("sub", place, low))
+        turns = call("floor", call("div", distance, span))
+        rest = call("sub", distance, call("mul", turns, span))
+        pairs = call("mul", call("floor", call("mul", turns, half)), const(2, dtypes.FLOAT32))
+        place = select(call("eq", turns, pairs), call("add", low, rest), call("sub", high, rest))
+    return call("min", call("max", place, zero), last)
 
 
 def _float(extent: Dim) -> Scalar:
@@ -225,6 +314,30 @@ def _evaluate_affine_grid(node: Node, inputs: Sequence[Datum]) -> Sequence[Datum
     return [grid.astype(inputs[0].dtype)]
 
 
+def _express_affine_grid(ctx: ExpressionContext) -> Sequence[TensorExpr]:
+    theta = ctx.tensor(0)
+    wide_type = accumulator(theta.dtype)
+    axes = axes_of(ctx.outputs[0].dims)
+    batch, *window, line = indices_of(axes)
+    total = wide_load(0, theta, (batch, line, len(window)))
+    for axis, (index, extent) in enumerate(zip(window, ctx.outputs[0].dims[1:-1], strict=True)):
+        place = _lattice(index, extent, wide_type, corners=bool(ctx.node.int_attribute("align_corners", 0)))
+        factor = wide_load(0, theta, (batch, line, len(window) - 1 - axis))
+        total = call("add", total, call("mul", factor, place))
+    return [TensorExpr(axes, cast(total, theta.dtype))]
+
+
+def _lattice(index: Dim, extent: Dim, dtype: DType, *, corners: bool) -> Scalar:
+    """Where element `index` of a grid's axis lies in -1..1."""
+    one = const(1, dtype)
+    if corners and extent == 1:
+        return const(0, dtype)
+    steps = add(extent, -1) if corners else extent
+    twice = multiply(2, index)
+    place = index_value(twice if corners else add(twice, 1))
+    return call("sub", call("div", cast(place, dtype), cast(index_value(steps), dtype)), one)
+
+
 register(
     Operator(
         "GridSample",
@@ -234,4 +347,4 @@ register(
         traits=frozenset({Trait.MOVEMENT}),
     )
 )
-register(Operator("AffineGrid", _infer_affine_grid, _evaluate_affine_grid))
+register(Operator("AffineGrid", _infer_affine_grid, _evaluate_affine_grid, expression=_express_affine_grid))

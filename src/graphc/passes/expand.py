@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from graphc.ir import Builder, Graph, Node
+from graphc.ir import GRAPHC_DOMAIN, Builder, Graph, Node
 from graphc.ops import infer_node
 from graphc.ops.decomposition import can_expand, expand
 from graphc.passes.base import PassContext, register_pass
@@ -16,8 +16,8 @@ from graphc.passes.base import PassContext, register_pass
 class Expand:
     """Writes operators of other domains, and those that no kernel takes, as the ai.onnx operators they stand for.
 
-    Before: types are inferred. After: no operator remains that has a decomposition, apart from those of ai.onnx that
-    the target compiles as they are.
+    Before: types are inferred. After: no operator remains that has a decomposition, apart from those of ai.onnx and of
+    the compiler that the target compiles as they are, and those that lack an input which decides what they stand for.
     """
 
     name: ClassVar[str] = "expand"
@@ -36,7 +36,11 @@ class Expand:
 
 
 def _is_compiled(node: Node, context: PassContext) -> bool:
-    return node.domain == "" and context.capability is not None and bool(context.capability.supports(node))
+    if node.domain == GRAPHC_DOMAIN and context.capability is None:
+        return True
+    if node.domain not in ("", GRAPHC_DOMAIN):
+        return False
+    return context.capability is not None and bool(context.capability.supports(node))
 
 
 def _keep_output_names(graph: Graph, node: Node) -> None:
