@@ -47,7 +47,7 @@ def test_roi_align(mode: str, pixels: str, ratio: int) -> None:
     arrays = [floats(1, 2, 3, 8, 8), rois, np.array([0, 1, 1, 0])]
     attributes: dict[str, Any] = {"output_height": 3, "output_width": 2, "sampling_ratio": ratio, "mode": mode}
     subject = case("RoiAlign", arrays, version=16, coordinate_transformation_mode=pixels, **attributes)
-    check(subject, rtol=1e-4, atol=1e-5, expression=False)
+    check(subject, rtol=1e-4, atol=1e-5)
 
 
 @given(st.integers(1, 3), st.integers(1, 3), st.sampled_from((1.0, 0.5)), seeds)
@@ -57,7 +57,7 @@ def test_max_roi_pool(height: int, width: int, scale: float, seed: int) -> None:
     rois = np.concatenate([[[0], [1], [0], [1]], corners], axis=1).astype(np.float32)
     inputs = [floats(seed, 2, 3, 8, 8), rois]
     subject = case("MaxRoiPool", inputs, version=1, pooled_shape=[height, width], spatial_scale=scale)
-    check(subject, expression=False)
+    check(subject)
 
 
 @pytest.mark.parametrize("masked", [False, True])
@@ -88,7 +88,7 @@ def test_columns_to_image(image: list[int], block: list[int], attributes: dict[s
     ]
     x = floats(0, 2, 3 * int(np.prod(block)), int(np.prod(counts)))
     subject = case("Col2Im", [x, np.array(image), np.array(block)], constants=[1, 2], **attributes)
-    check(subject, rtol=1e-4, atol=1e-5, expression=False)
+    check(subject, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from graphc.ops import contrib_quantized as contrib_quantized
 from graphc.ops import control as control
 from graphc.ops import convolution as convolution
 from graphc.ops import cropping as cropping
+from graphc.ops import deform_conv as deform_conv
 from graphc.ops import flex_attention as flex_attention
 from graphc.ops import gated as gated
 from graphc.ops import gathering as gathering
@@ -31,6 +32,7 @@ from graphc.ops import reduction as reduction
 from graphc.ops import resampling as resampling
 from graphc.ops import resize as resize
 from graphc.ops import resize_expansion as resize_expansion
+from graphc.ops import roi as roi
 from graphc.ops import sampling as sampling
 from graphc.ops import selection as selection
 from graphc.ops import sequence as sequence

@@ -111,11 +111,17 @@ class Axis:
 
 @dataclass(frozen=True, eq=False)
 class Reduce(Scalar):
-    """`op` (`sum`, `prod`, `min`, `max`, `any`, `all`) of `body` over `axes`."""
+    """`op` (`sum`, `prod`, `min`, `max`, `any`, `all`) of `body` over `axes`.
+
+    Where there are `counts`, one int64 for each axis, the data decides how far it runs: over `0 <= symbol < count`, at
+    most the axis's extent and not at all for a negative count. Counts depend on no reduction axis; `body` outside of
+    them is not evaluated.
+    """
 
     op: str
     axes: tuple[Axis, ...]
     body: Scalar
+    counts: tuple[Scalar, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -254,9 +260,10 @@ def load(input: int, dtype: DType, indices: Sequence[Index], *, checked: bool = 
     return Load(dtype, input, tuple(indices), checked)
 
 
-def reduce(op: str, axes: Sequence[Axis], body: Scalar) -> Scalar:
-    """Reduction over `axes`; the body itself where there are none."""
-    return Reduce(body.dtype, op, tuple(axes), body) if axes else body
+def reduce(op: str, axes: Sequence[Axis], body: Scalar, counts: Sequence[Scalar] = ()) -> Scalar:
+    """Reduction over `axes`, as far as `counts` say if there are any; the body itself where there are no axes."""
+    assert len(counts) in (0, len(axes)), "a count for each axis"
+    return Reduce(body.dtype, op, tuple(axes), body, tuple(counts)) if axes else body
 
 
 def compare(op: str, left: Index, right: Index) -> Scalar:
@@ -291,7 +298,9 @@ def children(scalar: Scalar) -> tuple[Scalar, ...]:
             return (value,)
         case Load(indices=indices):
             return tuple(index for index in indices if isinstance(index, Scalar))
-        case Reduce(body=body) | ArgReduce(body=body):
+        case Reduce(body=body, counts=counts):
+            return (*counts, body)
+        case ArgReduce(body=body):
             return (body,)
     return ()
 
@@ -328,8 +337,8 @@ def transform(scalar: Scalar, leaf: Callable[[Scalar], Scalar | None], axes: Map
                 return Select(dtype, visit(condition), visit(then), visit(otherwise))
             case Cast(dtype=dtype, value=value):
                 return Cast(dtype, visit(value))
-            case Reduce(dtype=dtype, op=op, axes=inner, body=body):
-                return Reduce(dtype, op, _bind(inner), visit(body))
+            case Reduce(dtype=dtype, op=op, axes=inner, body=body, counts=counts):
+                return Reduce(dtype, op, _bind(inner), visit(body), tuple(visit(count) for count in counts))
             case ArgReduce(dtype=dtype, op=op, axis=axis, body=body, last=last):
                 return ArgReduce(dtype, op, _bind((axis,))[0], visit(body), last)
         raise AssertionError(f"unknown scalar {node!r}")
@@ -350,8 +359,8 @@ def rename_reductions(scalar: Scalar) -> Scalar:
 
     def rebind(node: Scalar) -> Scalar | None:
         match node:
-            case Reduce(dtype=dtype, op=op, axes=axes, body=body):
-                return Reduce(dtype, op, tuple(Axis(fresh[a.name].name, a.extent) for a in axes), body)
+            case Reduce(dtype=dtype, op=op, axes=axes, body=body, counts=counts):
+                return Reduce(dtype, op, tuple(Axis(fresh[a.name].name, a.extent) for a in axes), body, counts)
             case ArgReduce(dtype=dtype, op=op, axis=axis, body=body, last=last):
                 return ArgReduce(dtype, op, Axis(fresh[axis.name].name, axis.extent), body, last)
         return None

@@ -61,6 +61,7 @@ def evaluate_expression(
     reductions = reduction_axes(expression.body)
     extents = {axis.name: symbolic.evaluate(axis.extent, bound) for axis in reductions}
     result = np.empty(shape, dtype=expression.dtype.numpy)
+    extents.update(_counted_extents(expression, shape, bound, inputs))
     depth = _reduced_points(expression.body, extents)
     for block in _blocks(tuple((0, extent) for extent in shape), max(1, BLOCK // max(1, depth))):
         window = tuple(slice(low, high) for low, high in block)
@@ -104,6 +105,21 @@ def _reduced_points(body: Scalar, extents: Mapping[str, int]) -> int:
             inner *= extents[node.axis.name]
         points[id(node)] = inner
     return points[id(body)]
+
+
+def _counted_extents(
+    expression: TensorExpr, shape: Sequence[int], bindings: Mapping[str, int], inputs: Sequence[Array | None]
+) -> dict[str, int]:
+    """How far the data lets the reduction axes run that have counts, at the most."""
+    found: dict[str, int] = {}
+    ragged = [node for node in walk(expression.body) if isinstance(node, Reduce) and node.counts]
+    for node in ragged if math.prod(shape) else ():
+        grid = _Grid(expression.axes, [(0, extent) for extent in shape], (), {}, bindings, inputs)
+        for axis, count in zip(node.axes, node.counts, strict=True):
+            limit = symbolic.evaluate(axis.extent, bindings)
+            with np.errstate(all="ignore"):
+                found[axis.name] = min(max(int(grid.visit(count, None).max()), 0), limit)
+    return found | {axis.name: 0 for node in ragged for axis in node.axes if axis.name not in found}
 
 
 def _blocks(window: tuple[tuple[int, int], ...], limit: int) -> Iterator[tuple[tuple[int, int], ...]]:
@@ -172,8 +188,10 @@ class _Grid:
                 return self._select(self.visit(condition, mask), then, otherwise, mask)
             case Cast(dtype=dtype, value=value):
                 return _convert(self.visit(value, mask), dtype)
-            case Reduce(op=op, axes=axes, body=body):
+            case Reduce(op=op, axes=axes, body=body, counts=()):
                 return self._reduce(op, node.dtype, axes, self.visit(body, mask))
+            case Reduce():
+                return self._reduce_counted(node, mask)
             case ArgReduce():
                 return self._arg_reduce(node, self.visit(node.body, mask))
         raise AssertionError(f"unknown scalar {node!r}")
@@ -254,6 +272,15 @@ class _Grid:
         identity = np.asarray(REDUCE_IDENTITY[op](dtype)).astype(wide)
         reduced = _REDUCTIONS[op].reduce(spread.astype(wide, copy=False), axis=places, keepdims=True, initial=identity)
         return _convert(np.asarray(reduced).astype(working(dtype), copy=False), dtype, exact=True)
+
+    def _reduce_counted(self, node: Reduce, mask: Array | None) -> Array:
+        """A reduction of which each output takes as many elements as its own counts say."""
+        inside = np.ones((), np.bool_)
+        for axis, count in zip(node.axes, node.counts, strict=True):
+            inside = inside & (self.symbols[axis.name] < self.visit(count, mask))
+        identity = np.asarray(REDUCE_IDENTITY[node.op](node.dtype)).astype(working(node.dtype))
+        body = np.where(inside, self.visit(node.body, self._narrowed(mask, inside)), identity)
+        return self._reduce(node.op, node.dtype, node.axes, body)
 
     def _arg_reduce(self, node: ArgReduce, body: Array) -> Array:
         place = self.places[node.axis.name]

@@ -207,7 +207,7 @@ class Nest:
         widest = 1
         for scalar in self.problem.scalars():
             widest = max(widest, scalar_ops.compute_dtype(scalar.dtype).itemsize if not _is_index(scalar) else 1)
-            if isinstance(scalar, ArgReduce):
+            if isinstance(scalar, ArgReduce) or (isinstance(scalar, Reduce) and self._is_ragged(scalar)):
                 return 1
         lanes = max(1, self.builder.vector_bytes // widest)
         last = self.loops[-1]
@@ -216,6 +216,10 @@ class Nest:
         if isinstance(last.extent, int) and last.extent == 1:
             return 1
         return 1 if self._reduces_against_the_grain(last.name) else lanes
+
+    def _is_ragged(self, reduction: Reduce) -> bool:
+        """Whether a reduction may take more elements on one lane than on another."""
+        return any(self.free[count] & self._names_of(self.loops[-1].name) for count in reduction.counts)
 
     def _reduces_against_the_grain(self, name: str) -> bool:
         """Whether a reduction reads contiguously along its own axis but not along the loop `name`."""

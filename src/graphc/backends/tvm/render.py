@@ -275,6 +275,8 @@ class _Rendering:
         return self.builder.extent_of(place) == extent
 
     def _reduce(self, scalar: Reduce) -> Expr:
+        if scalar.counts:
+            return self._reduce_counted(scalar)
         extents = [substitute(axis.extent, self.scope.axes) for axis in scalar.axes]
         vector_axis = self._vector_axis(scalar)
         if vector_axis is not None:
@@ -284,7 +286,21 @@ class _Rendering:
             return self._unrolled(scalar, [int(e) for e in extents if isinstance(e, int)])
         lanes = self.lane.lanes
         register = self._register(scalar, lanes)
-        self._loops(scalar, scalar.axes, self.lane, register, {})
+        self._loops(scalar, list(zip(scalar.axes, extents, strict=True)), register, {})
+        return self._finish(scalar, register.value)
+
+    def _reduce_counted(self, scalar: Reduce) -> Expr:
+        """A reduction over as many elements as the data says, the same number on all lanes."""
+        extents: list[Dim] = []
+        for axis, count in zip(scalar.axes, scalar.counts, strict=True):
+            value = self.visit(count)
+            assert lanes_of(value) == 1, "lanes differ in how far they reduce"
+            limit = axis.extent
+            assert isinstance(limit, int), f"{axis} has no bound"
+            bounded = T.max(T.min(value, T.int64(limit)), T.int64(0))
+            extents.append(self.builder.name_value(bounded, 0, limit, "count"))
+        register = self._register(scalar, self.lane.lanes)
+        self._loops(scalar, list(zip(scalar.axes, extents, strict=True)), register, {})
         return self._finish(scalar, register.value)
 
     def _arg_reduce(self, scalar: ArgReduce) -> Expr:
@@ -349,14 +365,15 @@ class _Rendering:
         return scalar_ops.from_storage(value, scalar.dtype) if scalar.dtype.kind == "bool" else value
 
     def _loops(
-        self, scalar: Reduce, axes: Sequence[Axis], lane: Lane, register: Register, bound: dict[str, Dim]
+        self, scalar: Reduce, axes: Sequence[tuple[Axis, Dim]], register: Register, bound: dict[str, Dim]
     ) -> None:
         if axes:
-            with self.builder.serial(substitute(axes[0].extent, self.scope.axes), "r") as index:
-                self._loops(scalar, axes[1:], lane, register, {**bound, axes[0].name: index})
+            axis, extent = axes[0]
+            with self.builder.serial(extent, "r") as index:
+                self._loops(scalar, axes[1:], register, {**bound, axis.name: index})
             return
-        inner = _Rendering(self.renderer, lane, self.scope.inner(bound), self.guard)
-        self._accumulate(scalar, register, inner.visit(scalar.body), lane)
+        inner = _Rendering(self.renderer, self.lane, self.scope.inner(bound), self.guard)
+        self._accumulate(scalar, register, inner.visit(scalar.body), self.lane)
 
     def _accumulate(self, scalar: Reduce, register: Register, value: Expr, lane: Lane) -> None:
         dtype = scalar_ops.compute_dtype(scalar.dtype)

@@ -135,6 +135,8 @@ def _check(problem: Problem, axis: Axis) -> None:
             raise BackendError("an index is computed and has to be checked")
         if not isinstance(scalar, Reduce):
             continue
+        if scalar.counts:
+            raise BackendError("the data decides how far a reduction runs")
         if len(scalar.axes) != 1 or scalar.axes[0].extent != axis.extent or axis.name in free[scalar]:
             raise BackendError("a reduction does not run along the innermost axis")
         if scalar.dtype != dtypes.FLOAT32 or scalar.op not in ("sum", "max", "min", "prod"):
