@@ -23,6 +23,12 @@ def test_some_cases() -> None:
     assert summary.ok, told(summary)
 
 
+def test_values_that_are_no_tensors() -> None:
+    kinds = ("sequence_insert", "sequence_map", "sequence_model", "identity_", "optional", "loop1", "scan", "if_opt")
+    summary = run_suite({n: case for n, case in load_cases().items() if any(f"test_{k}" in n for k in kinds)})
+    assert summary.ok, told(summary)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("target", WIDTHS)

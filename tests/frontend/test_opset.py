@@ -79,7 +79,27 @@ def per_channel(values: Array, rank: int) -> Array:
 STATISTICS = [data(6), data(6), data(6), np.abs(data(6)) + 0.5]
 REDUCTIONS = [name for name in STEPS if name.startswith("Reduce") and name != "ReduceSum"]
 
+
+def scan_body() -> onnx.GraphProto:
+    """`state = state + x; collect state * z`"""
+    names = ("state", "x", "z")
+    return helper.make_graph(
+        [helper.make_node("Add", ["state", "x"], ["new"]), helper.make_node("Mul", ["new", "z"], ["part"])],
+        "body",
+        [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [2]) for name in names],
+        [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [2]) for name in ("new", "part")],
+    )
+
+
+SCANNED: list[Array | None] = [data(3, 2), data(3, 4, 2), data(3, 4, 2)]
+LENGTHS = np.array([4, 1, 3])
+
 CASES = [
+    *(
+        Case("Scan", 8, [lengths, *SCANNED], {"body": scan_body(), "num_scan_inputs": 2, **directions}, ("s", "y"))
+        for lengths in (None, LENGTHS)
+        for directions in ({}, {"directions": [1, 0]})
+    ),
     Case("Squeeze", 11, [data(1, 3, 1, 2)], {"axes": [0, -2]}),
     Case("Squeeze", 8, [data(1, 3, 1, 2)]),
     Case("Unsqueeze", 11, [data(3, 2)], {"axes": [0, -1]}),
@@ -217,7 +237,7 @@ CASES = [
         for name, gates in (("RNN", 1), ("GRU", 3), ("LSTM", 4))
     ),
 ]
-REFUSED = {("Scan", 9), ("Tile", 6)}
+REFUSED = {("Tile", 6)}
 """Steps that only say that nothing newer means the same."""
 
 

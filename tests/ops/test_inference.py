@@ -15,7 +15,8 @@ from graphc.errors import TypeInferenceError, UnsupportedError
 from graphc.ir import Builder, Graph, TensorType, Value, dtypes, symbol
 from graphc.ir.symbolic import substitute
 from graphc.ops import infer_graph, infer_node
-from graphc.ops.inference import UNKNOWN_PREFIX, Inference
+from graphc.ops.base import UNKNOWN_PREFIX
+from graphc.ops.inference import Inference
 from graphc.ops.protobuf import node_proto
 
 FLOAT = dtypes.FLOAT32

@@ -14,11 +14,13 @@ import numpy.typing as npt
 
 from graphc.cli.common import Dims, natural, parse_dims
 from graphc.cli.source import Source
+from graphc.cli.wrapped import Arrays, gather
 from graphc.errors import InputError, OptionError
 from graphc.package import TensorSpec, Variant, evaluate, symbols_of
 from graphc.testing.inputs import Range, seeded_inputs
 
-Arrays = dict[str, npt.NDArray[Any]]
+Inputs = dict[str, Any]
+"""An array for each input by name; a list, a dict or None where the model takes a sequence, a map or an optional."""
 
 
 def add_inputs(parser: argparse.ArgumentParser) -> None:
@@ -29,7 +31,8 @@ def add_inputs(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="NAME=VALUE",
         dest="inputs",
-        help="an input: NAME=file.npy, file.npz with several by name, or NAME=LOW..HIGH to draw from a range",
+        help="an input: NAME=file.npy, file.npz with several by name (NAME[0], NAME[1] of a sequence), "
+        "or NAME=LOW..HIGH to draw from a range",
     )
     parser.add_argument("--seed", type=natural, default=0, help="of the inputs not given (default: %(default)s)")
 
@@ -107,7 +110,7 @@ def _read_range(text: str, value: str) -> Range:
         raise OptionError(f"--input {text}: {value!r} is no range; expected LOW..HIGH") from error
 
 
-def feed(source: Source, options: argparse.Namespace, variant: Variant | None = None) -> Arrays:
+def feed(source: Source, options: argparse.Namespace, variant: Variant | None = None) -> Inputs:
     """Inputs for one call: those given, and seeded values for the others.
 
     Args:
@@ -121,16 +124,17 @@ def feed(source: Source, options: argparse.Namespace, variant: Variant | None = 
     given = parse_inputs(options.inputs)
     specs = source.executable.inputs
     names = [spec.name for spec in specs]
-    for name in (*given.arrays, *given.ranges):
+    arrays = gather(specs, given.arrays)
+    for name in (*arrays, *given.ranges):
         if name not in names:
             raise InputError(
                 f"--input {name}: the model has no such input", hint=f"its inputs are {'; '.join(map(str, specs))}"
             )
-    if len(given.arrays) == len(specs):
-        return {name: given.arrays[name] for name in names}
-    shapes = variant.inputs if variant is not None else _shapes(source, given.arrays, parse_dims(options.dims))
+    if len(arrays) == len(specs):
+        return {name: arrays[name] for name in names}
+    shapes = variant.inputs if variant is not None else _shapes(source, arrays, parse_dims(options.dims))
     drawn = seeded_inputs(specs, shapes, seed=options.seed, ranges={**source.ranges, **given.ranges})
-    return {**drawn, **given.arrays}
+    return {**drawn, **arrays}
 
 
 def chosen_variants(source: Source, options: argparse.Namespace) -> list[Variant]:
@@ -169,20 +173,24 @@ def allows(specs: Sequence[TensorSpec], dims: Dims, variant: Variant) -> bool:
                 return False
         elif name in positions:
             shape = variant.inputs[positions[name]]
-            if len(shape) != len(given) or any(g not in (None, s) for g, s in zip(given, shape, strict=True)):
+            if (
+                shape is None
+                or len(shape) != len(given)
+                or any(g not in (None, s) for g, s in zip(given, shape, strict=True))
+            ):
                 return False
         elif variant.bindings.get(name) not in given:
             return False
     return True
 
 
-def _shapes(source: Source, arrays: Arrays, dims: Dims) -> tuple[tuple[int, ...], ...]:
+def _shapes(source: Source, arrays: Inputs, dims: Dims) -> tuple[tuple[int, ...] | None, ...]:
     """Shapes of all inputs: of the first variant that agrees with what is given, else what `dims` say."""
     specs = source.executable.inputs
     wanted = dims if source.is_package else {}
     for variant in source.executable.variants:
         fits = all(
-            spec.name not in arrays or arrays[spec.name].shape == shape
+            spec.name not in arrays or spec.wraps or arrays[spec.name].shape == shape
             for spec, shape in zip(specs, variant.inputs, strict=True)
         )
         if fits and allows(specs, wanted, variant):
@@ -195,14 +203,14 @@ def _shapes(source: Source, arrays: Arrays, dims: Dims) -> tuple[tuple[int, ...]
             f"nothing says what {', '.join(missing)} {'is' if len(missing) == 1 else 'are'}",
             hint=" ".join(f"--dim {name}=N" for name in missing),
         )
-    return tuple(tuple(evaluate(extent, bindings) for extent in spec.shape) for spec in specs)
+    return tuple(None if spec.wraps else tuple(evaluate(extent, bindings) for extent in spec.shape) for spec in specs)
 
 
-def _bindings_of(specs: tuple[TensorSpec, ...], arrays: Arrays) -> dict[str, int]:
+def _bindings_of(specs: tuple[TensorSpec, ...], arrays: Inputs) -> dict[str, int]:
     """Symbols' values that the arrays given mean."""
     bindings: dict[str, int] = {}
     for spec in specs:
-        shape = arrays[spec.name].shape if spec.name in arrays else ()
+        shape = arrays[spec.name].shape if spec.name in arrays and not spec.wraps else ()
         for extent, found in zip(spec.shape, shape, strict=False):
             if isinstance(extent, str) and symbols_of(extent) == (extent,):
                 bindings[extent] = found

@@ -15,6 +15,7 @@ from graphc.cli.common import add_compile_options, add_json, add_source, add_thr
 from graphc.cli.feeds import add_inputs, feed
 from graphc.cli.source import open_source
 from graphc.cli.table import table
+from graphc.cli.wrapped import flatten
 from graphc.errors import OptionError
 from graphc.package import atomic_file
 from graphc.testing.compare import format_seconds
@@ -64,6 +65,8 @@ def run(options: argparse.Namespace) -> int:
     seconds = seconds[1:] or seconds
     if options.output is not None:
         write_outputs(options.output, outputs)
+    # What a sequence or a map holds is shown a line each.
+    outputs = {name: array for output, value in outputs.items() for name, array in flatten(output, value)}
     if options.json:
         print_json({"outputs": {n: _facts(a) for n, a in outputs.items()}, "seconds": seconds})
         return 0
@@ -79,19 +82,22 @@ def run(options: argparse.Namespace) -> int:
 
 
 def write_outputs(path: Path, outputs: dict[str, Any]) -> None:
-    """Writes arrays to a `.npz` file, or to a folder as a `.npy` file each.
+    """Writes arrays to a `.npz` file, or to a folder as a `.npy` file each; those of sequences and maps by `flatten`.
 
     Raises:
         PackageError: A file cannot be written.
         OptionError: An output is no array that NumPy can write.
     """
-    for name, value in outputs.items():
-        if not isinstance(value, np.ndarray) or value.dtype.kind == "O":
+    arrays = {
+        name: array for output, value in outputs.items() for name, array in flatten(output, value) if array is not None
+    }
+    for name, value in arrays.items():
+        if value.dtype.kind == "O":
             raise OptionError(f"output {name!r} is no array of numbers, so it cannot be written to {str(path)!r}")
     if path.suffix == ".npz":
         # Not numpy.savez, which takes the names as keywords: an output may be called `file`.
         with atomic_file(path) as file, zipfile.ZipFile(file, "w") as archive:
-            for name, value in outputs.items():
+            for name, value in arrays.items():
                 with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
                     np.lib.format.write_array(member, value, allow_pickle=False)
         return
@@ -99,14 +105,14 @@ def write_outputs(path: Path, outputs: dict[str, Any]) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OptionError(f"cannot make the folder {str(path)!r}: {error.strerror}") from error
-    for name, value in outputs.items():
+    for name, value in arrays.items():
         with atomic_file(path / f"{name.replace('/', '_')}.npy") as file:
             np.save(file, value)
 
 
 def _type(value: Any) -> str:
     if not isinstance(value, np.ndarray):
-        return type(value).__name__
+        return "nothing"
     return f"{value.dtype.name}[{', '.join(map(str, value.shape))}]"
 
 
@@ -119,7 +125,7 @@ def _statistics(value: Any) -> tuple[str, str, str]:
 
 def _first(value: Any) -> str:
     if not isinstance(value, np.ndarray):
-        return repr(value)[:40]
+        return ""
     flat: npt.NDArray[Any] = value.reshape(-1)[:_SHOWN]
     shown = " ".join(f"{float(item):.4g}" if _is_float(value) else str(item) for item in flat.tolist())
     return shown + (" …" if value.size > _SHOWN else "")
@@ -131,6 +137,6 @@ def _is_float(value: npt.NDArray[Any]) -> bool:
 
 def _facts(value: Any) -> dict[str, Any]:
     if not isinstance(value, np.ndarray):
-        return {"type": type(value).__name__}
+        return {"type": "nothing"}
     low, mean, high = (float(text) if text else None for text in _statistics(value))
     return {"dtype": value.dtype.name, "shape": list(value.shape), "min": low, "mean": mean, "max": high}

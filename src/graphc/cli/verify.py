@@ -160,7 +160,7 @@ def _bound(model: Path | bytes, source: Source, variant: Variant) -> Any:
     from graphc.frontend import import_model
 
     shapes = zip(source.executable.inputs, variant.inputs, strict=True)
-    return import_model(model, dims={spec.name: shape for spec, shape in shapes})
+    return import_model(model, dims={spec.name: shape for spec, shape in shapes if shape is not None})
 
 
 def _compare(expected: dict[str, Any], found: dict[str, Any], tolerance: Tolerance) -> list[Difference]:

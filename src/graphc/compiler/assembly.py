@@ -15,9 +15,11 @@ from graphc.compiler.cache import ObjectCache
 from graphc.compiler.options import CompileOptions
 from graphc.compiler.program import Program
 from graphc.errors import BackendError
-from graphc.ir import Graph, Node, Tensor, TensorType, Value
+from graphc.ir import Graph, MapType, Node, OptionalType, SequenceType, Tensor, TensorType, Type, Value
 from graphc.ops import host
 from graphc.package import (
+    OPTIONAL,
+    SEQUENCE,
     BufferPlan,
     Code,
     Copy,
@@ -174,9 +176,25 @@ def input_symbols(graph: Graph) -> list[str]:
 def _spec(value: Value) -> TensorSpec:
     kind = value.type
     if not isinstance(kind, TensorType):
-        return TensorSpec(value.name, _SLOT, ())
+        return _wrapped(value.name, kind)
     shape = tuple(d if isinstance(d, int) else str(d) for d in kind.shape or ())
     return TensorSpec(value.name, kind.dtype.name, shape)
+
+
+def _wrapped(name: str, kind: Type | None) -> TensorSpec:
+    wraps: list[str] = []
+    while kind is not None and not isinstance(kind, TensorType):
+        match kind:
+            case SequenceType(element=element):
+                wraps.append(SEQUENCE)
+            case OptionalType(element=element):
+                wraps.append(OPTIONAL)
+            case MapType(key=key, value=element):
+                wraps.append(f"map({key})")
+        kind = element
+    assert kind is not None, f"the type of {name} is unknown"
+    elements = None if kind.shape is None else tuple(d if isinstance(d, int) else None for d in kind.shape)
+    return TensorSpec(name, kind.dtype.name, (), tuple(wraps), elements)
 
 
 def assemble_variant(program: Program, source: Graph, weights: Weights) -> Variant:
@@ -194,7 +212,7 @@ def assemble_variant(program: Program, source: Graph, weights: Weights) -> Varia
     return Variant(
         isa=program.target.isa,
         bindings={name: program.bindings[name] for name in input_symbols(source)},
-        inputs=tuple(value.tensor_type.static_shape for value in program.graph.inputs),
+        inputs=tuple(_known_shape(value) for value in program.graph.inputs),
         outputs=tuple(_known_shape(value) for value in program.graph.outputs),
         arena_size=program.plan.peak,
         lower_bound=program.plan.lower_bound,

@@ -199,16 +199,12 @@ def settle_inputs(graph: Graph, dims: Mapping[str, DimChoice], names: Mapping[st
     """Gives inputs of unknown rank the shapes in `dims`.
 
     Raises:
-        UnsupportedError: An input is no tensor, or its rank stays unknown.
+        UnsupportedError: The rank of a tensor stays unknown.
     """
     unranked = {v.name for v in graph.inputs if isinstance(v.type, TensorType) and v.type.shape is None}
     bind_dims(graph, {name: shape for name, shape in dims.items() if name in unranked}, names)
     for value in graph.inputs:
-        if not isinstance(value.type, TensorType):
-            raise UnsupportedError(
-                f"input {value.name!r} is {value.type}; a package takes tensors only", nodes=(value.name,)
-            )
-        if value.type.shape is None:
+        if isinstance(value.type, TensorType) and value.type.shape is None:
             raise UnsupportedError(
                 f"the rank of input {value.name!r} is unknown",
                 nodes=(value.name,),

@@ -50,7 +50,9 @@ class GraphReader:
         _check_inputs(proto)
         for info in proto.input:
             if info.name not in constant:
-                kind = read_type(info.type, self.dims.declare, info.name)
+                # Symbols are extents of tensors: what sequences and optionals hold, only the data tells.
+                one = info.type.HasField("tensor_type")
+                kind = read_type(info.type, self.dims.declare if one else self.dims.recall, info.name)
                 if kind is None:
                     raise ModelError(f"input {info.name!r} declares no type", nodes=(info.name,))
                 scope[info.name] = graph.add_input(info.name, kind)

@@ -15,7 +15,7 @@ from graphc.ir import Dim, MapType, OptionalType, SequenceType, TensorType, Type
 from graphc.ir.dim_parser import parse_dim
 from graphc.ir.dtypes import DType
 from graphc.ir.symbolic import substitute, symbols
-from graphc.ops.inference import UNKNOWN_PREFIX
+from graphc.ops.base import UNKNOWN_PREFIX
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _HYPHENATED = re.compile(r"[A-Za-z_]\w*(-[A-Za-z_]\w*)+")
@@ -127,14 +127,19 @@ def read_type(proto: onnx.TypeProto, resolve: Resolve, owner: str) -> Type | Non
             return None
         shape = _read_shape(tensor.shape, resolve, owner) if tensor.HasField("shape") else None
         return TensorType(_dtype(tensor.elem_type, owner), shape)
+
+    def any_extent(text: str, place: str) -> Dim:
+        # A name stands for one extent, and the tensors that a sequence or a map holds may have one each.
+        return resolve("", place)
+
     if kind == "sequence_type":
-        element = read_type(proto.sequence_type.elem_type, resolve, owner)
+        element = read_type(proto.sequence_type.elem_type, any_extent, owner)
         return None if element is None else SequenceType(element)
     if kind == "optional_type":
-        element = read_type(proto.optional_type.elem_type, resolve, owner)
+        element = read_type(proto.optional_type.elem_type, any_extent, owner)
         return None if element is None else OptionalType(element)
     if kind == "map_type":
-        element = read_type(proto.map_type.value_type, resolve, owner)
+        element = read_type(proto.map_type.value_type, any_extent, owner)
         return None if element is None else MapType(_dtype(proto.map_type.key_type, owner), element)
     raise ModelError(
         f"value {owner!r} has a {kind.removesuffix('_type').replace('_', ' ')} type, which graphc does not compile",

@@ -16,12 +16,14 @@ import numpy as np
 
 from graphc.errors import OptionError, TypeInferenceError
 from graphc.ir import Dim, Node, Tensor, TensorType, Type, Value
-from graphc.ir.symbolic import Bounds
+from graphc.ir.symbolic import Bounds, symbols
 from graphc.ops.expr import Scalar, TensorExpr, loads
 
 Array: TypeAlias = np.ndarray[Any, Any]
 Datum: TypeAlias = Any
 """A value at evaluation time: an array, a list (sequence), a dict (map), or None (absent optional)."""
+UNKNOWN_PREFIX = "unk_"
+"""Names of symbols for extents that only the data tells begin so."""
 
 
 class Trait(enum.Enum):
@@ -241,6 +243,11 @@ def register(operator: Operator) -> Operator:
 def find(node: Node) -> Operator | None:
     """The definition of a node's operator, or None."""
     return REGISTRY.find(node.domain, node.op_type, node.version)
+
+
+def is_unknown(extent: Dim) -> bool:
+    """Whether only the data tells the extent: no binding of the inputs' symbols will."""
+    return not isinstance(extent, int) and any(name.startswith(UNKNOWN_PREFIX) for name in symbols(extent))
 
 
 def node_names(node: Node) -> tuple[str, ...]:

@@ -14,18 +14,23 @@ import numpy as np
 
 from graphc.errors import ExecutionError, GraphcError, TypeInferenceError, UnsupportedError
 from graphc.ir import Dim, Graph, Node, TensorType, Type, Value, symbol
-from graphc.ir.symbolic import symbols
 from graphc.ir.verify import inference_check, register_check
-from graphc.ops.base import Array, InferenceContext, Operator, Trait, find, node_names
+from graphc.ops.base import (
+    UNKNOWN_PREFIX,
+    Array,
+    InferenceContext,
+    Operator,
+    Trait,
+    find,
+    is_unknown,
+    node_names,
+)
 from graphc.ops.evaluate import evaluate_node
 from graphc.ops.ill_typed import make_raising
 from graphc.ops.words import wrong_word
 
 CONTENTS_LIMIT = 1024
 """Largest number of elements that inference follows; shapes, axes, pads and scales are far smaller."""
-
-UNKNOWN_PREFIX = "unk_"
-"""Names of symbols for extents that only the data tells begin so."""
 
 EXTENT_LIMIT = 1 << 63
 """Extents are 64-bit integers wherever they are written down."""
@@ -370,14 +375,10 @@ def _refine(declared: TensorType, found: TensorType) -> TensorType:
         shape = declared.shape if found.shape is None else found.shape
     else:
         shape = tuple(
-            old if _is_unknown(new) and not _is_unknown(old) else new
+            old if is_unknown(new) and not is_unknown(old) else new
             for old, new in zip(declared.shape, found.shape, strict=True)
         )
     return TensorType(found.dtype, shape, declared.layout)
-
-
-def _is_unknown(dim: Dim) -> bool:
-    return not isinstance(dim, int) and any(name.startswith(UNKNOWN_PREFIX) for name in symbols(dim))
 
 
 register_check(inference_check(lambda: Inference().infer))

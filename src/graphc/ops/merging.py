@@ -6,8 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from graphc.ir import Dim, MapType, OptionalType, SequenceType, TensorType, Type
-from graphc.ir.symbolic import symbols
-from graphc.ops.inference import UNKNOWN_PREFIX
+from graphc.ops.base import is_unknown
 
 
 def join(left: Type, right: Type, differ: Callable[[Dim, Dim], Dim]) -> Type | None:
@@ -60,8 +59,4 @@ def renew_tensor(kind: TensorType, fresh: Callable[[str], Dim]) -> TensorType:
     """`renew` of a tensor's type."""
     if kind.shape is None:
         return kind
-    return kind.with_shape(fresh("element") if _is_unknown(extent) else extent for extent in kind.shape)
-
-
-def _is_unknown(extent: Dim) -> bool:
-    return not isinstance(extent, int) and any(name.startswith(UNKNOWN_PREFIX) for name in symbols(extent))
+    return kind.with_shape(fresh("element") if is_unknown(extent) else extent for extent in kind.shape)

@@ -14,8 +14,8 @@ import numpy as np
 from graphc.errors import GraphcError
 from graphc.ir import Graph, Node, TensorType, Type, Value
 from graphc.ir.symbolic import symbols
-from graphc.ops.base import Trait, express, find
-from graphc.ops.inference import CONTENTS_LIMIT, UNKNOWN_PREFIX, Inference
+from graphc.ops.base import UNKNOWN_PREFIX, Trait, express, find
+from graphc.ops.inference import CONTENTS_LIMIT, Inference
 from graphc.package import PARAMETER_ELEMENTS
 
 _FLOATS = 16

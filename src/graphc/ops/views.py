@@ -9,7 +9,16 @@ import numpy as np
 
 from graphc.ir import Dim, Node, TensorType, Type
 from graphc.ir.symbolic import add, floordiv, mod, multiply, product, simplify
-from graphc.ops.base import Datum, ExpressionContext, InferenceContext, Operator, Trait, broadcast_dims, register
+from graphc.ops.base import (
+    Datum,
+    ExpressionContext,
+    InferenceContext,
+    Operator,
+    Trait,
+    broadcast_dims,
+    is_unknown,
+    register,
+)
 from graphc.ops.expr import Axis, TensorExpr, axes_of, load
 from graphc.ops.indexing import broadcast_load, indices_of
 from graphc.ops.shape import requested_axes, unknown_dims
@@ -150,7 +159,9 @@ def _infer_squeeze(ctx: InferenceContext) -> Sequence[Type]:
     if kind.shape is None:
         return [kind.with_shape(None)]
     if not ctx.has(1):
-        return [kind.with_shape(d for d in kind.shape if d != 1)]
+        # An extent that only the data tells may be 1 as well.
+        open_rank = any(is_unknown(extent) for extent in kind.shape)
+        return [kind.with_shape(None if open_rank else (d for d in kind.shape if d != 1))]
     axes = requested_axes(ctx, 1, len(kind.shape))
     if axes is None:
         (count,) = ctx.shape(1)

@@ -18,15 +18,27 @@ from graphc.package.manifest import (
     Variant,
 )
 from graphc.package.safetensors import Blob, WeightsBuilder
-from graphc.package.tensor import HostTensor, Location, SymbolRange, TensorSpec, numpy_dtype
+from graphc.package.tensor import (
+    MAP_KEYS,
+    OPTIONAL,
+    SEQUENCE,
+    HostTensor,
+    Location,
+    SymbolRange,
+    TensorSpec,
+    numpy_dtype,
+)
 from graphc.package.values import format_value, format_values, parameter_values
 
 __all__ = [
     "ALIGNMENT",
     "FORMAT_VERSION",
+    "MAP_KEYS",
     "MAX_ARGUMENTS",
     "MODEL",
+    "OPTIONAL",
     "PARAMETER_ELEMENTS",
+    "SEQUENCE",
     "Blob",
     "BufferPlan",
     "Code",

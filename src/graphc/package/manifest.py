@@ -115,7 +115,7 @@ class Variant:
         isa: Which code member holds its kernels.
         bindings: Value of each symbol.
         values: Bytes of each parameter that its kernels were made for, C-contiguous; of the others, any value will do.
-        inputs: Concrete input shapes, in the model's order.
+        inputs: Concrete input shapes, in the model's order; None where the input is no tensor.
         outputs: Concrete output shapes; None where known only at run time.
         arena_size: Bytes of the arena.
         lower_bound: The largest sum of live bytes: what no plan can beat.
@@ -127,7 +127,7 @@ class Variant:
 
     isa: str
     bindings: Mapping[str, int]
-    inputs: tuple[tuple[int, ...], ...]
+    inputs: tuple[tuple[int, ...] | None, ...]
     outputs: tuple[tuple[int, ...] | None, ...]
     arena_size: int
     steps: tuple[KernelStep | HostStep, ...]
@@ -140,8 +140,8 @@ class Variant:
     def __post_init__(self) -> None:
         check_not_negative("arena size", self.arena_size)
         check_not_negative("number of object slots", self.objects)
-        for shape in (*self.inputs, *(shape for shape in self.outputs if shape is not None)):
-            check_extents(shape, "shape of a variant")
+        for shape in (*self.inputs, *self.outputs):
+            check_extents(shape or (), "shape of a variant")
 
     @property
     def host_steps(self) -> tuple[HostStep, ...]:
@@ -268,13 +268,15 @@ def _check_variant(manifest: Manifest, variant: Variant) -> None:
         if len(specs) != len(shapes):
             raise PackageError(f"{len(shapes)} {what} shapes for {len(specs)} {what}s")
         for spec, shape in zip(specs, shapes, strict=True):
+            if (shape is None and what == "input") != (bool(spec.wraps) and what == "input"):
+                raise PackageError(f"input {spec.name!r}: shape {shape} for {spec}")
             if shape is not None and len(shape) != len(spec.shape):
                 raise PackageError(f"{what} {spec.name!r}: shape {list(shape)} has not the rank of {spec}")
     for name, value in variant.values.items():
         if name not in manifest.parameters:
             raise PackageError(f"it is for a value of {name!r}, which is no parameter")
         position = [spec.name for spec in manifest.inputs].index(name)
-        size = math.prod(variant.inputs[position]) * numpy_dtype(manifest.inputs[position].dtype).itemsize
+        size = math.prod(variant.inputs[position] or ()) * numpy_dtype(manifest.inputs[position].dtype).itemsize
         if len(value) != size:
             raise PackageError(f"{len(value)} bytes are no value of {manifest.inputs[position]}")
     for copy in variant.copies:

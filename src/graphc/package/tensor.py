@@ -58,33 +58,61 @@ def check_not_negative(what: str, value: int) -> None:
         raise PackageError(f"{what} is {value}; expected 0 to 2^62")
 
 
+SEQUENCE, OPTIONAL = "sequence", "optional"
+MAP_KEYS: dict[str, type] = {"map(string)": str} | {f"map({name})": int for name in sorted(_INTEGERS)}
+"""What maps are called in `TensorSpec.wraps`, and the type of their keys in Python."""
+
+
 @dataclass(frozen=True)
 class TensorSpec:
-    """One input or output of the model.
+    """One input or output of the model: a tensor, or a sequence, an optional or a map of tensors.
+
+    Every type of ONNX is a tensor in so many wraps, so that a sequence of optional tensors needs no type of its own.
 
     Attributes:
         name: Its name in the model.
         dtype: A NumPy or ml_dtypes name, or `string`.
-        shape: Extents; text is an expression over symbols (`graphc.package.expression`).
+        shape: Extents of a tensor; text is an expression over symbols (`graphc.package.expression`). Empty in wraps.
+        wraps: What the tensors are in, outermost first: `sequence` (a list), `optional` (the value or None), and
+            `map(string)` or `map(int64)` and its like (a dict by such keys).
+        elements: Extents of each tensor in there, None for any; None where even the rank is open.
     """
 
     name: str
     dtype: str
     shape: tuple[int | str, ...]
+    wraps: tuple[str, ...] = ()
+    elements: tuple[int | None, ...] | None = None
 
     def __post_init__(self) -> None:
         numpy_dtype(self.dtype)
         check_extents(self.shape, f"tensor {self.name!r}")
+        check_extents(tuple(extent or 0 for extent in self.elements or ()), f"tensors in {self.name!r}")
+        for wrap in self.wraps:
+            if wrap not in (SEQUENCE, OPTIONAL, *MAP_KEYS):
+                raise PackageError(f"{self.name!r} is in the unknown wrap {wrap!r}")
+        if self.wraps and self.shape:
+            raise PackageError(f"{self.name!r} is a {self.wraps[0]}, which has no shape")
 
     def __str__(self) -> str:
-        return f"{self.name}: {self.dtype}[{', '.join(str(extent) for extent in self.shape)}]"
+        return f"{self.name}: {self.describe(self.wraps)}"
+
+    def describe(self, wraps: tuple[str, ...]) -> str:
+        """The type in words that ONNX has for it: `optional(seq(float32[3, ?]))`."""
+        if wraps:
+            outer = {SEQUENCE: "seq(", OPTIONAL: "optional("}.get(wraps[0], f"{wraps[0][:-1]}, ")
+            return f"{outer}{self.describe(wraps[1:])})"
+        extents = self.shape
+        if self.wraps:
+            extents = ("...",) if self.elements is None else tuple("?" if e is None else e for e in self.elements)
+        return f"{self.dtype}[{', '.join(str(extent) for extent in extents)}]"
 
 
 @dataclass(frozen=True)
 class SymbolRange:
     """Least and greatest value of a symbolic dimension, both inclusive; `maximum=None` is unbounded."""
 
-    minimum: int = 1
+    minimum: int = 0
     maximum: int | None = None
 
     def __post_init__(self) -> None:

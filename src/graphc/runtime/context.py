@@ -76,7 +76,7 @@ class Context:
         """Runs every step.
 
         Args:
-            inputs: Arrays of exactly the variant's shapes and dtypes, C-contiguous and aligned.
+            inputs: Arrays of exactly the variant's shapes and dtypes, C-contiguous and aligned; or what is no tensor.
             outputs: The same, by name in the model's order; None where the shape is known only at run time, replaced
                 here.
             stamps: int64[steps, 2]: receives start and stop of each step in nanoseconds.
@@ -126,6 +126,8 @@ class Context:
     def _point_at(self, inputs: Sequence[Array], outputs: dict[str, Any]) -> None:
         """Tells the launcher where this call's arrays are; the caller keeps them alive."""
         arrays, place = self._arrays, 0
+        if self.program.takes_objects:
+            inputs = [array if isinstance(array, np.ndarray) else _NOTHING for array in inputs]
         for array in inputs:
             arrays[place] = array_handle(array)
             place += 1
@@ -213,7 +215,7 @@ class Context:
         if target is not None and isinstance(source, np.ndarray):
             _assign(target, source)
         else:
-            self.outputs[copy.output] = source.copy() if isinstance(source, np.ndarray) else source
+            self.outputs[copy.output] = _copied(source)
 
 
 _NOTHING = np.zeros(1, np.uint8)
@@ -223,6 +225,18 @@ def _window(region: Array, tensor: HostTensor) -> Array:
     assert tensor.shape is not None
     start = tensor.location.offset
     return region[start : start + tensor.nbytes].view(numpy_dtype(tensor.dtype)).reshape(tensor.shape)
+
+
+def _copied(value: Any) -> Any:
+    """A value that shares no memory with what the caller gave or the next call overwrites."""
+    match value:
+        case np.ndarray():
+            return value.copy()
+        case list():
+            return [_copied(item) for item in value]
+        case dict():
+            return {key: _copied(item) for key, item in value.items()}
+    return value
 
 
 def _assign(target: Array, source: Array) -> None:

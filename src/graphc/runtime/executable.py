@@ -122,7 +122,8 @@ class Executable:
         """Runs the model.
 
         Args:
-            inputs: By name or by position; NumPy arrays or DLPack objects of the dtypes and shapes of `.inputs`.
+            inputs: By name or by position; NumPy arrays or DLPack objects of the dtypes and shapes of `.inputs`. A
+                sequence is a list of them, an optional is None or may be left out of a dict, a map is a dict.
             out: Arrays to write outputs to, by name; those left out are allocated.
 
         Returns:
@@ -219,7 +220,7 @@ class Executable:
     def _prepare(self, inputs: Inputs) -> tuple[list[Array], Program]:
         """Arrays that kernels can read, and the program for their shapes."""
         arrays = self._signature.collect(inputs)
-        shapes = tuple([array.shape for array in arrays])
+        shapes = self._signature.shapes(arrays)
         values = self._parameters.values(arrays) if self._parameters.positions else ()
         program = self._programs.get((shapes, values)) or self._add_program(shapes, values, arrays)
         if isinstance(program, ParameterProgram):
@@ -240,7 +241,7 @@ class Executable:
         outputs = program.new_outputs()
         if unknown := sorted(map(repr, out.keys() - outputs.keys())):
             raise InputError(f"out has {unknown[0]}; the outputs are {', '.join(map(repr, outputs))}")
-        used = list(inputs)
+        used = [array for array in inputs if isinstance(array, np.ndarray)]
         for name, shape, dtype in program.outputs:
             if (given := out.get(name)) is None:
                 continue

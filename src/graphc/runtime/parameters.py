@@ -8,7 +8,7 @@ from typing import TypeAlias
 from graphc.package import PARAMETER_ELEMENTS, Manifest, Variant
 from graphc.runtime.memory import Array
 
-Shapes: TypeAlias = tuple[tuple[int, ...], ...]
+Shapes: TypeAlias = tuple[tuple[int, ...] | None, ...]
 Values: TypeAlias = tuple[bytes | None, ...]
 """Bytes of each parameter, in the manifest's order; None for any value."""
 

@@ -24,6 +24,7 @@ class Program:
 
     Attributes:
         shortens: Whether calls may have a short way: one range of kernels writes all outputs.
+        takes_objects: Whether some input is no tensor.
 
     Args:
         manifest: The package's.
@@ -65,7 +66,8 @@ class Program:
         self._idle: list[Context] = []
         self._shortcut: Function | None = None
         kernels = len(self.parts) == 1 and isinstance(self.parts[0], KernelRange) and not variant.copies
-        self.shortens = kernels and None not in variant.outputs
+        self.takes_objects = None in variant.inputs
+        self.shortens = kernels and not self.takes_objects and None not in variant.outputs
         self._lock = threading.Lock()
         self.arenas = 0
 

@@ -61,6 +61,8 @@ def build(context: Context, entry: int) -> Function | None:
     outputs = (abi.OutputRow * program.output_count)()
     kept: list[Any] = [context, python, inputs, outputs]
     for row, (name, shape, dtype) in zip(inputs, program.input_rows, strict=True):
+        if shape is None:
+            return None
         extents = (ctypes.c_int64 * len(shape))(*shape)
         kept.append(extents)
         row.name, row.dtype, row.rank = name, dtype, len(shape)

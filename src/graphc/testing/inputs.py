@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
 import numpy as np
-import numpy.typing as npt
 
 from graphc.errors import InputError
-from graphc.package import TensorSpec, numpy_dtype
+from graphc.package import MAP_KEYS, OPTIONAL, SEQUENCE, TensorSpec, numpy_dtype
 
 if TYPE_CHECKING:
     from graphc.ir import Graph, Value
@@ -40,19 +39,19 @@ class Range:
 
 def seeded_inputs(
     specs: Sequence[TensorSpec],
-    shapes: Sequence[tuple[int, ...]],
+    shapes: Sequence[tuple[int, ...] | None],
     *,
     seed: int = 0,
     ranges: Mapping[str, Range] | None = None,
-) -> dict[str, npt.NDArray[Any]]:
-    """An array for each input.
+) -> dict[str, Any]:
+    """An array for each input; a list or dict of two where it is a sequence or a map, an optional that is there.
 
     Floats are drawn from the normal distribution, integers from 0 and 1, which are valid tokens, masks and indices
     wherever they are either; `ranges` widens or narrows what is drawn.
 
     Args:
         specs: What the model takes.
-        shapes: Extents of each.
+        shapes: Extents of each; None where it is no tensor.
         seed: Another seed, other values. An input's values do not depend on the other inputs.
         ranges: By name of the input.
 
@@ -62,8 +61,25 @@ def seeded_inputs(
     arrays = {}
     for spec, shape in zip(specs, shapes, strict=True):
         rng = np.random.default_rng([seed, crc32(spec.name.encode())])
-        arrays[spec.name] = _draw(spec, shape, rng, (ranges or {}).get(spec.name))
+        limits = (ranges or {}).get(spec.name)
+        arrays[spec.name] = _draw(spec, shape, rng, limits) if shape is not None else _wrap(spec, rng, limits)
     return arrays
+
+
+def _wrap(spec: TensorSpec, rng: np.random.Generator, limits: Range | None) -> Any:
+    """A sequence, optional or map of tensors; extents that are open are 1."""
+    shape = tuple(1 if extent is None else extent for extent in spec.elements or ())
+
+    def make(wraps: tuple[str, ...]) -> Any:
+        if not wraps:
+            return _draw(spec, shape, rng, limits)
+        if wraps[0] == OPTIONAL:
+            return make(wraps[1:])
+        if wraps[0] == SEQUENCE:
+            return [make(wraps[1:]) for _ in range(2)]
+        return {MAP_KEYS[wraps[0]](index): make(wraps[1:]) for index in range(2)}
+
+    return make(spec.wraps)
 
 
 def _draw(spec: TensorSpec, shape: tuple[int, ...], rng: np.random.Generator, limits: Range | None) -> Any:

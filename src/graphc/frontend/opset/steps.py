@@ -207,11 +207,6 @@ def _group_norm_channels(draft: Draft) -> None:
         draft.set_input(index, draft.op("Reshape", spread, draft.integers([-1])))
 
 
-@step(9, "Scan")
-def _scan_batches(draft: Draft) -> None:
-    draft.unsupported("scans batches of sequences, which ONNX dropped")
-
-
 _CONSTANT_FORMS: dict[str, Callable[[Any], Tensor]] = {
     "value_float": lambda value: Tensor.of(np.asarray(value, np.float32)),
     "value_floats": lambda value: Tensor.of(np.asarray(value, np.float32)),

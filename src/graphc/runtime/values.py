@@ -1,0 +1,94 @@
+"""One input's value as kernels and host steps read it: arrays made ready, lists, dicts and None looked through."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from graphc.errors import InputError
+from graphc.package import MAP_KEYS, OPTIONAL, SEQUENCE, TensorSpec, numpy_dtype
+from graphc.runtime.memory import READY, Array
+
+
+def collect(spec: TensorSpec, value: Any) -> Any:
+    """The value as its input's type has it: an array, or a list, a dict or None of what the type's wraps say.
+
+    Arrays are C-contiguous, aligned and native; copied only where they are not.
+
+    Raises:
+        InputError: A wrong type, dtype or rank; says where in the value.
+    """
+    if not spec.wraps:
+        return _array(spec, value, f"input {spec.name!r}", len(spec.shape))
+    return _wrapped(spec, spec.wraps, value, f"input {spec.name!r}")
+
+
+def _wrapped(spec: TensorSpec, wraps: tuple[str, ...], value: Any, place: str) -> Any:
+    if not wraps:
+        return _element(spec, value, place)
+    wrap, inner = wraps[0], wraps[1:]
+    if wrap == OPTIONAL:
+        return None if value is None else _wrapped(spec, inner, value, place)
+    expected = spec.describe(wraps)
+    if wrap == SEQUENCE:
+        if not isinstance(value, Sequence) or isinstance(value, str | bytes):
+            raise InputError(f"{place}: expected a list ({expected}), got {type(value).__name__}")
+        return [_wrapped(spec, inner, item, f"element {i} of {place}") for i, item in enumerate(value)]
+    if not isinstance(value, Mapping):
+        raise InputError(f"{place}: expected a dict ({expected}), got {type(value).__name__}")
+    found = {}
+    for key, item in value.items():
+        if not isinstance(key, MAP_KEYS[wrap] | np.integer) or isinstance(key, bool):
+            raise InputError(f"{place}: expected keys of {expected}, got {key!r}")
+        found[key] = _wrapped(spec, inner, item, f"value at {key!r} of {place}")
+    return found
+
+
+def _element(spec: TensorSpec, value: Any, place: str) -> Array:
+    """A tensor inside wraps: of the extents that its type fixes."""
+    wanted = spec.elements
+    array = _array(spec, value, place, None if wanted is None else len(wanted))
+    if wanted is not None and any(extent not in (None, n) for extent, n in zip(wanted, array.shape, strict=True)):
+        raise InputError(f"{place}: expected {spec.describe(())}, got shape {list(array.shape)}")
+    return array
+
+
+def _array(spec: TensorSpec, value: Any, place: str, rank: int | None) -> Array:
+    dtype = numpy_dtype(spec.dtype)
+    array = _as_array(spec, value, place)
+    if spec.dtype == "string" and array.dtype.kind not in "OUST":
+        raise InputError(f"{place}: expected strings, got {array.dtype}")
+    if spec.dtype != "string" and array.dtype != dtype and array.dtype.newbyteorder("=") != dtype:
+        raise InputError(
+            f"{place}: expected dtype {spec.dtype}, got {array.dtype}",
+            hint=f"convert it with .astype({spec.dtype!r})" if array.dtype.kind in "biufc" else None,
+        )
+    if rank not in (None, array.ndim):
+        raise InputError(f"{place}: expected rank {rank} ({spec}), got shape {list(array.shape)}")
+    if spec.dtype == "string":
+        return np.ascontiguousarray(array, object).reshape(array.shape)
+    if array.dtype is dtype and array.flags.num & READY == READY:
+        return array
+    ready = np.require(array, dtype, ["C", "ALIGNED"])
+    # np.require makes rank 0 of rank 0, but ascontiguousarray inside of it may not keep it.
+    return ready.reshape(array.shape) if ready.shape != array.shape else ready
+
+
+def _as_array(spec: TensorSpec, value: Any, place: str) -> Array:
+    if type(value) is np.ndarray:
+        return value
+    if isinstance(value, np.ndarray | np.generic):
+        return np.asarray(value)
+    try:
+        if hasattr(value, "__dlpack__"):
+            return np.from_dlpack(value)
+        if hasattr(value, "__array__"):
+            return np.asarray(value)
+    except (BufferError, RuntimeError, TypeError, ValueError) as error:
+        raise InputError(f"{place}: {type(value).__name__} cannot be read as an array: {error}") from error
+    raise InputError(
+        f"{place}: expected a NumPy array or a DLPack object, got {type(value).__name__}",
+        hint=f"convert it with np.asarray(value, {spec.dtype!r})" if spec.dtype != "string" else None,
+    )
