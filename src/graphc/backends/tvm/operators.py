@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 from graphc.backends.base import Kernel
 from graphc.backends.regions import body_of, inputs_of
-from graphc.backends.tvm import scan
+from graphc.backends.tvm import scan, top_k
 from graphc.errors import BackendError
 from graphc.ir import Graph, Node
 from graphc.target import Target, Verdict, accepted, refused
@@ -18,6 +18,7 @@ Lower: TypeAlias = "Callable[[Graph, Target, frozenset[int], Mapping[str, Any]],
 OPERATORS: Mapping[tuple[str, str], Lower] = {
     ("", "CumProd"): scan.lower,
     ("", "CumSum"): scan.lower,
+    ("", "TopK"): top_k.lower,
 }
 """The template of each such operator, by domain and name. It takes tensors without elements too."""
 
