@@ -35,7 +35,7 @@ def rows(results: Sequence[Result], against: Sequence[str]) -> list[list[str]]:
                 result["model"],
                 format_seconds(result["seconds"]["graphc"]["median"]),
                 *(_speedup(result, name) for name in against),
-                f"{result['errors'][against[0]]:.0e}" if against else "",
+                f"{result['errors'][against[0]]:.0e}" if against[0] in result["errors"] else "",
                 format_seconds(result["compile_seconds"]),
             ]
         )
@@ -46,10 +46,10 @@ def rows(results: Sequence[Result], against: Sequence[str]) -> list[list[str]]:
     if len(groups) > 1 and real:
         table.append([f"geometric mean, all but small ({len(real)})", "", *_means(real, against), "", ""])
         if len(against) > 1:
-            best = [
-                min(member["speedup"][name]["median"] for name in against if agrees(member, name)) for member in real
-            ]
-            table.append(["the same, over the better peer of each", "", f"{geometric_mean(best):.2f}x", "", "", ""])
+            least = [over_the_better(member, against) for member in real]
+            known = [speedup for speedup in least if speedup is not None]
+            mean = f"{geometric_mean(known):.2f}x" if known else ""
+            table.append(["the same, over the better peer of each", "", mean, *[""] * (len(against) + 1)])
     return table
 
 
@@ -63,13 +63,20 @@ def _means(members: Sequence[Result], against: Sequence[str]) -> list[str]:
     return [_mean([member for member in members if agrees(member, name)], name) for name in against]
 
 
+def right(result: Result) -> bool:
+    """Whether graphc's answers are those of the first peer that ran the model."""
+    return "failure" not in result and next(iter(result["errors"].values())) <= TOLERANCE
+
+
 def agrees(result: Result, peer: str) -> bool:
     """Whether graphc's answers are the peer's. Where they are not, their times say nothing of each other."""
-    return "failure" not in result and bool(result["errors"][peer] <= TOLERANCE)
+    return "failure" not in result and result["errors"].get(peer, float("inf")) <= TOLERANCE
 
 
 def _speedup(result: Result, peer: str) -> str:
-    ratio = result["speedup"][peer]
+    ratio = result["speedup"].get(peer)
+    if ratio is None:
+        return "cannot run it"
     text = f"{ratio['median']:.2f}x ({ratio['p10']:.2f} to {ratio['p90']:.2f})"
     return text if agrees(result, peer) else f"{text}, answers differ"
 

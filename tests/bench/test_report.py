@@ -92,6 +92,14 @@ def test_costs_are_told_where_they_were_measured() -> None:
     assert as_markdown([both], PEERS).count("\n| --- | ") == 2
 
 
+def test_a_peer_that_cannot_run_a_model_is_told_and_not_averaged() -> None:
+    one = measured("a", (2.0, 3.0))
+    del one["speedup"]["openvino"], one["errors"]["openvino"]
+    table = rows([one, measured("b", (2.0, 3.0))], PEERS)
+    assert table[1][3] == "cannot run it" and table[-1][2:4] == ["2.00x", "3.00x"]
+    assert over_the_better(one, PEERS) == 2.0
+
+
 def test_the_better_peer_is_the_one_that_is_hardest_to_beat() -> None:
     assert over_the_better(measured("a", (2.0, 1.5)), PEERS) == 1.5
     assert over_the_better(measured("a", (2.0, 1.5), agrees=False), PEERS) == 2.0

@@ -169,6 +169,9 @@ def test_an_engine_that_fails_is_named(graphc: Call, mlp: Path, monkeypatch: pyt
     result = graphc("bench", mlp, "--dim", "batch=1", "--against", "failing")
     assert result.status == 1
     assert "failing cannot run the model: no kernel image" in result.err
+    result = graphc("bench", mlp, "--dim", "batch=1", "--against", "failing,onnxruntime", "--rounds", "1")
+    assert result.status == 0
+    assert "failing cannot run the model: no kernel image" in result.out and "agrees with onnxruntime" in result.out
 
 
 def test_passes_lists_every_pass_and_level(graphc: Call) -> None:

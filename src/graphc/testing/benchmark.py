@@ -11,9 +11,10 @@ from typing import Any
 
 import graphc
 from graphc.compiler.options import DimChoice
+from graphc.errors import ExecutionError
 from graphc.runtime import thread_count
 from graphc.testing.compare import Comparison, compare
-from graphc.testing.engines import Arrays, peer, scaled_error
+from graphc.testing.engines import Arrays, Engine, peer, scaled_error
 
 TOLERANCE = 1e-4
 """The error, over the output's scale, beyond which answers count as different."""
@@ -30,6 +31,7 @@ class Benchmark:
         errors: For each peer, the largest difference of graphc's outputs from its own, over the output's scale.
         load_seconds: For each engine, from its file to ready; graphc loads a package, peers compile while loading.
         versions: Of each engine.
+        failures: Of peers that cannot run the model, what they said.
         compile_seconds: Of graphc; a warm kernel cache counts as it is.
         package_bytes: Size of the compiled package.
         arena_bytes: Memory for intermediate values of one call.
@@ -41,6 +43,7 @@ class Benchmark:
     errors: Mapping[str, float]
     load_seconds: Mapping[str, float]
     versions: Mapping[str, str]
+    failures: Mapping[str, str]
     compile_seconds: float
     package_bytes: int
     arena_bytes: int
@@ -60,6 +63,7 @@ class Benchmark:
             "agrees": self.agrees,
             "load_seconds": dict(self.load_seconds),
             "versions": dict(self.versions),
+            "failures": dict(self.failures),
             "compile_seconds": self.compile_seconds,
             "package_bytes": self.package_bytes,
             "arena_bytes": self.arena_bytes,
@@ -71,6 +75,7 @@ class Benchmark:
         for name, error in self.errors.items():
             verdict = "agrees with" if error <= TOLERANCE else "DIFFERS from"
             lines.append(f"{verdict} {name}: largest difference {error:.1e} of the output's scale")
+        lines += self.failures.values()
         return "\n".join(lines)
 
 
@@ -102,12 +107,13 @@ def benchmark(
     Raises:
         OptionError: An engine is unknown or an option out of range.
         ToolchainError: An engine is not installed.
+        ExecutionError: None of the peers can run the model.
         GraphcError: The model does not compile.
     """
     count = thread_count(threads)
     bound = dict(dims or {})
     extents = {name: extent for name, extent in bound.items() if isinstance(extent, int)}
-    peers = [peer(name, model, inputs, threads=count, dims=extents) for name in against]
+    peers, failures = _peers(against, model, inputs, count, extents)
     with tempfile.TemporaryDirectory(prefix="graphc-bench-") as folder:
         package = package or Path(folder) / f"{model.stem}.graphc"
         start = time.perf_counter()
@@ -130,7 +136,24 @@ def benchmark(
             errors=errors,
             load_seconds={"graphc": loaded - compiled} | {engine.name: engine.load_seconds for engine in peers},
             versions={"graphc": graphc.__version__} | {engine.name: engine.version for engine in peers},
+            failures=failures,
             compile_seconds=compiled - start,
             package_bytes=package.stat().st_size,
             arena_bytes=arena,
         )
+
+
+def _peers(
+    against: Sequence[str], model: Path, inputs: Arrays, threads: int, dims: Mapping[str, int]
+) -> tuple[list[Engine], dict[str, str]]:
+    """The engines that run the model, and what the others said; the error of one that is alone."""
+    found: list[Engine] = []
+    failures: dict[str, str] = {}
+    for name in against:
+        try:
+            found.append(peer(name, model, inputs, threads=threads, dims=dims))
+        except ExecutionError as error:
+            if len(failures) + 1 == len(against):
+                raise
+            failures[name] = error.message
+    return found, failures
