@@ -28,6 +28,7 @@ from graphc.ops import pointwise as pointwise
 from graphc.ops import pooling as pooling
 from graphc.ops import quantization as quantization
 from graphc.ops import recurrent as recurrent
+from graphc.ops import recurrent_expansion as recurrent_expansion
 from graphc.ops import reduction as reduction
 from graphc.ops import resampling as resampling
 from graphc.ops import resize as resize

@@ -6,7 +6,7 @@ from graphc.ir import Node
 from graphc.ops.base import Array
 from graphc.ops.elementwise import is_float, like, pointwise
 from graphc.ops.expr import Scalar, call
-from graphc.ops.recurrent import sigmoid
+from graphc.ops.recurrent_functions import sigmoid
 
 
 def _swiglu(node: Node, gate: Array, value: Array) -> Array:

@@ -14,7 +14,7 @@ from graphc.ops.base import Array, Datum, ExpressionContext, InferenceContext, O
 from graphc.ops.contraction import wide
 from graphc.ops.expr import Scalar, TensorExpr, axes_of, call, cast, compare, const, load, reduce, select
 from graphc.ops.indexing import accumulator, subtract, wide_load
-from graphc.ops.recurrent import sigmoid
+from graphc.ops.recurrent_functions import sigmoid
 
 UPDATE_RULES = {"linear": (False, False), "gated": (True, False), "delta": (False, True), "gated_delta": (True, True)}
 """For each update rule of LinearAttention, whether it decays the state and whether it corrects what it writes."""

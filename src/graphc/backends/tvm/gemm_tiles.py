@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from tvm.tirx.script.builder import ir as T
-
+from graphc.backends.tvm import scalar_ops
 from graphc.backends.tvm.tir import Expr, KernelBuilder, Register, bind, broadcast
-from graphc.ir import Dim
+from graphc.ir import Dim, dtypes
+from graphc.ir.dtypes import DType
 from graphc.target import Target
 
 IN_FLIGHT = 8
@@ -100,6 +100,7 @@ def multiply(
     depth: Dim,
     left: Callable[[int, Dim], Expr],
     right: Callable[[Dim, int], Expr],
+    dtype: DType = dtypes.FLOAT32,
 ) -> list[list[Expr]]:
     """Sums `left(row, k) * right(k, vector)` over `0 <= k < depth` in registers.
 
@@ -110,14 +111,16 @@ def multiply(
         depth: Extent of the inner axis.
         left: A scalar of the left operand.
         right: A vector of the right operand.
+        dtype: Element type of operands and sums.
 
     Returns:
         The sum of each row and vector.
     """
     sums = [
-        [[builder.accumulator(lanes) for _ in range(tile.vectors)] for _ in range(tile.rows)] for _ in range(tile.ways)
+        [[builder.accumulator(lanes, dtype.name) for _ in range(tile.vectors)] for _ in range(tile.rows)]
+        for _ in range(tile.ways)
     ]
-    zero = broadcast(T.float32(0), lanes)
+    zero = broadcast(scalar_ops.constant(0.0, dtype), lanes)
     for register in (r for way in sums for row in way for r in row):
         register.value = zero
 

@@ -7,9 +7,10 @@ from typing import Any, TypeAlias
 
 from graphc.backends.base import Kernel
 from graphc.backends.regions import body_of, inputs_of
-from graphc.backends.tvm import scan, top_k
+from graphc.backends.tvm import recurrent, scan, top_k
 from graphc.errors import BackendError
-from graphc.ir import Graph, Node
+from graphc.ir import GRAPHC_DOMAIN, Graph, Node
+from graphc.ops.recurrent import RECURRENCE
 from graphc.target import Target, Verdict, accepted, refused
 
 Lower: TypeAlias = "Callable[[Graph, Target, frozenset[int], Mapping[str, Any]], Kernel]"
@@ -19,8 +20,9 @@ OPERATORS: Mapping[tuple[str, str], Lower] = {
     ("", "CumProd"): scan.lower,
     ("", "CumSum"): scan.lower,
     ("", "TopK"): top_k.lower,
+    (GRAPHC_DOMAIN, RECURRENCE): recurrent.lower,
 }
-"""The template of each such operator, by domain and name. It takes tensors without elements too."""
+"""The template of each such operator, by domain and name. Tensors without elements come to it too."""
 
 
 def template_of(body: Graph) -> Lower | None:

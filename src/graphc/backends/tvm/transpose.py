@@ -6,8 +6,10 @@ from collections.abc import Callable, Sequence
 
 from tvm.tirx.script.builder import ir as T
 
+from graphc.backends.tvm import scalar_ops
 from graphc.backends.tvm.tir import Expr, KernelBuilder, bind, broadcast
-from graphc.ir import Dim
+from graphc.ir import Dim, dtypes
+from graphc.ir.dtypes import DType
 
 Read = Callable[[Dim, Dim, "int | None"], Expr]
 """Answers the vector of a row that starts at a column, of which only the first so many lanes are inside."""
@@ -35,7 +37,15 @@ def transposed(rows: Sequence[Expr], lanes: int) -> list[Expr]:
 
 
 def copy_transposed(
-    builder: KernelBuilder, read: Read, rows: int, columns: int, lanes: int, operand: int, base: Dim, stride: int
+    builder: KernelBuilder,
+    read: Read,
+    rows: int,
+    columns: int,
+    lanes: int,
+    operand: int,
+    base: Dim,
+    stride: int,
+    dtype: DType = dtypes.FLOAT32,
 ) -> None:
     """Writes row `c` of a result for every column `c` of a matrix, zeros after the last row up to a whole vector.
 
@@ -48,8 +58,9 @@ def copy_transposed(
         operand: Where the result goes.
         base: Its first element there.
         stride: Elements between its rows, at least `rows` rounded up to whole vectors.
+        dtype: Element type.
     """
-    zero = broadcast(T.float32(0), lanes)
+    zero = broadcast(scalar_ops.constant(0.0, dtype), lanes)
 
     def square(row: Dim, height: int, column: Dim, width: int) -> None:
         count = None if width == lanes else width
