@@ -10,7 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from graphc.errors import TypeInferenceError
-from tests.ops.differential import Case, case, check
+from graphc.frontend import export_model
+from graphc.ir import Builder, Graph, TensorType, dtypes
+from graphc.ir.verify import verify
+from graphc.ops import evaluate_graph, infer_graph
+from graphc.passes import PassContext
+from graphc.passes.expand import Expand
+from tests.frontend.models import run_ort
+from tests.ops.differential import VERSION, Case, case, check
 from tests.ops.test_contraction import floats, seeds
 
 GATES = {"RNN": 1, "GRU": 3, "LSTM": 4}
@@ -71,6 +78,67 @@ def test_batch_major_is_time_major_transposed(op_type: str, data: st.DataObject)
     ]
     wanted = [expected[0].transpose(2, 0, 1, 3), *(state.swapaxes(0, 1) for state in expected[1:])]
     check(case(op_type, swapped, outputs, layout=1, **attributes), wanted, expression=False)
+
+
+def expanded(subject: Case) -> Graph:
+    """The node over graph inputs, expanded into its product and its recurrence."""
+    graph = Graph("layer", opset=VERSION)
+    values = [
+        None if value is None else graph.add_input(value.name, TensorType(dtypes.from_numpy(array.dtype), array.shape))
+        for value, array in zip(subject.node.inputs, subject.arrays, strict=True)
+    ]
+    names = [f"y{i}" for i in range(len(subject.node.outputs))]
+    made = Builder(graph).op(subject.node.op_type, *values, outputs=names, **subject.node.attributes).producer
+    assert made is not None
+    graph.outputs = made.outputs
+    infer_graph(graph)
+    assert Expand().run(graph, PassContext()) >= 1
+    verify(graph)
+    return graph
+
+
+@pytest.mark.parametrize("op_type", list(GATES))
+@given(st.data())
+@settings(max_examples=40)
+def test_a_layer_is_a_product_and_a_recurrence(op_type: str, data: st.DataObject) -> None:
+    inputs, attributes = data.draw(layers(op_type))
+    dtype = data.draw(st.sampled_from((np.float32, np.float64, np.float16)))
+    arrays = [None if x is None or x.dtype == np.int32 else x.astype(dtype) for x in inputs]
+    arrays[4] = inputs[4]
+    subject = case(op_type, arrays, 3 if op_type == "LSTM" else 2, **attributes)
+    graph = expanded(subject)
+    assert op_type not in {node.op_type for node in graph.nodes}
+    found = evaluate_graph(graph, [array for array in arrays if array is not None])
+    for result, wanted in zip(found, subject.evaluate(), strict=True):
+        assert result.dtype == wanted.dtype
+        np.testing.assert_allclose(result, wanted, rtol=1e-3 if dtype == np.float16 else 1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("op_type", list(GATES))
+@given(st.data())
+@settings(max_examples=15)
+def test_an_expanded_layer_is_written_as_a_layer_again(op_type: str, data: st.DataObject) -> None:
+    inputs, attributes = data.draw(layers(op_type))
+    subject = case(op_type, inputs, 3 if op_type == "LSTM" else 2, **attributes)
+    found = run_ort(export_model(expanded(subject)), subject.feeds())
+    for result, wanted in zip(found, subject.evaluate(), strict=True):
+        np.testing.assert_allclose(result, wanted, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("op_type", list(GATES))
+@pytest.mark.parametrize("extents", [(0, 2, 3, 4), (2, 0, 3, 4), (2, 2, 3, 0), (2, 2, 0, 4)], ids=str)
+@pytest.mark.parametrize("layout", [0, 1])
+def test_layers_of_nothing(op_type: str, extents: tuple[int, int, int, int], layout: int) -> None:
+    steps, batch, size, hidden = extents
+    state = floats(1, *((batch, 1, hidden) if layout else (1, batch, hidden)))
+    x = floats(0, *((batch, steps, size) if layout else (steps, batch, size)))
+    w, r = floats(2, 1, GATES[op_type] * hidden, size), floats(3, 1, GATES[op_type] * hidden, hidden)
+    outputs = 3 if op_type == "LSTM" else 2
+    subject = case(op_type, [x, w, r, None, None, state], outputs, layout=layout)
+    found = evaluate_graph(expanded(subject), [x, w, r, state])
+    for result, wanted in zip(found, subject.evaluate(), strict=True):
+        assert result.shape == wanted.shape
+        np.testing.assert_allclose(result, wanted, rtol=1e-4, atol=1e-5)
 
 
 def test_parametrized_activations_take_their_numbers_in_order() -> None:

@@ -1,7 +1,8 @@
 """Graphs to ONNX models, at any point before lowering, so that ONNX Runtime can judge every pass.
 
-What the compiler made becomes functions of domain `graphc`: a fused region the function of its body, a relayout an
-Identity. Layouts are not written: they say where elements lie, not what they are.
+What the compiler made becomes functions of domain `graphc`: a fused region the function of its body, a recurrence a
+layer of identity weights, a relayout an Identity. Layouts are not written: they say where elements lie, not what they
+are.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ from graphc.ir import GRAPHC_DOMAIN, Attribute, Graph, Node, OptionalType, Seque
 from graphc.ops.decomposition import can_expand, standard_form
 from graphc.ops.ill_typed import RAISE
 from graphc.ops.protobuf import type_proto
+from graphc.ops.recurrent import RECURRENCE
+from graphc.ops.recurrent_expansion import layer_of
 
 INLINE_BYTES = 3 << 29
 """Constants of more bytes than this go to a data file; protobuf takes no message of 2 GB."""
@@ -162,7 +165,7 @@ class _Exporter:
             op_type=self.function(node) if call else node.op_type,
             domain=node.domain,
             name=self.label(node),
-            input=["" if value is None else value.name for value in node.inputs],
+            input=["" if value is None else value.name for value in node.inputs if value is not None or not call],
             output=[value.name for value in node.outputs],
         )
         if not call:
@@ -173,7 +176,7 @@ class _Exporter:
 
     def function(self, node: Node) -> str:
         """Writes what a node of domain `graphc` computes as a function; answers its name."""
-        body = node.attributes.get("body")
+        body = layer_of(node) if node.op_type == RECURRENCE else node.attributes.get("body")
         if isinstance(body, Graph):
             kind = node.str_attribute("kind", node.op_type)
             name = f"{kind}_{len(self.functions)}"

@@ -1,12 +1,14 @@
 """Recurrent layers: RNN, GRU, LSTM, in one or both directions, time-major or batch-major, with sequence lengths.
 
-`graphc::Recurrence` is such a layer whose input is multiplied with its weights already: what remains once the products
-of all steps are one matrix product. Its inputs are
+`graphc::Recurrence` is what remains of such a layer once its input is multiplied with its weights, as one product over
+all steps. Its inputs are
 
-    projected     (steps, batch, directions * gates * hidden): X W^T with all biases that can be added to it
-    R             (directions, gates * hidden, hidden)
-    bias          (directions, hidden): of a GRU's candidate where the reset gate scales it too; else absent
-    lengths, initial states, peepholes      as the ONNX operators have them
+    0  data          (steps, batch, directions * gates * hidden): X W^T with all biases that can be added to it
+    1  R             (directions, gates * hidden, hidden)
+    2  bias          (directions, hidden): of a GRU's candidate where the reset gate scales it too; else absent
+    3  lengths, initial states (4, 5), peepholes (6), as the ONNX operators have them
+    7  W             (directions, gates * hidden, inputs), where the data is X itself; else absent
+    8  added         (directions * gates * hidden): the biases that go with W; else absent
 
 and its outputs those of the layer, but for the sequence, which is (steps, batch, directions, hidden): as it is written,
 and as models want it. With `layout=1` batch comes before steps, and before directions in the states.
@@ -145,10 +147,12 @@ def _infer_recurrence(ctx: InferenceContext) -> Sequence[Type]:
     x, r = ctx.shape(0), ctx.shape(1)
     directions = len(directions_of(ctx.node))
     if len(x) != 3 or len(r) != 3:
-        ctx.fail(f"the projected input and R must have 3 axes, not shapes {list(x)}, {list(r)}")
+        ctx.fail(f"the input and R must have 3 axes, not shapes {list(x)}, {list(r)}")
     hidden = r[2]
-    if r[:2] != (directions, multiply(hidden, cell.gates)) or x[2] != multiply(r[1], directions):
-        ctx.fail(f"a projected input of shape {list(x)} does not fit R of shape {list(r)}")
+    wanted = ctx.shape(7) if ctx.has(7) else (*r[:2], x[2])
+    fits = wanted == (*r[:2], x[2]) and (ctx.has(7) or x[2] == multiply(r[1], directions))
+    if r[:2] != (directions, multiply(hidden, cell.gates)) or not fits:
+        ctx.fail(f"an input of shape {list(x)} does not fit R of shape {list(r)}")
     _check_functions(ctx, cell)
     batch = x[0] if ctx.node.int_attribute("layout", 0) else x[1]
     state = (batch, directions, hidden) if ctx.node.int_attribute("layout", 0) else (directions, batch, hidden)
@@ -186,10 +190,12 @@ def _evaluate(cell: Cell) -> Callable[[Node, Sequence[Datum]], Sequence[Datum]]:
 
 
 def _evaluate_recurrence(node: Node, inputs: Sequence[Datum]) -> Sequence[Datum]:
-    projected, recurrent, bias, *rest = [*inputs, *[None] * 5][:7]
+    data, recurrent, bias, *rest, weights, added = [*inputs, *[None] * 7][:9]
     cell = CELLS[node.str_attribute("cell", "")]
     turned = bool(node.int_attribute("layout", 0))
-    x = wide(projected).swapaxes(0, 1) if turned else wide(projected)
+    x = wide(data).swapaxes(0, 1) if turned else wide(data)
+    if weights is not None:
+        x = x @ wide(weights).reshape(-1, weights.shape[2]).T + (0 if added is None else wide(added))
     x = x.reshape(*x.shape[:2], recurrent.shape[0], recurrent.shape[1])
     whole = None
     if bias is not None:
@@ -197,7 +203,7 @@ def _evaluate_recurrence(node: Node, inputs: Sequence[Datum]) -> Sequence[Datum]
         whole[:, -recurrent.shape[2] :] = wide(bias)
     output, finals = _recur(node, cell, x, recurrent, whole, rest)
     results = [output.swapaxes(0, 1) if turned else output, *finals]
-    return [np.ascontiguousarray(result).astype(projected.dtype, copy=False) for result in results]
+    return [np.ascontiguousarray(result).astype(data.dtype, copy=False) for result in results]
 
 
 def _recur(

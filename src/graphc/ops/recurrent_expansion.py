@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from graphc.ir import GRAPHC_DOMAIN, Builder, Node, Value, dtypes
+from graphc.ir import GRAPHC_DOMAIN, Builder, Graph, Node, Tensor, Value, dtypes
 from graphc.ops.contrib import Values, given, needed, numbers
-from graphc.ops.decomposition import decomposed
+from graphc.ops.decomposition import OPSET, decomposed
 from graphc.ops.recurrent import CELLS, RECURRENCE
 
 _ATTRIBUTES = (
@@ -38,34 +38,36 @@ def _expand(b: Builder, node: Node, x: Values) -> Values | None:
         return value if not half else b.op("Cast", value, to=kind.dtype.onnx)
 
     added, kept = _biases(b, node, wide(given(x, 3)), extents)
-    projected = b.op(
-        "Gemm",
-        wide(b.op("Reshape", data, numbers(b, first * second, size))),
-        wide(b.op("Reshape", weights, numbers(b, directions * rows, size))),
-        added,
-        transB=1,
-    )
+    own: list[Value | None]
+    if (second if turned else first) == 1 and size:
+        # A single step has as few rows as its recurrence, and follows from both products at once.
+        sequence, own = wide(data), [wide(weights), added]
+    else:
+        matrix = wide(_shaped(b, weights, directions * rows, size))
+        flat = b.op("Gemm", wide(_shaped(b, data, first * second, size)), matrix, added, transB=1)
+        sequence, own = _shaped(b, flat, first, second, directions * rows), []
     states = [wide(given(x, 5 + i)) for i in range(cell.states)]
-    peepholes = [wide(given(x, 7))] if node.op_type == "LSTM" else []
+    peepholes = wide(given(x, 7)) if node.op_type == "LSTM" else None
     attributes: dict[str, Any] = {name: node.attributes[name] for name in _ATTRIBUTES if name in node.attributes}
     made = b.op(
         RECURRENCE,
-        b.op("Reshape", projected, numbers(b, first, second, directions * rows)),
-        wide(recurrent),
-        kept,
-        given(x, 4),
-        *states,
-        *peepholes,
+        *(sequence, wide(recurrent), kept, given(x, 4)),
+        *([*states, None][:2]),
+        *(peepholes, *own),
         outputs=1 + cell.states,
         domain=GRAPHC_DOMAIN,
         cell=node.op_type,
         **attributes,
     ).producer
     assert made is not None
-    sequence, *finals = made.outputs
+    result, *finals = made.outputs
     if not turned:
-        sequence = b.op("Transpose", sequence, perm=[0, 2, 1, 3])
-    return [narrow(sequence), *(narrow(final) for final in finals)]
+        result = b.op("Transpose", result, perm=[0, 2, 1, 3])
+    return [narrow(result), *(narrow(final) for final in finals)]
+
+
+def _shaped(b: Builder, x: Value, *extents: int) -> Value:
+    return b.op("Reshape", x, numbers(b, *extents), allowzero=int(0 in extents) or None)
 
 
 def _nothing(b: Builder, node: Node, x: Values, extents: Sequence[int]) -> Values:
@@ -97,7 +99,43 @@ def _biases(b: Builder, node: Node, bias: Value | None, extents: Sequence[int]) 
         kept = part(2 * rows - hidden, 2 * rows)
         zeros = b.constant(np.zeros((directions, hidden), bias.tensor_type.dtype.numpy))
         recurrent = b.op("Concat", part(rows, 2 * rows - hidden), zeros, axis=1)
-    return b.op("Reshape", b.op("Add", own, recurrent), numbers(b, -1)), kept
+    return _shaped(b, b.op("Add", own, recurrent), directions * rows), kept
+
+
+def layer_of(node: Node) -> Graph:
+    """What a Recurrence of bound extents computes as an ONNX layer: a graph over the inputs that the node has.
+
+    A projected input is multiplied with the identity.
+    """
+    graph = Graph(node.op_type, opset=OPSET)
+    x = [None if value is None else graph.add_input(f"x{i}", value.type) for i, value in enumerate(node.inputs)]
+    b = Builder(graph, origins=node.origins)
+    data, recurrent, bias, weights, added = needed(x, 0), needed(x, 1), given(x, 2), given(x, 7), given(x, 8)
+    directions, rows, hidden = recurrent.tensor_type.static_shape
+    if weights is None:
+        both = directions * rows
+        square = b.op("ConstantOfShape", numbers(b, both, both), value=Tensor.of(np.zeros(1, np.float32)))
+        identity = b.op("EyeLike", square, dtype=recurrent.tensor_type.dtype.onnx)
+        weights = _shaped(b, identity, directions, rows, both)
+
+    def zeros(width: int) -> Value:
+        return b.constant(np.zeros((directions, width), recurrent.tensor_type.dtype.numpy))
+
+    own = zeros(rows) if added is None else _shaped(b, added, directions, rows)
+    biases = b.op("Concat", own, zeros(rows - hidden), zeros(hidden) if bias is None else bias, axis=1)
+    name = node.str_attribute("cell", "")
+    states = CELLS[name].states
+    attributes: dict[str, Any] = {key: value for key, value in node.attributes.items() if key != "cell"}
+    rest = [given(x, 4 + i) for i in range(states)] + ([given(x, 6)] if name == "LSTM" else [])
+    layer = b.op(
+        name, data, weights, recurrent, biases, given(x, 3), *rest, outputs=1 + states, hidden_size=hidden, **attributes
+    ).producer
+    assert layer is not None
+    result, *finals = layer.outputs
+    if not node.int_attribute("layout", 0):
+        result = b.op("Transpose", result, perm=[0, 2, 1, 3])
+    graph.outputs = [result, *finals]
+    return graph
 
 
 for _name in CELLS:

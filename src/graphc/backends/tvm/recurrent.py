@@ -32,7 +32,7 @@ from graphc.ops.recurrent import CELLS, RECURRENCE, directions_of
 from graphc.ops.recurrent_cells import BIAS, CELL, HIDDEN, PEEPHOLES, PROJECTED, STATES, SUMS, Phase, phases_of
 from graphc.target import Target
 
-_INPUTS = ("projected", "weights", "bias", "lengths", "hidden", "cell", "peepholes")
+_INPUTS = ("data", "R", "bias", "lengths", "hidden", "cell", "peepholes", "W", "added")
 _OUTPUTS = ("sequence", "hidden", "cell")
 INITIAL = {HIDDEN: "hidden", CELL: "cell"}
 
@@ -50,31 +50,36 @@ def lower(body: Graph, target: Target, constants: frozenset[int], options: Mappi
         BackendError: The body is something else; the message says what.
     """
     node = recurrence_of(body)
-    weights = node.inputs[1]
-    assert weights is not None
-    dtype = weights.tensor_type.dtype
+    weights = {name: value for name, value in zip(_INPUTS, node.inputs, strict=False) if value and name in ("R", "W")}
+    dtype = weights["R"].tensor_type.dtype
     phases = phases_of(node, dtype)
     extents = _extents(node)
     plan = choose_plan(extents, dtype, phases[0], target)
-    number = body.inputs.index(weights) if weights in body.inputs else None
-    packed = number in constants and sum(value is weights for value in node.inputs) == 1
     scratch = _scratch(plan, phases[0])
-    sizes = [*scratch.values()] + ([] if packed else [extents.directions * plan.packed_elements])
+    sizes, packed, stored = [*scratch.values()], {}, {}
+    for name, value in weights.items():
+        size = extents.directions * plan.packed_elements(value.tensor_type.static_shape[2])
+        number = body.inputs.index(value) if value in body.inputs else None
+        if number in constants and sum(other is value for other in node.inputs) == 1:
+            packed[number] = (size * dtype.itemsize, plan.packing())
+        else:
+            stored[name] = len(sizes)
+            sizes.append(size)
 
     def emit(builder: KernelBuilder) -> None:
-        _Recurrence(builder, body, node, plan, phases, list(scratch), packed, target).emit()
+        _Recurrence(builder, body, node, plan, phases, list(scratch), stored, target).emit()
 
-    macs = extents.steps * extents.batch * extents.directions * extents.hidden**2 * sum(map(len, plan.products))
-    weight_bytes = extents.directions * plan.packed_elements * dtype.itemsize
+    depth = extents.hidden + extents.inputs
+    macs = extents.steps * extents.batch * extents.directions * extents.hidden * depth * sum(map(len, plan.products))
     return build_kernel(
         "recurrent",
         body,
         target,
-        [plan, packed],
+        [plan, sorted(packed)],
         emit,
         flops=2 * macs,
         schedule=plan.describe(),
-        packed={number: (weight_bytes, plan.packing())} if packed and number is not None else {},
+        packed=packed,
         workspaces=[size * dtype.itemsize for size in sizes],
         scratch=dtype,
     )
@@ -102,12 +107,12 @@ def recurrence_of(body: Graph) -> Node:
 
 def _extents(node: Node) -> Extents:
     assert node.inputs[0] is not None and node.inputs[1] is not None
-    first, second, _ = node.inputs[0].tensor_type.static_shape
+    first, second, size = node.inputs[0].tensor_type.static_shape
     directions, _, hidden = node.inputs[1].tensor_type.static_shape
     batch_major = bool(node.int_attribute("layout", 0))
     steps, batch = (second, first) if batch_major else (first, second)
     gates = CELLS[node.str_attribute("cell", "")].gates
-    return Extents(steps, batch, directions, hidden, gates, batch_major)
+    return Extents(steps, batch, directions, hidden, gates, 0 if node.input(7) is None else size, batch_major)
 
 
 def _scratch(plan: Plan, phases: Sequence[Phase]) -> dict[int, int]:
@@ -128,7 +133,7 @@ class _Recurrence:
         plan: Plan,
         phases: Sequence[Sequence[Phase]],
         carried: Sequence[int],
-        packed: bool,
+        stored: Mapping[str, int],
         target: Target,
     ) -> None:
         self.target = target
@@ -145,14 +150,18 @@ class _Recurrence:
         }
         workspace = first + len(body.outputs)
         self.states = {state: workspace + i for i, state in enumerate(carried)}
-        self.packed = packed
-        self.weights = self.pointers[self.inputs["weights"]] if packed else workspace + len(carried)
+        self.stored = stored
+        self.weights: dict[str, int] = {
+            name: workspace + stored[name] if name in stored else self.pointers[self.inputs[name]]
+            for name in ("R", "W")
+            if name in self.inputs
+        }
         self.backwards = directions_of(node)
 
     def emit(self) -> None:
         plan, builder, extents = self.plan, self.builder, self.plan.extents
-        if not self.packed:
-            self._pack()
+        for name in self.stored:
+            self._pack(name)
         if plan.share == "units":
             with builder.serial(extents.directions, "direction") as direction:
                 self._each_sequence(0, lambda b: self._start(direction, b))
@@ -216,11 +225,15 @@ class _Recurrence:
             place = place + mod(step, 2, self.builder.bounds) * (extents.directions * extents.batch)
         return place * self.plan.padded
 
-    def panel_start(self, direction: Dim, phase: int, panel: Dim) -> Dim:
-        """Offset of a panel in the packed weights."""
-        plan = self.plan
-        size = plan.extents.hidden * len(plan.products[phase]) * plan.vectors * plan.lanes
-        return direction * plan.packed_elements + plan.start(phase) + panel * size
+    def depth(self, name: str) -> int:
+        """Elements of the vector that weights multiply."""
+        return self.plan.extents.hidden if name == "R" else self.plan.extents.inputs
+
+    def panel_start(self, name: str, direction: Dim, phase: int, panel: Dim) -> Dim:
+        """Offset of a panel in packed weights."""
+        plan, depth = self.plan, self.depth(name)
+        size = depth * len(plan.products[phase]) * plan.vectors * plan.lanes
+        return direction * plan.packed_elements(depth) + plan.start(phase, depth) + panel * size
 
     def _outer_state(self, direction: Dim, b: Dim) -> Dim:
         """Offset of an initial or a last state in its tensor."""
@@ -228,11 +241,10 @@ class _Recurrence:
         place = b * extents.directions + direction if extents.batch_major else direction * extents.batch + b
         return place * extents.hidden
 
-    def place(self, direction: Dim, b: Dim, time: Dim) -> Dim:
-        """Number of a direction's output in the sequence."""
+    def place(self, b: Dim, time: Dim) -> Dim:
+        """Number of a sequence's element at a time."""
         extents = self.plan.extents
-        place = b * extents.steps + time if extents.batch_major else time * extents.batch + b
-        return place * extents.directions + direction
+        return b * extents.steps + time if extents.batch_major else time * extents.batch + b
 
     def _time(self, direction: Dim, step: Dim) -> Dim:
         """The time that a direction reaches at a step."""
@@ -284,28 +296,29 @@ class _Recurrence:
             with only(builder, panel, plan.panels, last=True):
                 sequences(plan.full_panels, plan.tail_vectors)
 
-    def _pack(self) -> None:
+    def _pack(self, name: str) -> None:
         """Packs weights that the model computes, as `Plan.pack` does those that it holds."""
         plan, builder, extents = self.plan, self.builder, self.plan.extents
+        depth = self.depth(name)
         cut = plan.vectors * plan.lanes
 
         def gates(direction: Dim, panel: Dim, vectors: int) -> None:
             units = min(vectors * plan.lanes, extents.hidden - panel * cut) if isinstance(panel, int) else cut
             for phase, product in enumerate(plan.products):
                 width = len(product) * vectors * plan.lanes
-                base = self.panel_start(direction, phase, panel)
+                base = self.panel_start(name, direction, phase, panel)
                 for place, gate in enumerate(product):
                     first = (direction * extents.gates + gate) * extents.hidden + panel * cut
 
                     def read(row: Dim, k: Dim, count: int | None, first: Dim = first) -> Expr:
-                        return self.read("weights", (first + row) * extents.hidden + k, count)
+                        return self.read(name, (first + row) * depth + k, count)
 
                     start = base + place * vectors * plan.lanes
                     copy_transposed(
-                        builder, read, units, extents.hidden, plan.lanes, self.weights, start, width, plan.dtype
+                        builder, read, units, depth, plan.lanes, self.weights[name], start, width, plan.dtype
                     )
 
-        parallel = extents.directions * plan.packed_elements >= PARALLEL_MACS
+        parallel = extents.directions * plan.packed_elements(depth) >= PARALLEL_MACS
         with builder.parallel(extents.directions * plan.panels, "pack", enable=parallel) as task:
             direction, panel = self._split(task, plan.panels, extents.directions)
             if plan.full_panels:
@@ -348,26 +361,41 @@ class _Tile:
         self.time = time
         self.vectors = vectors
         self.first = panel * (recurrence.plan.vectors * recurrence.plan.lanes)
-        self.weights = recurrence.panel_start(direction, number, panel)
+        self.weights: dict[str, Dim] = {
+            name: recurrence.panel_start(name, direction, number, panel) for name in recurrence.weights
+        }
 
     def emit(self, row: Dim, count: int) -> None:
         """The new states of `count` sequences from `row` on."""
         plan, builder, of = self.of.plan, self.of.builder, self.of
-        width = len(self.phase.gates) * self.vectors
         starts = [of.state(self.phase.left, self.direction, row + r, self.step) for r in range(count)]
 
-        def left(r: int, k: Dim) -> Expr:
+        def state(r: int, k: Dim) -> Expr:
             return builder.load(of.states[self.phase.left], starts[r] + k)
 
-        def right(k: Dim, v: int) -> Expr:
-            return builder.load(of.weights, self.weights + (k * width + v) * plan.lanes, plan.lanes)
+        def data(r: int, k: Dim) -> Expr:
+            return of.read("data", of.place(row + r, self.time) * plan.extents.inputs + k, lanes=1)
 
-        tile = with_ways(Tile(count, width), of.target)
-        sums = multiply(builder, tile, plan.lanes, plan.extents.hidden, left, right, plan.dtype)
+        recurrent = self._product("R", count, state)
+        projected = self._product("W", count, data) if "W" in self.weights else None
         for r in range(count):
             for v in range(self.vectors):
-                gates = {gate: sums[r][i * self.vectors + v] for i, gate in enumerate(self.phase.gates)}
-                self._renew(row + r, self.first + v * plan.lanes, gates)
+                sums = {SUMS + gate: recurrent[r][i][v] for i, gate in enumerate(self.phase.gates)}
+                if projected is not None:
+                    sums |= {PROJECTED + gate: projected[r][i][v] for i, gate in enumerate(self.phase.gates)}
+                self._renew(row + r, self.first + v * plan.lanes, sums)
+
+    def _product(self, name: str, count: int, left: Callable[[int, Dim], Expr]) -> list[list[list[Expr]]]:
+        """Sums by sequence, gate of the phase and vector."""
+        plan, of, vectors = self.of.plan, self.of, self.vectors
+        width = len(self.phase.gates) * vectors
+
+        def right(k: Dim, v: int) -> Expr:
+            return of.builder.load(of.weights[name], self.weights[name] + (k * width + v) * plan.lanes, plan.lanes)
+
+        tile = with_ways(Tile(count, width), of.target)
+        rows = multiply(of.builder, tile, plan.lanes, of.depth(name), left, right, plan.dtype)
+        return [[row[i : i + vectors] for i in range(0, width, vectors)] for row in rows]
 
     def _renew(self, b: Dim, unit: Dim, sums: Mapping[int, Expr]) -> None:
         """The new states of one vector of hidden units of one sequence."""
@@ -376,14 +404,19 @@ class _Tile:
         count: int | None = None
         if isinstance(unit, int) and unit + plan.lanes > extents.hidden:
             count = extents.hidden - unit
-        place = of.place(self.direction, b, self.time)
+        place = of.place(b, self.time) * extents.directions + self.direction
 
         def value(number: int) -> Expr:
             if number < PROJECTED:
-                return sums[number - SUMS]
+                return sums[number]
             if number < STATES:
                 gate = number - PROJECTED
-                return of.read("projected", (place * extents.gates + gate) * extents.hidden + unit, count)
+                if number not in sums:
+                    return of.read("data", (place * extents.gates + gate) * extents.hidden + unit, count)
+                if "added" not in of.inputs:
+                    return sums[number]
+                row = self.direction * extents.gates + gate
+                return sums[number] + of.read("added", row * extents.hidden + unit, count)
             if number < PEEPHOLES:
                 state = number - STATES
                 return builder.load(of.states[state], of.state(state, self.direction, b, self.step) + unit, plan.lanes)

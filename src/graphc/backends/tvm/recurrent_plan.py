@@ -30,6 +30,7 @@ class Extents:
         directions: One or two.
         hidden: Hidden units of a direction.
         gates: Gates of the cell.
+        inputs: Elements of an input that each step multiplies itself; 0 where the input comes projected.
         batch_major: Whether sequences come before steps in memory, and before directions in the states.
     """
 
@@ -38,6 +39,7 @@ class Extents:
     directions: int
     hidden: int
     gates: int
+    inputs: int
     batch_major: bool
 
 
@@ -90,14 +92,13 @@ class Plan:
         """All panels."""
         return self.full_panels + (self.tail_vectors > 0)
 
-    @property
-    def packed_elements(self) -> int:
-        """Elements of one direction's packed weights."""
-        return self.extents.hidden * self.padded * sum(map(len, self.products))
+    def packed_elements(self, depth: int) -> int:
+        """Elements of one direction's packed weights of a vector of `depth`."""
+        return depth * self.padded * sum(map(len, self.products))
 
-    def start(self, phase: int) -> int:
+    def start(self, phase: int, depth: int) -> int:
         """Where a phase's panels start in a direction's packed weights."""
-        return self.extents.hidden * self.padded * sum(map(len, self.products[:phase]))
+        return depth * self.padded * sum(map(len, self.products[:phase]))
 
     def describe(self) -> dict[str, Any]:
         """What is worth showing."""
@@ -108,7 +109,7 @@ class Plan:
         }
 
     def packing(self) -> Packing:
-        """The recurrence weights as panels `[direction][phase][panel][k][gate][unit]`, zeros past the last unit."""
+        """Weights as panels `[direction][phase][panel][k][gate][unit]`, zeros past the last unit."""
         parameters: dict[str, int | float | str] = {
             "lanes": self.lanes,
             "vectors": self.vectors,
@@ -117,15 +118,15 @@ class Plan:
         return Packing("recurrence_panels", tuple(parameters.items()), self.pack)
 
     def pack(self, weights: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        """(directions, gates * hidden, hidden) as `packing` says."""
+        """(directions, gates * hidden, depth) as `packing` says."""
         cut, extent = self.vectors * self.lanes, self.extents
         full = self.full_panels * cut
         parts = []
-        for direction in weights.reshape(extent.directions, extent.gates, extent.hidden, extent.hidden):
+        for direction in weights.reshape(extent.directions, extent.gates, extent.hidden, weights.shape[2]):
             for product in self.products:
-                matrix = np.zeros((extent.hidden, len(product), self.padded), weights.dtype)
+                matrix = np.zeros((weights.shape[2], len(product), self.padded), weights.dtype)
                 matrix[:, :, : extent.hidden] = direction[list(product)].transpose(2, 0, 1)
-                panels = matrix[:, :, :full].reshape(extent.hidden, len(product), self.full_panels, cut)
+                panels = matrix[:, :, :full].reshape(weights.shape[2], len(product), self.full_panels, cut)
                 parts += [panels.transpose(2, 0, 1, 3).reshape(-1), matrix[:, :, full:].reshape(-1)]
         return np.concatenate(parts)
 
@@ -173,9 +174,10 @@ def _share(extents: Extents, gates: int, itemsize: int, target: Target) -> Share
     Whole directions and sequences need no waiting, but every thread reads all weights of its direction in every step:
     where they do not stay in its cache, or there is one sequence, threads share the units of a step if it is long.
     """
-    weights = gates * extents.hidden**2
-    step = extents.directions * weights * max(1.0, extents.batch / 4)
-    if target.cores == 1 or extents.steps * extents.batch * extents.directions * weights < PARALLEL_MACS:
+    weights = gates * extents.hidden * (extents.hidden + extents.inputs)
+    # A weight takes as long to come from L2 as two sequences take to multiply it.
+    step = extents.directions * weights * max(2, extents.batch)
+    if target.cores == 1 or extents.steps * step < PARALLEL_MACS:
         return "nothing"
     if imbalance(extents.directions, target.cores) <= IMBALANCE:
         return "sequences"

@@ -1,0 +1,190 @@
+"""Recurrences: against the operator's NumPy meaning, with every cell and option, packed weights and computed ones."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+
+from graphc.backends.base import Kernel
+from graphc.backends.tvm import recurrent, recurrent_plan
+from graphc.errors import BackendError
+from graphc.ir import GRAPHC_DOMAIN, Graph, TensorType, dtypes
+from graphc.ops.recurrent import CELLS
+from graphc.ops.recurrent_functions import FUNCTIONS
+from graphc.target import Target
+from tests.backends.tvm.harness import ARM, HOST, TARGETS, Array, body, check
+
+NO_SHRINKING = [Phase.explicit, Phase.reuse, Phase.generate]
+"""Every attempt compiles a kernel."""
+every_target = pytest.mark.parametrize("target", TARGETS, ids=str)
+every_cell = pytest.mark.parametrize("cell", CELLS)
+
+
+def scaled(*shape: int, seed: int = 0, dtype: type = np.float32) -> Array:
+    values = np.random.default_rng([seed, *shape]).standard_normal(shape)
+    return (values / np.sqrt(max(shape[-1], 1))).astype(dtype)
+
+
+def operands(
+    cell: str,
+    steps: int,
+    batch: int,
+    hidden: int,
+    *,
+    directions: int = 1,
+    layout: int = 0,
+    inputs: int = 0,
+    states: bool = True,
+    lengths: list[int] | None = None,
+    bias: bool = False,
+    peepholes: bool = False,
+    dtype: type = np.float32,
+) -> list[Array | None]:
+    """Everything that a Recurrence reads, None for what is absent; with `inputs`, the data is not projected."""
+    rows = CELLS[cell].gates * hidden
+    width = inputs or directions * rows
+    state = (batch, directions, hidden) if layout else (directions, batch, hidden)
+    sequence = (batch, steps, width) if layout else (steps, batch, width)
+    return [
+        scaled(*sequence, seed=1, dtype=dtype) * np.sqrt(width).astype(dtype),
+        scaled(directions, rows, hidden, seed=2, dtype=dtype),
+        scaled(directions, hidden, seed=3, dtype=dtype) if bias else None,
+        None if lengths is None else np.array(lengths, np.int32),
+        scaled(*state, seed=4, dtype=dtype) if states else None,
+        scaled(*state, seed=5, dtype=dtype) if states and cell == "LSTM" else None,
+        scaled(directions, 3 * hidden, seed=6, dtype=dtype) if peepholes else None,
+        scaled(directions, rows, inputs, seed=7, dtype=dtype) if inputs else None,
+        scaled(directions * rows, seed=8, dtype=dtype) if inputs and bias else None,
+    ]
+
+
+def region(cell: str, arrays: list[Array | None], outputs: tuple[int, ...] | None = None, **attributes: Any) -> Graph:
+    """A body of one Recurrence; `outputs` are the numbers of those that are read."""
+    present = [array for array in arrays if array is not None]
+    read = tuple(range(1 + CELLS[cell].states)) if outputs is None else outputs
+
+    def make(b: Any, *values: Any) -> Any:
+        given = iter(values)
+        inputs = [None if array is None else next(given) for array in arrays]
+        made = b.op(
+            "Recurrence", *inputs, outputs=1 + CELLS[cell].states, domain=GRAPHC_DOMAIN, cell=cell, **attributes
+        ).producer
+        return [made.outputs[number] for number in read]
+
+    return body(present, make)
+
+
+def run(graph: Graph, arrays: list[Array | None], target: Target, constants: frozenset[int], **more: Any) -> Kernel:
+    present = [array for array in arrays if array is not None]
+    return check(graph, present, lambda g, t: recurrent.lower(g, t, constants, {}), target, **more)
+
+
+@every_target
+@every_cell
+@settings(max_examples=5, phases=NO_SHRINKING)
+@given(st.data())
+def test_any_recurrence(cell: str, target: Target, data: st.DataObject) -> None:
+    def flag(name: str) -> bool:
+        return data.draw(st.booleans(), name)
+
+    steps, batch = data.draw(st.integers(1, 4), "steps"), data.draw(st.integers(1, 7), "batch")
+    hidden, layout = data.draw(st.integers(1, 40), "hidden"), data.draw(st.integers(0, 1), "layout")
+    direction = data.draw(st.sampled_from(("forward", "reverse", "bidirectional")), "direction")
+    directions = 2 if direction == "bidirectional" else 1
+    attributes: dict[str, Any] = {"direction": direction, "layout": layout}
+    if cell == "GRU" and flag("linear_before_reset"):
+        attributes["linear_before_reset"] = 1
+    if cell == "LSTM" and flag("input_forget"):
+        attributes["input_forget"] = 1
+    if flag("clip"):
+        attributes["clip"] = 0.5
+    if flag("activations"):
+        count = len(CELLS[cell].activations) * directions
+        names = [data.draw(st.sampled_from(("Sigmoid", "Tanh", "Relu", "HardSigmoid"))) for _ in range(count)]
+        attributes["activations"] = tuple(names)
+    lengths = [data.draw(st.integers(0, steps)) for _ in range(batch)] if flag("lengths") else None
+    arrays = operands(
+        cell,
+        steps,
+        batch,
+        hidden,
+        directions=directions,
+        layout=layout,
+        inputs=data.draw(st.sampled_from((0, 0, 1, 20)), "inputs"),
+        states=flag("states"),
+        lengths=lengths,
+        bias=flag("bias") and (cell == "GRU" and "linear_before_reset" in attributes),
+        peepholes=cell == "LSTM" and flag("peepholes"),
+    )
+    everything = range(1 + CELLS[cell].states)
+    read = tuple(i for i in everything if flag(f"output {i}")) or (0,)
+    weights = frozenset({1, sum(array is not None for array in arrays) - 1}) if flag("constant") else frozenset()
+    constants = weights if arrays[7] is not None and arrays[8] is None else weights & {1}
+    run(region(cell, arrays, read, **attributes), arrays, target, constants)
+
+
+@pytest.mark.parametrize("names", [tuple(FUNCTIONS)[i : i + 3] for i in (0, 3, 6, 8)], ids="-".join)
+def test_every_activation_with_its_numbers(names: tuple[str, ...]) -> None:
+    arrays = operands("LSTM", 3, 1, 9)
+    numbers = {"activation_alpha": (0.3, 0.6, 0.9), "activation_beta": (0.4, 0.2, 0.1)}
+    run(region("LSTM", arrays, activations=names, **numbers), arrays, HOST, frozenset({1}))
+
+
+@every_target
+@every_cell
+def test_double_precision(cell: str, target: Target) -> None:
+    arrays = operands(cell, 3, 5, 21, directions=2, inputs=4, dtype=np.float64)
+    run(region(cell, arrays, direction="bidirectional"), arrays, target, frozenset({1}), rtol=1e-14)
+
+
+@pytest.mark.parametrize("cell", ["LSTM", "GRU"])
+@pytest.mark.parametrize("share", ["nothing", "sequences", "units"])
+def test_whatever_threads_share(cell: str, share: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recurrent_plan, "_share", lambda *arguments: share)
+    arrays = operands(cell, 3, 13, 100, directions=2, inputs=30, lengths=[3, 1, 2] * 4 + [3])
+    kernel = run(region(cell, arrays, direction="bidirectional"), arrays, HOST, frozenset({1}))
+    assert kernel.schedule["shared"] == share
+
+
+def test_the_weights_of_a_step_that_computes_them_are_packed_as_constants_are() -> None:
+    arrays = operands("GRU", 2, 2, 40, inputs=17)
+    computed = run(region("GRU", arrays), arrays, HOST, frozenset())
+    packed = run(region("GRU", arrays), arrays, HOST, frozenset({1, 3}))
+    workspaces = [sum(o.kind == "workspace" for o in kernel.operands) for kernel in (computed, packed)]
+    assert workspaces[0] == workspaces[1] + 2
+
+
+def test_what_threads_share_follows_the_work() -> None:
+    def shared(steps: int, batch: int, hidden: int, directions: int = 1, cores: int = 2) -> str:
+        from dataclasses import replace
+
+        arrays = operands("LSTM", steps, batch, hidden, directions=directions)
+        graph = region("LSTM", arrays, direction="bidirectional" if directions == 2 else "forward")
+        kernel = recurrent.lower(graph, replace(HOST, cores=cores), frozenset({1}), {})
+        return str(kernel.schedule["shared"])
+
+    assert shared(1, 1, 32) == "nothing"
+    assert shared(50, 1, 512) == "units"
+    assert shared(50, 1, 512, cores=1) == "nothing"
+    assert shared(50, 1, 512, directions=2) == "sequences"
+    assert shared(50, 16, 128) == "sequences"
+
+
+@pytest.mark.parametrize("target", [ARM], ids=str)
+def test_other_machines(target: Target) -> None:
+    arrays = operands("LSTM", 2, 3, 20)
+    assert recurrent.lower(region("LSTM", arrays), target, frozenset({1}), {}).compile()[:4] == b"\x7fELF"
+
+
+def test_refusals() -> None:
+    half = TensorType(dtypes.FLOAT16, (2, 1, 12)), TensorType(dtypes.FLOAT16, (1, 12, 3))
+    graph = body(half, lambda b, x, r: b.op("Recurrence", x, r, domain=GRAPHC_DOMAIN, cell="LSTM", outputs=3))
+    with pytest.raises(BackendError, match="float16"):
+        recurrent.lower(graph, HOST, frozenset({1}), {})
+    graph = body([scaled(3)], lambda b, x: b.op("Neg", x))
+    with pytest.raises(BackendError, match="not a recurrence"):
+        recurrent.lower(graph, HOST, frozenset(), {})
