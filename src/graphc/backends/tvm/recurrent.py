@@ -81,7 +81,7 @@ def lower(body: Graph, target: Target, constants: frozenset[int], options: Mappi
         schedule=plan.describe(),
         packed=packed,
         workspaces=[size * dtype.itemsize for size in sizes],
-        scratch=dtype,
+        workspace_types=[dtype] * len(sizes),
     )
 
 
