@@ -69,16 +69,41 @@ def test_narrow_integers_saturate(dtype: str) -> None:
     low, high = (-(2 ** (kind.bits - 1)), 2 ** (kind.bits - 1) - 1) if kind.kind == "int" else (0, 2**kind.bits - 1)
     expected = np.clip(np.rint(x), low, high).astype(np.int32).astype(kind.numpy)
     subject = case("QuantizeLinear", [x, np.float32(1)], output_dtype=kind.onnx)
-    check(subject, [expected], expression=False)
+    check(subject, [expected])
     back = case("DequantizeLinear", [expected, np.float32(2)])
-    check(back, [expected.astype(np.float32) * 2], expression=False)
+    check(back, [expected.astype(np.float32) * 2])
 
 
-def test_floats_of_8_bits_go_through_the_reference() -> None:
-    kind = dtypes.FLOAT8E4M3FN
-    x = np.float32([0.1, 1, 1000, -1000])
-    subject = case("QuantizeLinear", [x, np.float32(2), np.zeros((), kind.numpy)])
-    check(subject, Case.reference, expression=False)
+FLOATS = ["float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz"]
+
+
+@pytest.mark.parametrize("saturate", [0, 1])
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("scale", [np.float32(2), np.float16(0.3)])
+def test_floats_of_8_bits(dtype: str, saturate: int, scale: Any) -> None:
+    kind = dtypes.from_name(dtype)
+    x = np.array([0.1, 1, 1000, -1000, -0.0, 3.3, -7.1, 60000], scale.dtype)
+    subject = case("QuantizeLinear", [x, scale, np.zeros((), kind.numpy)], saturate=saturate)
+    check(subject, Case.reference)
+    codes = np.arange(256).astype(np.uint8).view(kind.numpy)
+    check(case("DequantizeLinear", [codes, scale]), Case.reference)
+
+
+def test_floats_of_4_bits() -> None:
+    kind = dtypes.FLOAT4E2M1
+    x = np.float32([0.1, 1, 1000, -1000, 3.3, -7.1])
+    check(case("QuantizeLinear", [x, np.float32(2), np.array(1, kind.numpy)]), Case.reference)
+    codes = np.arange(16).astype(np.uint8).view(kind.numpy)
+    check(case("DequantizeLinear", [codes, np.float32(0.7)]), Case.reference)
+
+
+def test_a_scale_that_is_a_power_of_two_divides_in_the_type_of_the_input() -> None:
+    scale = np.array(0.5, dtypes.FLOAT8E8M0.numpy)
+    x = np.float32([1.2, -3.4])
+    subject = case("QuantizeLinear", [x, scale], output_dtype=dtypes.INT8.onnx, version=28)
+    check(subject, [np.int8([2, -7])], shapes=False)
+    back = case("DequantizeLinear", [np.int8([2, -7]), scale], output_dtype=dtypes.FLOAT32.onnx, version=28)
+    check(back, [np.float32([1, -3.5])], shapes=False)
 
 
 def test_a_half_precision_scale_divides_at_half_precision() -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypedDict
 
 import numpy as np
 
 from graphc.ir import Dim, Node, TensorType, Type, dtypes
 from graphc.ir.dtypes import DType
 from graphc.ops.base import Array, Datum, ExpressionContext, InferenceContext, Operator, Trait, register
+from graphc.ops.conversion import convert
 from graphc.ops.elementwise import (
     broadcast_inputs,
     express_pointwise,
@@ -17,7 +19,7 @@ from graphc.ops.elementwise import (
     pointwise,
     propagate_elementwise,
 )
-from graphc.ops.expr import Scalar, TensorExpr, axes_of, call, cast, const, select
+from graphc.ops.expr import ScaleRounding, Scalar, TensorExpr, axes_of, call, cast, const, select
 from graphc.ops.indexing import broadcast_load, indices_of
 
 
@@ -66,9 +68,9 @@ register(
 )
 
 
-def _is_plain(dtype: DType) -> bool:
-    """Whether a conversion to or from `dtype` is what NumPy's `astype` does: no text, no saturation, no nibbles."""
-    return dtype.kind not in ("string", "complex") and dtype.bits >= 8 and not (dtype.is_float and dtype.bits == 8)
+def _is_number(dtype: DType) -> bool:
+    """Whether `dtype` converts by arithmetic: numbers and truth values, not text."""
+    return dtype.kind not in ("string", "complex")
 
 
 def cast_target(node: Node, like_type: DType | None) -> DType:
@@ -85,41 +87,53 @@ def _infer_cast(ctx: InferenceContext) -> Sequence[Type]:
     second = ctx.tensor(1).dtype if ctx.node.op_type == "CastLike" else None
     if second is None and "to" not in ctx.node.attributes:
         ctx.fail("attribute to is missing")
+    if (mode := ctx.node.str_attribute("round_mode", "up")) not in _ROUNDINGS:
+        ctx.fail(f"round_mode {mode!r} is none of {', '.join(_ROUNDINGS)}")
     return [TensorType(cast_target(ctx.node, second), source.shape)]
 
 
-def convert(array: Array, dtype: DType) -> Array:
-    """`array` cast to a plain `dtype`: floats truncate toward zero into integers, non-zero (NaN too) is True."""
-    if dtype.kind == "bool":
-        return np.asarray(array != array.dtype.type(0))
-    return array.astype(dtype.numpy)
+class Manner(TypedDict):
+    """How a Cast treats 8-bit floats, as keyword arguments of `convert` and of `cast`."""
+
+    saturate: bool
+    rounding: ScaleRounding
+
+
+_ROUNDINGS: dict[str, ScaleRounding] = {"up": "up", "down": "down", "nearest": "nearest"}
+
+
+def _manner(node: Node) -> Manner:
+    mode = node.str_attribute("round_mode", "up")
+    return {"saturate": bool(node.int_attribute("saturate", 1)), "rounding": _ROUNDINGS[mode]}
 
 
 def _evaluate_cast(node: Node, arrays: Sequence[Datum]) -> Sequence[Datum]:
     source = np.asarray(arrays[0])
     second = dtypes.from_numpy(arrays[1].dtype) if node.op_type == "CastLike" else None
     target = cast_target(node, second)
-    if _is_plain(target) and _is_plain(dtypes.from_numpy(source.dtype)):
-        return [convert(source, target)]
+    if _is_number(target) and _is_number(dtypes.from_numpy(source.dtype)):
+        return [convert(source, target, **_manner(node))]
     from graphc.ops.host import evaluate_with_reference
 
     return evaluate_with_reference(node, arrays)
 
 
-def _converted(x: Scalar, target: DType) -> Scalar:
-    return call("ne", x, like(x, 0)) if target.kind == "bool" and x.dtype.kind != "bool" else cast(x, target)
+def _converted(node: Node, x: Scalar, target: DType) -> Scalar:
+    if target.kind == "bool" and x.dtype.kind != "bool":
+        return call("ne", x, like(x, 0))
+    return cast(x, target, **_manner(node))
 
 
 def _cast_form(node: Node, x: Scalar, example: Scalar | None = None) -> Scalar:
-    return _converted(x, cast_target(node, None if example is None else example.dtype))
+    return _converted(node, x, cast_target(node, None if example is None else example.dtype))
 
 
 def _express_cast(ctx: ExpressionContext) -> Sequence[TensorExpr] | None:
     source, target = ctx.tensor(0), ctx.outputs[0]
-    if not (_is_plain(source.dtype) and _is_plain(target.dtype)):
+    if not (_is_number(source.dtype) and _is_number(target.dtype)):
         return None
     axes = axes_of(target.dims)
-    return [TensorExpr(axes, _converted(broadcast_load(0, source, indices_of(axes)), target.dtype))]
+    return [TensorExpr(axes, _converted(ctx.node, broadcast_load(0, source, indices_of(axes)), target.dtype))]
 
 
 def _propagate_cast(ctx: InferenceContext) -> tuple[Dim, ...] | None:

@@ -26,9 +26,9 @@ from graphc.ops.base import (
     broadcast_dims,
     register,
 )
+from graphc.ops.conversion import working
 from graphc.ops.expr import Scalar, TensorExpr, axes_of, call, const
 from graphc.ops.indexing import broadcast_load, indices_of
-from graphc.ops.render_numpy import working
 
 Domain: TypeAlias = Callable[[DType], bool]
 """Which dtypes an operator takes."""

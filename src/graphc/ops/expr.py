@@ -15,8 +15,11 @@ Semantics, defined here once:
 - `min` and `max` propagate NaN. Comparisons with NaN are false, except `ne`.
 - `select` is lazy: a load in the branch that is not taken may lie outside its tensor and has no effect. That is how
   padding and concatenation are written.
-- A cast from float to integer truncates toward zero; out of range and NaN it gives what `numpy.astype` gives on the
-  host for in-range values only, else an unspecified value. A cast to a narrower float rounds to nearest, ties to even.
+- A cast between integers wraps. A cast from float to integer truncates toward zero into int32 (from there it wraps into
+  8 and 16 bits and less) or, for uint32 and 64-bit types, into int64; NaN and what lies outside gives the lowest of
+  those two. The upper half of uint64 is reached too. That is what C compiled for x86-64 does, and NumPy there.
+- A cast to a narrower float rounds to nearest, ties to even; float64 reaches bfloat16 and narrower types by way of
+  float32. Beyond the range it gives infinity, or NaN in a type without, or the largest number in a type with neither.
 - Arithmetic in float16 and bfloat16 is carried out in float32 and rounded after each operation only where the operator
   says so; a renderer may keep the wider value inside one fused region.
 - A reduction over an empty range gives its identity.
@@ -26,8 +29,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TypeAlias
+from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias
 
 from graphc.ir import dtypes
 from graphc.ir.dtypes import DType
@@ -35,6 +38,9 @@ from graphc.ir.symbolic import Dim, substitute, symbol
 
 Index: TypeAlias = "Dim | Scalar"
 """Where a load reads along one axis: a quasi-affine index expression, or a computed integer scalar (a gather)."""
+
+ScaleRounding: TypeAlias = Literal["up", "down", "nearest"]
+"""How a number becomes a power of two (float8_e8m0fnu): away from zero, toward zero, or the nearest, ties up."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,6 +100,10 @@ class Cast(Scalar):
     """`value` converted to `dtype`."""
 
     value: Scalar
+    saturate: bool = False
+    """Whether what lies beyond the range of an 8-bit float becomes its largest number."""
+    rounding: ScaleRounding = "nearest"
+    """How a number becomes a power of two (float8_e8m0fnu)."""
 
 
 @dataclass(frozen=True)
@@ -245,9 +255,9 @@ def select(condition: Scalar, then: Scalar, otherwise: Scalar) -> Scalar:
     return Select(then.dtype, condition, then, otherwise)
 
 
-def cast(value: Scalar, dtype: DType) -> Scalar:
+def cast(value: Scalar, dtype: DType, *, saturate: bool = False, rounding: ScaleRounding = "nearest") -> Scalar:
     """Conversion; nothing where the dtype is right already."""
-    return value if value.dtype == dtype else Cast(dtype, value)
+    return value if value.dtype == dtype else Cast(dtype, value, saturate, rounding)
 
 
 def index_value(index: Index) -> Scalar:
@@ -335,8 +345,8 @@ def transform(scalar: Scalar, leaf: Callable[[Scalar], Scalar | None], axes: Map
                 return Call(dtype, op, tuple(visit(a) for a in arguments))
             case Select(dtype=dtype, condition=condition, then=then, otherwise=otherwise):
                 return Select(dtype, visit(condition), visit(then), visit(otherwise))
-            case Cast(dtype=dtype, value=value):
-                return Cast(dtype, visit(value))
+            case Cast(value=value):
+                return replace(node, value=visit(value))
             case Reduce(dtype=dtype, op=op, axes=inner, body=body, counts=counts):
                 return Reduce(dtype, op, _bind(inner), visit(body), tuple(visit(count) for count in counts))
             case ArgReduce(dtype=dtype, op=op, axis=axis, body=body, last=last):

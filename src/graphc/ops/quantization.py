@@ -1,7 +1,7 @@
-"""Quantization to narrow integers and back, and the operators that compute on quantized tensors.
+"""Quantization to narrow integers and floats and back, and the operators that compute on quantized tensors.
 
 A scale belongs to the whole tensor (rank 0, or one element), to an axis (rank 1), or to blocks along an axis (the
-input's rank). Rounding is half to even; results saturate.
+input's rank). Rounding is half to even; integers saturate, and floats do unless the node says otherwise.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from graphc.ir import Dim, Node, TensorType, Type, dtypes
 from graphc.ir.dtypes import DType
 from graphc.ir.symbolic import floordiv
 from graphc.ops.base import Array, Datum, ExpressionContext, InferenceContext, Operator, Trait, register
+from graphc.ops.conversion import convert
 from graphc.ops.contraction import centred, matmul_dims, matmul_parts
 from graphc.ops.convolution import centred_weights, conv_window, convolve, infer_conv_shape, integer_products, kernel_of
 from graphc.ops.expr import Scalar, TensorExpr, axes_of, call, cast, const, highest, load, lowest, reduce
@@ -85,9 +86,13 @@ def saturate(values: Array, dtype: DType) -> Array:
     return clipped.astype(narrow).astype(dtype.numpy, copy=False)
 
 
-def _precision(node: Node, scale: DType) -> DType:
+def _precision(node: Node, x: DType, scale: DType) -> DType:
+    """The type in which `x` is divided by its scale: the scale's, unless that holds powers of two alone."""
     declared = node.int_attribute("precision", 0)
-    return dtypes.from_onnx(declared) if declared else scale
+    found = dtypes.from_onnx(declared) if declared else scale
+    if found.bits >= 16:
+        return found
+    return x if x.is_float else dtypes.FLOAT32
 
 
 def _evaluate_quantize(node: Node, inputs: Sequence[Datum]) -> Sequence[Datum]:
@@ -96,10 +101,13 @@ def _evaluate_quantize(node: Node, inputs: Sequence[Datum]) -> Sequence[Datum]:
     dtype = dtypes.from_onnx(declared) if declared else dtypes.UINT8
     if zero is not None:
         dtype = dtypes.from_numpy(zero.dtype)
+    precision = _precision(node, dtypes.from_numpy(x.dtype), dtypes.from_numpy(scale.dtype)).numpy
+    with np.errstate(all="ignore"):
+        divided = x.astype(precision) / spread(node, scale, x.shape).astype(precision)
     if not dtype.is_integer:
-        return evaluate_with_reference(node, inputs)
-    precision = _precision(node, dtypes.from_numpy(scale.dtype)).numpy
-    divided = x.astype(precision) / spread(node, scale, x.shape).astype(precision)
+        if zero is not None and dtype.bits < 8:
+            divided = divided + spread(node, zero, x.shape).astype(precision)
+        return [convert(divided, dtype, saturate=bool(node.int_attribute("saturate", 1)))]
     rounded = np.rint(divided.astype(np.float64))
     if zero is not None:
         rounded = rounded + spread(node, zero, x.shape).astype(np.float64)
@@ -117,8 +125,8 @@ def _saturated(value: Scalar, zero: Scalar | None, dtype: DType) -> Scalar:
 
 def _express_quantize(ctx: ExpressionContext) -> Sequence[TensorExpr] | None:
     x, scale, dtype = ctx.tensor(0), ctx.tensor(1), ctx.outputs[0].dtype
-    precision = _precision(ctx.node, scale.dtype)
-    if not (dtype.is_integer and 8 <= dtype.bits <= 16) or precision.bits < 16:
+    precision = _precision(ctx.node, x.dtype, scale.dtype)
+    if dtype.is_integer and dtype.bits > 16:
         return None
     axes = axes_of(x.dims)
     indices = indices_of(axes)
@@ -129,7 +137,12 @@ def _express_quantize(ctx: ExpressionContext) -> Sequence[TensorExpr] | None:
     # The division is rounded to its precision before it is rounded to a whole number.
     quotient = cast(cast(call("div", value, divisor), precision), work)
     zero = load(2, dtype, at) if len(ctx.inputs) > 2 and ctx.inputs[2] is not None else None
-    return [TensorExpr(axes, _saturated(quotient, zero, dtype))]
+    if dtype.is_integer:
+        return [TensorExpr(axes, _saturated(quotient, zero, dtype))]
+    # The zero point of an 8-bit float is 0 by definition; adding it would lose the sign of -0.
+    if zero is not None and dtype.bits < 8:
+        quotient = cast(call("add", quotient, cast(zero, work)), precision)
+    return [TensorExpr(axes, cast(quotient, dtype, saturate=bool(ctx.node.int_attribute("saturate", 1))))]
 
 
 def _infer_dequantize(ctx: InferenceContext) -> Sequence[Type]:
@@ -153,15 +166,14 @@ def _evaluate_dequantize(node: Node, inputs: Sequence[Datum]) -> Sequence[Datum]
 
 def _express_dequantize(ctx: ExpressionContext) -> Sequence[TensorExpr] | None:
     x, scale, dtype = ctx.tensor(0), ctx.tensor(1), ctx.outputs[0].dtype
-    if not x.dtype.is_integer or x.dtype.bits < 8:
-        return None
     axes = axes_of(x.dims)
     indices = indices_of(axes)
     at = scale_index(ctx.node, scale.dims, indices)
     work = dtypes.FLOAT64 if dtype == dtypes.FLOAT64 else dtypes.FLOAT32
-    value = cast(load(0, x.dtype, indices), dtypes.INT32)
+    number = dtypes.INT32 if x.dtype.is_integer else work
+    value = cast(load(0, x.dtype, indices), number)
     if len(ctx.inputs) > 2 and ctx.inputs[2] is not None:
-        value = call("sub", value, cast(load(2, x.dtype, at), dtypes.INT32))
+        value = call("sub", value, cast(load(2, x.dtype, at), number))
     product = call("mul", cast(value, work), cast(load(1, scale.dtype, at), work))
     return [TensorExpr(axes, cast(product, dtype))]
 

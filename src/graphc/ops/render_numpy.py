@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -18,6 +17,7 @@ from graphc.ir import Dim, symbolic
 from graphc.ir.dtypes import DType
 from graphc.ir.symbolic import SymbolicInt
 from graphc.ops.base import Array
+from graphc.ops.conversion import convert, working
 from graphc.ops.expr import (
     REDUCE_IDENTITY,
     ArgReduce,
@@ -70,15 +70,6 @@ def evaluate_expression(
             found = grid.visit(expression.body, None).astype(expression.dtype.numpy, copy=False)
         result[window] = np.broadcast_to(grid.trim(found), result[window].shape)
     return result
-
-
-def working(dtype: DType) -> np.dtype[Any]:
-    """NumPy's type in which values of `dtype` are held between roundings."""
-    if dtype.is_float and dtype.bits < 32:
-        return np.dtype(np.float32)
-    if dtype.is_integer and dtype.bits < 8:
-        return np.dtype(np.int8 if dtype.kind == "int" else np.uint8)
-    return dtype.numpy
 
 
 def erf(x: Array) -> Array:
@@ -186,8 +177,9 @@ class _Grid:
                 return _apply(op, node.dtype, [self.visit(argument, mask) for argument in arguments])
             case Select(condition=condition, then=then, otherwise=otherwise):
                 return self._select(self.visit(condition, mask), then, otherwise, mask)
-            case Cast(dtype=dtype, value=value):
-                return _convert(self.visit(value, mask), dtype)
+            case Cast():
+                found = convert(self.visit(node.value, mask), node.dtype, saturate=node.saturate, rounding=node.rounding)
+                return found.astype(working(node.dtype), copy=False)
             case Reduce(op=op, axes=axes, body=body, counts=()):
                 return self._reduce(op, node.dtype, axes, self.visit(body, mask))
             case Reduce():
@@ -271,7 +263,7 @@ class _Grid:
         wide = np.dtype(np.float64) if op in ("sum", "prod") and dtype.is_float else spread.dtype
         identity = np.asarray(REDUCE_IDENTITY[op](dtype)).astype(wide)
         reduced = _REDUCTIONS[op].reduce(spread.astype(wide, copy=False), axis=places, keepdims=True, initial=identity)
-        return _convert(np.asarray(reduced).astype(working(dtype), copy=False), dtype, exact=True)
+        return _held(np.asarray(reduced), dtype)
 
     def _reduce_counted(self, node: Reduce, mask: Array | None) -> Array:
         """A reduction of which each output takes as many elements as its own counts say."""
@@ -302,12 +294,10 @@ def _first(places: Array, wrong: Array) -> int:
     return int(spread[np.broadcast_to(wrong, spread.shape)].flat[0])
 
 
-def _convert(array: Array, dtype: DType, *, exact: bool = False) -> Array:
-    """`array` rounded to `dtype`, in its working type; `exact` leaves out the rounding of narrow floats."""
-    held = working(dtype)
-    if held == dtype.numpy or (exact and dtype.is_float):
-        return array.astype(held, copy=False)
-    return array.astype(dtype.numpy).astype(held)
+def _held(array: Array, dtype: DType) -> Array:
+    """`array` in the working type of `dtype`: integers wrapped to their width, narrow floats not rounded."""
+    held = array.astype(working(dtype), copy=False)
+    return held if dtype.is_float or held.dtype == dtype.numpy else held.astype(dtype.numpy).astype(held.dtype)
 
 
 def _apply(op: str, dtype: DType, arguments: Sequence[Array]) -> Array:
@@ -317,7 +307,7 @@ def _apply(op: str, dtype: DType, arguments: Sequence[Array]) -> Array:
     result = np.asarray(_CALLS[op](*arguments))
     if dtype.kind == "bool":
         return result.astype(np.bool_, copy=False)
-    return _convert(result.astype(working(dtype), copy=False), dtype, exact=True)
+    return _held(result, dtype)
 
 
 def _divide(left: Array, right: Array) -> Array:
