@@ -67,7 +67,7 @@ class Epilogue:
         self._value = value
         scope = Scope({axis.name: place for axis, place in zip(self._axes, index, strict=True)})
         for element, output, operand in zip(self._elements, self.body.outputs, self._outputs, strict=True):
-            result = self._renderer.render(element, lane, scope)
+            result = self._renderer.stored(element, lane, scope)
             store(self.builder, result, output.tensor_type, operand, index, lane)
 
     def finish(self) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
-from graphc.backends.tvm import scalar_ops
+from graphc.backends.tvm import element_types
 from graphc.backends.tvm.problem import FreeSymbols, Problem, merged
 from graphc.backends.tvm.render import Lane, Renderer, Scope
 from graphc.backends.tvm.stores import fill_halo, store
@@ -206,7 +206,7 @@ class Nest:
         """Lanes in which the innermost loop runs; 1 where a reduction forbids vectors."""
         widest = 1
         for scalar in self.problem.scalars():
-            widest = max(widest, scalar_ops.compute_dtype(scalar.dtype).itemsize if not _is_index(scalar) else 1)
+            widest = max(widest, element_types.compute_dtype(scalar.dtype).itemsize if not _is_index(scalar) else 1)
             if isinstance(scalar, ArgReduce) or (isinstance(scalar, Reduce) and self._is_ragged(scalar)):
                 return 1
         lanes = max(1, self.builder.vector_bytes // widest)
@@ -277,7 +277,7 @@ class Nest:
         for element, type_, operand in zip(
             self.problem.elements, self.problem.outputs, self.output_operands, strict=True
         ):
-            value = self.renderer.render(element, lane, scope)
+            value = self.renderer.stored(element, lane, scope)
             index = [axes[axis.name] for axis in self.problem.axes]
             store(self.builder, value, type_, operand, index, lane)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from tvm.tirx.script.builder import ir as T
 
-from graphc.backends.tvm import scalar_ops
+from graphc.backends.tvm import element_types, scalar_ops
 from graphc.backends.tvm.tir import Expr, KernelBuilder, Register, bind, broadcast, horizontal, is_bool, lanes_of
 from graphc.errors import BackendError
 from graphc.ir import Dim, TensorType, symbol
@@ -100,6 +100,18 @@ class Renderer:
         """
         return _Rendering(self, lane, scope, None).visit(scalar)
 
+    def stored(self, scalar: Scalar, lane: Lane, scope: Scope) -> Expr:
+        """The value of `scalar` as `render` gives it, in the form in which its type is stored.
+
+        A cast to a narrow float, which most such results end in, is rounded once and not read back.
+        """
+        if isinstance(scalar, Cast) and element_types.is_narrow_float(scalar.dtype) and id(scalar) not in scope.values:
+            given, source = self.render(scalar.value, lane, scope), scalar.value.dtype
+            return element_types.narrowed(
+                given, source, scalar.dtype, saturate=scalar.saturate, rounding=scalar.rounding
+            )
+        return element_types.to_storage(self.render(scalar, lane, scope), scalar.dtype)
+
 
 class _Rendering:
     """One expression at one place, under one guard."""
@@ -123,15 +135,16 @@ class _Rendering:
     def _compute(self, scalar: Scalar) -> Expr:
         match scalar:
             case Const(dtype=dtype, value=value):
-                return scalar_ops.constant(value, dtype)
+                return element_types.constant(value, dtype)
             case IndexValue(index=index):
                 return self.index(self._place(index))
             case Load():
                 return self._load(scalar)
             case Call(op=op, arguments=arguments):
                 return scalar_ops.apply(op, arguments[0].dtype, [self.visit(a) for a in arguments])
-            case Cast(dtype=dtype, value=value):
-                return scalar_ops.cast(self.visit(value), value.dtype, dtype)
+            case Cast(dtype=dtype, value=value, saturate=saturate, rounding=rounding):
+                given = self.visit(value)
+                return element_types.cast(given, value.dtype, dtype, saturate=saturate, rounding=rounding)
             case Select(condition=condition, then=then, otherwise=otherwise):
                 return self._select(self.visit(condition), then, otherwise)
             case Reduce():
@@ -186,11 +199,11 @@ class _Rendering:
             for i, e in zip(scalar.indices, type_.dims, strict=True)
         ]
         value = self._fetch(scalar, type_, places)
-        return scalar_ops.from_storage(value, type_.dtype)
+        return element_types.from_storage(value, type_.dtype)
 
     def _computed(self, index: Scalar, extent: Dim) -> Dim:
         """A gathered index as a symbol; clamped, because a wild one must not be read (the step reports it)."""
-        value = scalar_ops.cast(self.visit(index), index.dtype, INT64)
+        value = element_types.cast(self.visit(index), index.dtype, INT64)
         lanes = lanes_of(value)
         last = broadcast(self.builder.index(extent) - T.int64(1), lanes)
         clamped = T.max(T.min(value, last), broadcast(T.int64(0), lanes))
@@ -306,7 +319,7 @@ class _Rendering:
     def _arg_reduce(self, scalar: ArgReduce) -> Expr:
         """Walks the axis with the best element so far and its position; one lane only."""
         assert self.lane.lanes == 1, "positions are found a lane at a time"
-        dtype = scalar_ops.compute_dtype(scalar.body.dtype)
+        dtype = element_types.compute_dtype(scalar.body.dtype)
         best = self.builder.accumulator(1, "uint8" if dtype.kind == "bool" else dtype.name)
         position = self.builder.accumulator(1, "int64")
         position.value = T.int64(0)
@@ -314,7 +327,7 @@ class _Rendering:
         with self.builder.serial(extent, "r") as index:
             inner = _Rendering(self.renderer, self.lane, self.scope.inner({scalar.axis.name: index}), self.guard)
             value = (
-                scalar_ops.to_storage(inner.visit(scalar.body), dtype)
+                element_types.to_storage(inner.visit(scalar.body), dtype)
                 if dtype.kind == "bool"
                 else inner.visit(scalar.body)
             )
@@ -334,8 +347,8 @@ class _Rendering:
             better = value > best if scalar.op == "argmax" else value < best
         if not is_float:
             return better
-        missing = scalar_ops.isnan(value)
-        return T.Or(better, missing if scalar.last else T.And(missing, T.Not(scalar_ops.isnan(best))))
+        missing = element_types.isnan(value)
+        return T.Or(better, missing if scalar.last else T.And(missing, T.Not(element_types.isnan(best))))
 
     def _vector_axis(self, scalar: Reduce) -> Axis | None:
         """The reduction axis to vectorize along: where the result has no lane and loads are contiguous."""
@@ -351,18 +364,18 @@ class _Rendering:
 
     def reduction_lanes(self, scalar: Scalar) -> int:
         """Lanes in which a reduction of this type accumulates."""
-        return max(1, self.builder.vector_bytes // max(scalar_ops.compute_dtype(scalar.dtype).itemsize, 1))
+        return max(1, self.builder.vector_bytes // max(element_types.compute_dtype(scalar.dtype).itemsize, 1))
 
     def _register(self, scalar: Reduce, lanes: int) -> Register:
-        dtype = scalar_ops.compute_dtype(scalar.dtype)
+        dtype = element_types.compute_dtype(scalar.dtype)
         name = "uint8" if dtype.kind == "bool" else dtype.name
         register = self.builder.accumulator(lanes, name)
-        identity = scalar_ops.constant(REDUCE_IDENTITY[scalar.op](dtype), dtype)
-        register.value = broadcast(scalar_ops.to_storage(identity, dtype), lanes)
+        identity = element_types.constant(REDUCE_IDENTITY[scalar.op](dtype), dtype)
+        register.value = broadcast(element_types.to_storage(identity, dtype), lanes)
         return register
 
     def _finish(self, scalar: Reduce, value: Expr) -> Expr:
-        return scalar_ops.from_storage(value, scalar.dtype) if scalar.dtype.kind == "bool" else value
+        return element_types.from_storage(value, scalar.dtype) if scalar.dtype.kind == "bool" else value
 
     def _loops(
         self, scalar: Reduce, axes: Sequence[tuple[Axis, Dim]], register: Register, bound: dict[str, Dim]
@@ -376,13 +389,13 @@ class _Rendering:
         self._accumulate(scalar, register, inner.visit(scalar.body), self.lane)
 
     def _accumulate(self, scalar: Reduce, register: Register, value: Expr, lane: Lane) -> None:
-        dtype = scalar_ops.compute_dtype(scalar.dtype)
-        held = scalar_ops.from_storage(register.value, dtype) if dtype.kind == "bool" else register.value
+        dtype = element_types.compute_dtype(scalar.dtype)
+        held = element_types.from_storage(register.value, dtype) if dtype.kind == "bool" else register.value
         combined = scalar_ops.apply(_COMBINE[scalar.op], dtype, [broadcast(value, register.lanes), held])
         if lane.count is not None and lane is not self.lane:
             mask = self.builder.first_lanes(lane.count, register.lanes)
             combined = T.Select(mask, bind(combined), held)
-        register.value = scalar_ops.to_storage(combined, dtype) if dtype.kind == "bool" else combined
+        register.value = element_types.to_storage(combined, dtype) if dtype.kind == "bool" else combined
 
     def _unrolled(self, scalar: Reduce, extents: Sequence[int]) -> Expr:
         result: Expr | None = None
@@ -396,7 +409,7 @@ class _Rendering:
             result = value if result is None else scalar_ops.apply(_COMBINE[scalar.op], scalar.dtype, [value, result])
             result = bind(result)
         if result is None:
-            return scalar_ops.constant(REDUCE_IDENTITY[scalar.op](scalar.dtype), scalar.dtype)
+            return element_types.constant(REDUCE_IDENTITY[scalar.op](scalar.dtype), scalar.dtype)
         return result
 
     def _reduce_along(self, scalar: Reduce, axis: Axis) -> Expr:
@@ -431,7 +444,7 @@ class _Rendering:
                 )
 
         nest(others, {})
-        dtype = scalar_ops.compute_dtype(scalar.dtype)
+        dtype = element_types.compute_dtype(scalar.dtype)
 
         def combine(left: Expr, right: Expr) -> Expr:
             return bind(scalar_ops.apply(_COMBINE[scalar.op], dtype, [left, right]))

@@ -12,7 +12,7 @@ from typing import Any
 from tvm.tirx.script.builder import ir as T
 
 from graphc.backends.base import Kernel
-from graphc.backends.tvm import scalar_ops, vectormath
+from graphc.backends.tvm import element_types, scalar_ops, vectormath
 from graphc.backends.tvm.assemble import build_kernel
 from graphc.backends.tvm.contraction import extent_of, unflatten
 from graphc.backends.tvm.generic import build_problem
@@ -84,7 +84,7 @@ def _check(problem: Problem) -> None:
     if not all(type_.layout.is_row_major for type_ in problem.outputs):
         raise BackendError("an output is not row-major")
     for scalar in problem.scalars():
-        if scalar_ops.compute_dtype(scalar.dtype).itemsize > 4 and not isinstance(scalar, IndexValue):
+        if element_types.compute_dtype(scalar.dtype).itemsize > 4 and not isinstance(scalar, IndexValue):
             raise BackendError(f"it computes with {scalar.dtype}")
 
 
@@ -173,7 +173,7 @@ class _Rows:
         """The results of one vector of the row."""
         index = [scope.axes[axis.name] for axis in self.problem.axes]
         for number, (element, type_) in enumerate(zip(self.row.elements, self.problem.outputs, strict=True)):
-            value = self.renderer.render(element, lane, scope)
+            value = self.renderer.stored(element, lane, scope)
             store(self.builder, value, type_, self.first_output + number, index, lane)
 
     def _reduce(self, sweep: Pass, scope: Scope, base: Dim) -> None:
@@ -182,7 +182,7 @@ class _Rows:
         ways = WAYS if self.extent >= 2 * WAYS * lanes else 1
         registers: dict[int, list[Register]] = {}
         for reduction in sweep.reductions:
-            identity = scalar_ops.constant(REDUCE_IDENTITY[reduction.op](reduction.dtype), reduction.dtype)
+            identity = element_types.constant(REDUCE_IDENTITY[reduction.op](reduction.dtype), reduction.dtype)
             registers[id(reduction)] = [builder.accumulator(lanes) for _ in range(ways)]
             for register in registers[id(reduction)]:
                 register.value = broadcast(identity, lanes)

@@ -1,4 +1,4 @@
-"""What each scalar operation and cast of `graphc.ops.expr` is in TIR, for scalars and vectors alike."""
+"""What each scalar operation of `graphc.ops.expr` is in TIR, for scalars and vectors alike."""
 
 from __future__ import annotations
 
@@ -7,109 +7,12 @@ from collections.abc import Callable
 from tvm.tirx.script.builder import ir as T
 
 from graphc.backends.tvm import vectormath
+from graphc.backends.tvm.element_types import SUPPORTED_DTYPES, compute_dtype, isnan, number, tir_dtype
 from graphc.backends.tvm.tir import Expr, Register, bind, broadcast, lanes_of
 from graphc.errors import BackendError
 from graphc.ir import dtypes
 from graphc.ir.dtypes import DType
 from graphc.ops.expr import SCALAR_OPS
-
-SUPPORTED_DTYPES = frozenset(
-    {
-        *(dtypes.FLOAT64, dtypes.FLOAT32, dtypes.FLOAT16, dtypes.BFLOAT16, dtypes.BOOL),
-        *(dtypes.INT8, dtypes.INT16, dtypes.INT32, dtypes.INT64),
-        *(dtypes.UINT8, dtypes.UINT16, dtypes.UINT32, dtypes.UINT64),
-    }
-)
-"""Element types that kernels load and store; half-width floats compute in float32."""
-
-
-def compute_dtype(dtype: DType) -> DType:
-    """The type in which values of `dtype` are computed."""
-    return dtypes.FLOAT32 if dtype in (dtypes.FLOAT16, dtypes.BFLOAT16) else dtype
-
-
-def tir_dtype(dtype: DType, lanes: int = 1) -> str:
-    """TIR's name of the computing type, with its lanes."""
-    name = compute_dtype(dtype).name
-    return name if lanes == 1 else f"{name}x{lanes}"
-
-
-def constant(value: int | float | bool | complex, dtype: DType) -> Expr:
-    """A scalar constant in its computing type."""
-    if isinstance(value, complex):
-        raise BackendError("complex numbers have no compiled form on CPUs")
-    name = compute_dtype(dtype).name
-    if name == "bool":
-        return T.boolean(bool(value))
-    if name.startswith("float"):
-        return {"float32": T.float32, "float64": T.float64}[name](float(value))
-    return T.IntImm(name, int(value))
-
-
-def from_storage(value: Expr, dtype: DType) -> Expr:
-    """A loaded element, or vector of them, in its computing type."""
-    lanes = lanes_of(value)
-    if dtype == dtypes.BOOL:
-        return T.NE(value, broadcast(T.uint8(0), lanes))
-    if dtype == dtypes.FLOAT16:
-        return T.Cast(tir_dtype(dtypes.FLOAT32, lanes), value)
-    if dtype == dtypes.BFLOAT16:
-        wide = T.shift_left(T.Cast(_named("uint32", lanes), value), broadcast(T.uint32(16), lanes))
-        return T.reinterpret(tir_dtype(dtypes.FLOAT32, lanes), wide)
-    return value
-
-
-def to_storage(value: Expr, dtype: DType) -> Expr:
-    """A computed value in the type in which it is stored."""
-    lanes = lanes_of(value)
-    if dtype == dtypes.BOOL:
-        return T.Select(value, broadcast(T.uint8(1), lanes), broadcast(T.uint8(0), lanes))
-    if dtype == dtypes.FLOAT16:
-        return T.Cast(_named("float16", lanes), value)
-    if dtype == dtypes.BFLOAT16:
-        return _round_to_bfloat16(value)
-    return value
-
-
-def _round_to_bfloat16(value: Expr) -> Expr:
-    """Upper half of a float32, rounded to nearest, ties to even; NaN stays NaN."""
-    lanes = lanes_of(value)
-    word = _named("uint32", lanes)
-
-    def number(n: int) -> Expr:
-        return broadcast(T.uint32(n), lanes)
-
-    bits = bind(T.reinterpret(word, value))
-    odd = T.bitwise_and(T.shift_right(bits, number(16)), number(1))
-    rounded = bits + number(0x7FFF) + odd
-    nan = T.bitwise_and(bits, number(0x7FFFFFFF)) > number(0x7F800000)
-    chosen = bind(T.Select(nan, T.bitwise_or(bits, number(0x00400000)), rounded))
-    return T.Cast(_named("uint16", lanes), T.shift_right(chosen, number(16)))
-
-
-def _named(name: str, lanes: int) -> str:
-    return name if lanes == 1 else f"{name}x{lanes}"
-
-
-def cast(value: Expr, source: DType, target: DType) -> Expr:
-    """Conversion between element types, both in their computing forms."""
-    lanes = lanes_of(value)
-    if target == dtypes.BOOL:
-        return value if source == dtypes.BOOL else T.NE(value, broadcast(constant(0, source), lanes))
-    if source == dtypes.BOOL:
-        return T.Select(value, broadcast(constant(1, target), lanes), broadcast(constant(0, target), lanes))
-    if target == dtypes.FLOAT16 and source != dtypes.FLOAT16:
-        return T.Cast(_named("float32", lanes), T.Cast(_named("float16", lanes), value))
-    if target == dtypes.BFLOAT16 and source != dtypes.BFLOAT16:
-        wide = value if compute_dtype(source) == dtypes.FLOAT32 else T.Cast(_named("float32", lanes), value)
-        return from_storage(_round_to_bfloat16(bind(wide)), dtypes.BFLOAT16)
-    if compute_dtype(source) == compute_dtype(target):
-        return value
-    if source.is_float and target.is_integer and target.bits < 64:
-        # Through int64, so that a negative number wraps into a narrow or unsigned type as it does in C.
-        return T.Cast(tir_dtype(target, lanes), T.Cast(_named("int64", lanes), value))
-    return T.Cast(tir_dtype(target, lanes), value)
-
 
 def apply(op: str, dtype: DType, arguments: list[Expr]) -> Expr:
     """A scalar operation on values of element type `dtype` (the arguments'), already in computing form.
@@ -135,21 +38,6 @@ def _plain(function: Callable[..., Expr]) -> Renderer:
     return lambda dtype, lanes, *values: function(*values)
 
 
-def _number(value: float, dtype: DType, lanes: int) -> Expr:
-    return broadcast(constant(value, dtype), lanes)
-
-
-def isnan(value: Expr) -> Expr:
-    """Whether a float is NaN, by its bits: TVM's simplifier takes `x != x` to be false."""
-    lanes = lanes_of(value)
-    wide = "64" in str(value.ty).partition("x")[0]
-    unsigned = T.uint64 if wide else T.uint32
-    magnitude, infinity = (0x7FFFFFFFFFFFFFFF, 0x7FF0000000000000) if wide else (0x7FFFFFFF, 0x7F800000)
-    bits = T.reinterpret(_named("uint64" if wide else "uint32", lanes), value)
-    masked = T.bitwise_and(bits, broadcast(unsigned(magnitude), lanes))
-    return masked > broadcast(unsigned(infinity), lanes)
-
-
 def _extreme(choose: Callable[[Expr, Expr], Expr]) -> Renderer:
     def render(dtype: DType, lanes: int, left: Expr, right: Expr) -> Expr:
         # The hardware's min and max give the second operand where one is NaN: a constant goes first for free.
@@ -171,17 +59,17 @@ def _is_constant(value: Expr) -> bool:
 def _integer_division(rounding: str) -> Renderer:
     def render(dtype: DType, lanes: int, left: Expr, right: Expr) -> Expr:
         left, right = bind(left), bind(right)
-        zero, one = _number(0, dtype, lanes), _number(1, dtype, lanes)
+        zero, one = number(0, dtype, lanes), number(1, dtype, lanes)
         # x / 0 and INT_MIN / -1 trap on x86: both divide by 1 and are put right after.
         unsafe = T.EQ(right, zero)
         if dtype.kind == "int":
-            minus_one = T.EQ(right, _number(-1, dtype, lanes))
+            minus_one = T.EQ(right, number(-1, dtype, lanes))
             unsafe = T.Or(unsafe, minus_one)
         divisor = bind(T.Select(unsafe, one, right))
         if rounding in ("floordiv", "div"):
             result = T.floordiv(left, divisor) if rounding == "floordiv" else T.truncdiv(left, divisor)
             if dtype.kind == "int":
-                result = T.Select(T.EQ(right, _number(-1, dtype, lanes)), zero - left, result)
+                result = T.Select(T.EQ(right, number(-1, dtype, lanes)), zero - left, result)
             return T.Select(T.EQ(right, zero), zero, result)
         remainder = T.floormod(left, divisor) if rounding == "mod" else T.truncmod(left, divisor)
         return T.Select(unsafe, zero, remainder)
@@ -192,29 +80,29 @@ def _integer_division(rounding: str) -> Renderer:
 def _shift(function: Callable[[Expr, Expr], Expr], *, keeps_sign: bool) -> Renderer:
     def render(dtype: DType, lanes: int, left: Expr, right: Expr) -> Expr:
         right = bind(right)
-        limit = _number(dtype.bits - 1, dtype, lanes)
+        limit = number(dtype.bits - 1, dtype, lanes)
         outside = right > limit
         if dtype.kind == "int":
             # A negative count shifts everything out, as in NumPy; to LLVM it means nothing.
-            outside = T.Or(outside, right < _number(0, dtype, lanes))
+            outside = T.Or(outside, right < number(0, dtype, lanes))
         inside = function(left, T.Select(outside, limit, right))
         if keeps_sign and dtype.kind == "int":
             return inside
-        return T.Select(outside, _number(0, dtype, lanes), inside)
+        return T.Select(outside, number(0, dtype, lanes), inside)
 
     return render
 
 
 def _sign(dtype: DType, lanes: int, value: Expr) -> Expr:
     value = bind(value)
-    zero, one = _number(0, dtype, lanes), _number(1, dtype, lanes)
-    negative = zero if dtype.kind == "uint" else _number(-1, dtype, lanes)
+    zero, one = number(0, dtype, lanes), number(1, dtype, lanes)
+    negative = zero if dtype.kind == "uint" else number(-1, dtype, lanes)
     result = T.Select(value > zero, one, T.Select(value < zero, negative, zero))
     return T.Select(isnan(value), value, result) if dtype.is_float else result
 
 
 def _float_mod(dtype: DType, lanes: int, left: Expr, right: Expr) -> Expr:
-    zero = _number(0, dtype, lanes)
+    zero = number(0, dtype, lanes)
     left, right = bind(left), bind(right)
     remainder = bind(_libm("fmod")(dtype, lanes, left, right))
     signs_differ = _differ(remainder < zero, right < zero)
@@ -273,7 +161,7 @@ def _absolute(dtype: DType, lanes: int, value: Expr) -> Expr:
     return (
         value
         if dtype.kind == "uint"
-        else T.Select(value < _number(0, dtype, lanes), _number(0, dtype, lanes) - value, value)
+        else T.Select(value < number(0, dtype, lanes), number(0, dtype, lanes) - value, value)
     )
 
 
@@ -281,7 +169,7 @@ _ARITHMETIC: dict[str, Renderer] = {
     "add": _plain(lambda a, b: a + b),
     "sub": _plain(lambda a, b: a - b),
     "mul": _plain(lambda a, b: a * b),
-    "neg": lambda dtype, lanes, value: _number(-0.0 if dtype.is_float else 0, dtype, lanes) - value,
+    "neg": lambda dtype, lanes, value: number(-0.0 if dtype.is_float else 0, dtype, lanes) - value,
     "abs": _absolute,
     "sign": _sign,
     **{op: _compare(op) for op in ("eq", "ne", "lt", "le", "gt", "ge")},
@@ -301,15 +189,15 @@ _FLOAT: dict[str, Renderer] = {
     "round": _intrinsic("llvm.rint"),
     "trunc": _intrinsic("llvm.trunc"),
     "sqrt": _intrinsic("llvm.sqrt"),
-    "rsqrt": lambda dtype, lanes, x: _number(1, dtype, lanes) / _intrinsic("llvm.sqrt")(dtype, lanes, x),
-    "reciprocal": lambda dtype, lanes, x: _number(1, dtype, lanes) / x,
+    "rsqrt": lambda dtype, lanes, x: number(1, dtype, lanes) / _intrinsic("llvm.sqrt")(dtype, lanes, x),
+    "reciprocal": lambda dtype, lanes, x: number(1, dtype, lanes) / x,
     "sin": _intrinsic("llvm.sin"),
     "cos": _intrinsic("llvm.cos"),
     "isnan": lambda dtype, lanes, x: isnan(x),
-    "isinf": lambda dtype, lanes, x: T.EQ(_absolute(dtype, lanes, x), _number(float("inf"), dtype, lanes)),
-    "isfinite": lambda dtype, lanes, x: _absolute(dtype, lanes, x) < _number(float("inf"), dtype, lanes),
+    "isinf": lambda dtype, lanes, x: T.EQ(_absolute(dtype, lanes, x), number(float("inf"), dtype, lanes)),
+    "isfinite": lambda dtype, lanes, x: _absolute(dtype, lanes, x) < number(float("inf"), dtype, lanes),
     "sigmoid": lambda dtype, lanes, x: (
-        _number(1, dtype, lanes) / (_number(1, dtype, lanes) + _libm("exp")(dtype, lanes, _number(0, dtype, lanes) - x))
+        number(1, dtype, lanes) / (number(1, dtype, lanes) + _libm("exp")(dtype, lanes, number(0, dtype, lanes) - x))
     ),
     **{
         name: _libm(name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack
 
-from graphc.backends.tvm import scalar_ops
+from graphc.backends.tvm import element_types
 from graphc.backends.tvm.render import Lane
 from graphc.backends.tvm.tir import KernelBuilder, broadcast
 from graphc.ir import Dim, TensorType
@@ -15,19 +15,19 @@ from graphc.ir.symbolic import interval, linear_coefficient, product, substitute
 def store(
     builder: KernelBuilder, value: object, type_: TensorType, operand: int, index: Sequence[Dim], lane: Lane
 ) -> None:
-    """Writes a vector of an output at a logical index that contains the lane symbol.
+    """Writes a vector, in its stored form, of an output at a logical index that contains the lane symbol.
 
     Lanes of a block that lie past the logical extent get the layout's fill (0 where it is undefined), those past the
     lane's count too.
     """
     layout = type_.layout
     count = lane.count
-    value = broadcast(scalar_ops.to_storage(value, type_.dtype), lane.lanes)
+    value = broadcast(value, lane.lanes)
     if layout.blocked_axis is not None and lane.name is not None:
         extent = type_.dims[layout.blocked_axis]
         place = index[layout.blocked_axis]
         if lane.name in symbols(place) and not (isinstance(extent, int) and extent % layout.block == 0):
-            fill = scalar_ops.to_storage(scalar_ops.constant(layout.fill or 0, type_.dtype), type_.dtype)
+            fill = element_types.to_storage(element_types.constant(layout.fill or 0, type_.dtype), type_.dtype)
             inside = builder.simplify(extent - substitute(place, {lane.name: 0}, builder.bounds))
             known = interval(inside, builder.bounds)
             if known is None or known[0] < lane.lanes:
@@ -59,7 +59,7 @@ def fill_halo(builder: KernelBuilder, operand: int, type_: TensorType) -> None:
     storage = layout.storage_shape(type_.dims)
     rank = len(type_.dims)
     order = layout.order or tuple(range(rank))
-    fill = scalar_ops.to_storage(scalar_ops.constant(layout.fill, type_.dtype), type_.dtype)
+    fill = element_types.to_storage(element_types.constant(layout.fill, type_.dtype), type_.dtype)
 
     def strip(at: int, start: Dim, extent: Dim) -> None:
         """Fills storage cells with axis `at` in `start..start+extent`, whole in the axes after it."""

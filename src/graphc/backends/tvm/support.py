@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from graphc.backends.regions import body_of, expression_of
-from graphc.backends.tvm import operators, scalar_ops
+from graphc.backends.tvm import element_types, operators, scalar_ops
 from graphc.backends.tvm.heads import heads_of_region
 from graphc.errors import BackendError
 from graphc.ir import GRAPHC_DOMAIN, Node, TensorType
@@ -65,7 +65,7 @@ def _attention(node: Node) -> Verdict:
 def _type_refusal(kind: object) -> str:
     if not isinstance(kind, TensorType):
         return f"is {'untyped' if kind is None else 'a ' + str(kind)}, not a tensor"
-    if kind.dtype not in scalar_ops.SUPPORTED_DTYPES:
+    if kind.dtype not in element_types.SUPPORTED_DTYPES:
         return f"is of {kind.dtype}, which kernels do not compute with"
     if kind.shape is None:
         return "has a rank that only the data tells"
@@ -74,7 +74,7 @@ def _type_refusal(kind: object) -> str:
 
 
 def _scalar_refusal(scalar: Scalar) -> str:
-    if scalar.dtype not in scalar_ops.SUPPORTED_DTYPES:
+    if scalar.dtype not in element_types.SUPPORTED_DTYPES:
         return f"its arithmetic is in {scalar.dtype}, which kernels do not compute with"
     if isinstance(scalar, Call) and not scalar_ops.is_supported(scalar.op, scalar.arguments[0].dtype):
         return f"{scalar.op} of {scalar.arguments[0].dtype} has no compiled form"

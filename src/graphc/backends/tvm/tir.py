@@ -27,13 +27,11 @@ Expr = Any
 UNBOUNDED = 1 << 40
 """Declared extent of operand buffers: the kernel, not TVM, answers for offsets."""
 
-_STORED_AS = {"bool": "uint8", "bfloat16": "uint16"}
-"""Element types that TIR stores under another name."""
-
 
 def stored_dtype(dtype: DType) -> str:
-    """TIR's name of the storage of an element type."""
-    return _STORED_AS.get(dtype.name, dtype.name)
+    """TIR's name of the storage of an element type: what no register computes with is an unsigned integer."""
+    opaque = dtype.kind == "bool" or dtype.bits < 8 or (dtype.is_float and dtype.bits < 32)
+    return f"uint{8 * dtype.itemsize}" if opaque else dtype.name
 
 
 class KernelBuilder:
@@ -236,8 +234,26 @@ class KernelBuilder:
         place = T.Ramp(self.index(offset), T.int64(stride), lanes)
         if count is None:
             T.buffer_store(buffer, value, [place])
+        elif isinstance(count, int) and (count == 1 or self._operands[operand].itemsize < 4):
+            self._store_parts(operand, value, offset, lanes, count)
         else:
             T.evaluate(T.masked_store(buffer, value, place, self.first_lanes(count, lanes)))
+
+    def _store_parts(self, operand: int, value: Expr, offset: Dim, lanes: int, count: int) -> None:
+        """Writes the first `count` lanes as vectors of powers of two, without a mask.
+
+        AVX2 has no masked stores of 8 and 16 bits, and a masked store of one lane of a vector that was just made
+        narrower is miscompiled by LLVM: it writes as many bytes as the wider element has.
+        """
+        register = Register(lanes, stored_dtype(self._operands[operand]))
+        register.value = value
+        start = 0
+        for size in (1 << bit for bit in reversed(range(lanes.bit_length()))):
+            if count & size:
+                place = self.index(offset + start)
+                at = T.Ramp(place, T.int64(1), size) if size > 1 else place
+                T.buffer_store(self.buffers[operand], register.part(start, size), [at])
+                start += size
 
     def store_lanes(self, operand: int, value: Expr, offset: Dim, lane: str, lanes: int, count: Dim | None) -> None:
         """Writes each lane to its own place: `offset` with the lane symbol replaced by the lane's number."""
