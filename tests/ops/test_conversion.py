@@ -26,7 +26,7 @@ NUMBERS = [d for d in dtypes.ALL if d.kind not in ("string", "complex")]
 
 def bits(array: Any) -> Any:
     """The elements as unsigned integers, so that -0, 0 and every NaN differ."""
-    return np.ascontiguousarray(array).view(f"u{array.dtype.itemsize}")
+    return np.ascontiguousarray(array).view(f"u{min(array.dtype.itemsize, 8)}")
 
 
 def every(dtype: DType) -> Any:

@@ -227,12 +227,9 @@ def test_cast(target: str, source: str, seed: int) -> None:
     check(case("CastLike", [data, example]), outside, rtol=1e-6)
 
 
-@pytest.mark.parametrize("target", ["float8_e4m3fn", "float8_e5m2", "int4", "uint4", "string"])
-def test_casts_without_arithmetic_are_evaluated(target: str) -> None:
-    data = np.array([0.0, 1.0, -2.0 if target != "uint4" else 2.0, 3.5, 5.0], np.float32)
-    subject = case("Cast", [data], to=dtypes.from_name(target).onnx)
-    wanted = subject.reference()
-    check(subject, [wanted[0].astype(object) if target == "string" else wanted[0]], expression=False)
+def test_casts_to_text_are_evaluated() -> None:
+    subject = case("Cast", [np.float32([0.0, 1.0, -2.0, 3.5, 5.0])], to=dtypes.STRING.onnx)
+    check(subject, [subject.reference()[0].astype(object)], expression=False)
     assert subject.express() is None
 
 

@@ -74,11 +74,11 @@ def test_narrow_integers_saturate(dtype: str) -> None:
     check(back, [expected.astype(np.float32) * 2])
 
 
-FLOATS = ["float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz"]
+EIGHT_BITS = ["float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz"]
 
 
 @pytest.mark.parametrize("saturate", [0, 1])
-@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("dtype", EIGHT_BITS)
 @pytest.mark.parametrize("scale", [np.float32(2), np.float16(0.3)])
 def test_floats_of_8_bits(dtype: str, saturate: int, scale: Any) -> None:
     kind = dtypes.from_name(dtype)
@@ -169,3 +169,9 @@ def test_qlinear_conv(geometry: dict[str, Any], channels: bool, seed: int) -> No
 def test_what_does_not_fit_is_an_error(subject: Case, text: str) -> None:
     with pytest.raises(TypeInferenceError, match=text):
         subject.infer()
+
+
+def test_a_zero_point_of_one_element_beside_a_scale_without_axes() -> None:
+    x = np.arange(8).astype(dtypes.UINT4.numpy)
+    subject = case("DequantizeLinear", [x, np.float32(2), np.array([1], dtypes.UINT4.numpy)])
+    check(subject, [np.float32([-2, 0, 2, 4, 6, 8, 10, 12])])

@@ -19,7 +19,7 @@ from graphc.ops.elementwise import (
     pointwise,
     propagate_elementwise,
 )
-from graphc.ops.expr import ScaleRounding, Scalar, TensorExpr, axes_of, call, cast, const, select
+from graphc.ops.expr import Scalar, ScaleRounding, TensorExpr, axes_of, call, cast, const, select
 from graphc.ops.indexing import broadcast_load, indices_of
 
 

@@ -50,7 +50,7 @@ def convert(array: Array, dtype: DType, *, saturate: bool = False, rounding: Sca
         if dtype == dtypes.FLOAT8E8M0:
             return _power_of_two(held.astype(np.float32), saturate=saturate, rounding=rounding)
         if dtype.is_float and dtype.bits == 8 and saturate:
-            limits = ml_dtypes.finfo(dtype.numpy)
+            limits: Any = ml_dtypes.finfo(dtype.numpy)  # type: ignore[no-untyped-call]
             held = np.clip(held.astype(np.float32), np.float32(limits.min), np.float32(limits.max))
         if dtype.bits < 8:
             held = held.astype(working(dtype), copy=False)

@@ -93,9 +93,8 @@ def broadcast_inputs(ctx: InferenceContext) -> tuple[Dim, ...] | None:
 
 
 def express_pointwise(ctx: ExpressionContext, scalar: Form) -> Sequence[TensorExpr] | None:
-    """One output whose elements `scalar(node, *elements)` gives; None where a dtype has no scalar arithmetic."""
-    present = [kind for kind in (*ctx.inputs, *ctx.outputs) if kind is not None]
-    if any(kind.dtype.kind in ("string", "complex") for kind in present):
+    """One output whose elements `scalar(node, *elements)` gives; None where text is among them."""
+    if any(kind is not None and kind.dtype == dtypes.STRING for kind in (*ctx.inputs, *ctx.outputs)):
         return None
     axes = axes_of(ctx.outputs[0].dims)
     indices = indices_of(axes)

@@ -233,8 +233,10 @@ def highest(dtype: DType) -> int | float | bool:
     return (1 << (dtype.bits - (dtype.kind == "int"))) - 1
 
 
-def const(value: int | float | bool, dtype: DType) -> Const:
+def const(value: int | float | bool | complex, dtype: DType) -> Const:
     """A constant of type `dtype`."""
+    if isinstance(value, complex) or dtype.kind == "complex":
+        return Const(dtype, complex(value))
     if dtype.kind == "bool":
         return Const(dtype, bool(value))
     return Const(dtype, float(value) if dtype.is_float else int(value))

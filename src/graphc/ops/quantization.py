@@ -14,8 +14,8 @@ from graphc.ir import Dim, Node, TensorType, Type, dtypes
 from graphc.ir.dtypes import DType
 from graphc.ir.symbolic import floordiv
 from graphc.ops.base import Array, Datum, ExpressionContext, InferenceContext, Operator, Trait, register
-from graphc.ops.conversion import convert
 from graphc.ops.contraction import centred, matmul_dims, matmul_parts
+from graphc.ops.conversion import convert
 from graphc.ops.convolution import centred_weights, conv_window, convolve, infer_conv_shape, integer_products, kernel_of
 from graphc.ops.expr import Scalar, TensorExpr, axes_of, call, cast, const, highest, load, lowest, reduce
 from graphc.ops.host import evaluate_with_reference
@@ -123,6 +123,13 @@ def _saturated(value: Scalar, zero: Scalar | None, dtype: DType) -> Scalar:
     return cast(call("min", call("max", rounded, low), high), dtype)
 
 
+def _zero_point(ctx: ExpressionContext, indices: Sequence[Dim]) -> Scalar | None:
+    """The zero point of the element at `indices`, if there is one; it may be of rank 1 where the scale is of rank 0."""
+    if len(ctx.inputs) < 3 or (kind := ctx.inputs[2]) is None:
+        return None
+    return load(2, kind.dtype, scale_index(ctx.node, kind.dims, indices))
+
+
 def _express_quantize(ctx: ExpressionContext) -> Sequence[TensorExpr] | None:
     x, scale, dtype = ctx.tensor(0), ctx.tensor(1), ctx.outputs[0].dtype
     precision = _precision(ctx.node, x.dtype, scale.dtype)
@@ -136,7 +143,7 @@ def _express_quantize(ctx: ExpressionContext) -> Sequence[TensorExpr] | None:
     divisor = cast(cast(load(1, scale.dtype, at), precision), work)
     # The division is rounded to its precision before it is rounded to a whole number.
     quotient = cast(cast(call("div", value, divisor), precision), work)
-    zero = load(2, dtype, at) if len(ctx.inputs) > 2 and ctx.inputs[2] is not None else None
+    zero = _zero_point(ctx, indices)
     if dtype.is_integer:
         return [TensorExpr(axes, _saturated(quotient, zero, dtype))]
     # The zero point of an 8-bit float is 0 by definition; adding it would lose the sign of -0.
@@ -172,8 +179,9 @@ def _express_dequantize(ctx: ExpressionContext) -> Sequence[TensorExpr] | None:
     work = dtypes.FLOAT64 if dtype == dtypes.FLOAT64 else dtypes.FLOAT32
     number = dtypes.INT32 if x.dtype.is_integer else work
     value = cast(load(0, x.dtype, indices), number)
-    if len(ctx.inputs) > 2 and ctx.inputs[2] is not None:
-        value = call("sub", value, cast(load(2, x.dtype, at), number))
+    zero = _zero_point(ctx, indices)
+    if zero is not None:
+        value = call("sub", value, cast(zero, number))
     product = call("mul", cast(value, work), cast(load(1, scale.dtype, at), work))
     return [TensorExpr(axes, cast(product, dtype))]
 

@@ -178,7 +178,9 @@ class _Grid:
             case Select(condition=condition, then=then, otherwise=otherwise):
                 return self._select(self.visit(condition, mask), then, otherwise, mask)
             case Cast():
-                found = convert(self.visit(node.value, mask), node.dtype, saturate=node.saturate, rounding=node.rounding)
+                found = convert(
+                    self.visit(node.value, mask), node.dtype, saturate=node.saturate, rounding=node.rounding
+                )
                 return found.astype(working(node.dtype), copy=False)
             case Reduce(op=op, axes=axes, body=body, counts=()):
                 return self._reduce(op, node.dtype, axes, self.visit(body, mask))

@@ -119,7 +119,7 @@ def _infer_constant(ctx: InferenceContext) -> Sequence[Type]:
 
 def _express_constant(ctx: ExpressionContext) -> Sequence[TensorExpr] | None:
     tensor = constant_tensor(ctx.node)
-    if tensor.size != 1 or tensor.dtype.kind in ("string", "complex"):
+    if tensor.size != 1 or tensor.dtype == dtypes.STRING:
         return None
     return [TensorExpr(axes_of(tensor.shape), const(tensor.array().reshape(()).item(), tensor.dtype))]
 
@@ -210,7 +210,7 @@ def _infer_constant_of_shape(ctx: InferenceContext) -> Sequence[Type]:
 
 def _express_constant_of_shape(ctx: ExpressionContext) -> Sequence[TensorExpr] | None:
     output = ctx.outputs[0]
-    if output.dtype.kind in ("string", "complex"):
+    if output.dtype == dtypes.STRING:
         return None
     return [TensorExpr(axes_of(output.dims), const(_fill(ctx.node)[0].item(), output.dtype))]
 

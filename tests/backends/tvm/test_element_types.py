@@ -122,10 +122,13 @@ def test_chains_of_casts(kinds: list[DType], seed: int) -> None:
 
 
 @pytest.mark.parametrize("target", TARGETS, ids=str)
-@pytest.mark.parametrize("dtype", [*NARROW, dtypes.BOOL], ids=str)
+@pytest.mark.parametrize("dtype", [*NARROW, dtypes.BOOL, dtypes.COMPLEX64, dtypes.COMPLEX128], ids=str)
 def test_moving_keeps_every_bit(dtype: DType, target: Target) -> None:
     """A transpose beside a join and a border: what is only moved is not converted, whatever NaN it is."""
-    x = every(dtype) if dtype.kind != "bool" else np.arange(256) % 3 == 0
+    if dtype.kind == "complex":
+        x = (np.arange(256) * (1 - 2j)).astype(dtype.numpy)
+    else:
+        x = np.arange(256) % 3 == 0 if dtype.kind == "bool" else every(dtype)
     x = np.resize(x, (x.size // 4, 4))
 
     def make(b: Any, x: Value) -> list[Value]:

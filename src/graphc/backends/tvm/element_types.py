@@ -9,7 +9,7 @@ from __future__ import annotations
 from tvm.tirx.script.builder import ir as T
 
 from graphc.backends.tvm import minifloat
-from graphc.backends.tvm.tir import Expr, bind, broadcast, lanes_of, stored_dtype
+from graphc.backends.tvm.tir import Expr, bind, broadcast, lanes_of
 from graphc.errors import BackendError
 from graphc.ir import dtypes
 from graphc.ir.dtypes import DType
@@ -94,9 +94,7 @@ def from_storage(value: Expr, dtype: DType) -> Expr:
     return value
 
 
-def to_storage(
-    value: Expr, dtype: DType, *, saturate: bool = False, rounding: ScaleRounding = "nearest"
-) -> Expr:
+def to_storage(value: Expr, dtype: DType, *, saturate: bool = False, rounding: ScaleRounding = "nearest") -> Expr:
     """A computed value in the type in which it is stored.
 
     Args:

@@ -8,6 +8,7 @@ from graphc.backends.base import Kernel
 from graphc.backends.regions import Expander
 from graphc.backends.tvm import nest
 from graphc.backends.tvm.assemble import build_kernel
+from graphc.backends.tvm.moved import as_bits, is_wide
 from graphc.backends.tvm.problem import Problem
 from graphc.backends.tvm.tir import KernelBuilder
 from graphc.errors import BackendError
@@ -25,16 +26,16 @@ def lower(body: Graph, target: Target) -> Kernel:
     """
     count = len(body.inputs)
     # One nest for all outputs of a shape: what they share is computed once.
-    groups: dict[tuple[Dim, ...], list[int]] = {}
+    groups: dict[tuple[tuple[Dim, ...], bool], list[int]] = {}
     for number, value in enumerate(body.outputs):
-        groups.setdefault(value.tensor_type.dims, []).append(number)
-    problems = [(build_problem(body, numbers), numbers) for numbers in groups.values()]
+        groups.setdefault((value.tensor_type.dims, is_wide(value.tensor_type.dtype)), []).append(number)
+    problems = [(as_bits(build_problem(body, numbers)), numbers) for numbers in groups.values()]
 
     def emit(builder: KernelBuilder) -> None:
         for problem, numbers in problems:
             nest.emit(builder, problem, [*range(count), *(count + number for number in numbers)])
 
-    flops = sum((product(shape) for shape in groups), 0)
+    flops = sum((product(shape) for shape, _ in groups), 0)
     return build_kernel("generic", body, target, [], emit, flops=flops, schedule={})
 
 

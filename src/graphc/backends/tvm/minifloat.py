@@ -103,7 +103,9 @@ def decode(code: Expr, dtype: DType) -> Expr:
     sign = w.shift(w.masked(code, 1 << width), 31 - width)
     normal = w.shift(magnitude, 23 - form.mantissa) + w.word((127 - form.bias) << 23)
     # A number without the leading one is a small integer times a power of two.
-    small = T.Cast(w.type("float32"), T.Cast(w.type("int32"), magnitude)) * w.number(2.0 ** (1 - form.bias - form.mantissa))
+    small = T.Cast(w.type("float32"), T.Cast(w.type("int32"), magnitude)) * w.number(
+        2.0 ** (1 - form.bias - form.mantissa)
+    )
     bits = T.Select(magnitude < w.word(1 << form.mantissa), w.to_bits(small), normal)
     if form.infinity is not None:
         bits = T.Select(T.EQ(magnitude, w.word(form.infinity)), w.word(_INFINITY), bits)

@@ -14,6 +14,7 @@ from graphc.ir import dtypes
 from graphc.ir.dtypes import DType
 from graphc.ops.expr import SCALAR_OPS
 
+
 def apply(op: str, dtype: DType, arguments: list[Expr]) -> Expr:
     """A scalar operation on values of element type `dtype` (the arguments'), already in computing form.
 

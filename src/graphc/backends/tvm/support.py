@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from graphc.backends.regions import body_of, expression_of
-from graphc.backends.tvm import element_types, operators, scalar_ops
+from graphc.backends.tvm import operators, scalar_ops
 from graphc.backends.tvm.heads import heads_of_region
 from graphc.errors import BackendError
-from graphc.ir import GRAPHC_DOMAIN, Node, TensorType
+from graphc.ir import GRAPHC_DOMAIN, Node, TensorType, dtypes
 from graphc.ops.base import Trait, find
-from graphc.ops.expr import ArgReduce, Call, Reduce, Scalar, walk
+from graphc.ops.expr import ArgReduce, Call, Const, Load, Reduce, Scalar, Select, walk
 from graphc.target import Target, Verdict, accepted, refused
 
 TEMPLATED = frozenset({"Attention"})
@@ -65,8 +65,8 @@ def _attention(node: Node) -> Verdict:
 def _type_refusal(kind: object) -> str:
     if not isinstance(kind, TensorType):
         return f"is {'untyped' if kind is None else 'a ' + str(kind)}, not a tensor"
-    if kind.dtype not in element_types.SUPPORTED_DTYPES:
-        return f"is of {kind.dtype}, which kernels do not compute with"
+    if kind.dtype == dtypes.STRING:
+        return "is text, which kernels do not hold"
     if kind.shape is None:
         return "has a rank that only the data tells"
     unbound = sorted(kind.symbols())
@@ -74,7 +74,7 @@ def _type_refusal(kind: object) -> str:
 
 
 def _scalar_refusal(scalar: Scalar) -> str:
-    if scalar.dtype not in element_types.SUPPORTED_DTYPES:
+    if scalar.dtype.kind == "complex" and not isinstance(scalar, Load | Select | Const):
         return f"its arithmetic is in {scalar.dtype}, which kernels do not compute with"
     if isinstance(scalar, Call) and not scalar_ops.is_supported(scalar.op, scalar.arguments[0].dtype):
         return f"{scalar.op} of {scalar.arguments[0].dtype} has no compiled form"

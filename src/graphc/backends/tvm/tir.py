@@ -30,6 +30,8 @@ UNBOUNDED = 1 << 40
 
 def stored_dtype(dtype: DType) -> str:
     """TIR's name of the storage of an element type: what no register computes with is an unsigned integer."""
+    if dtype.kind == "complex":
+        return "uint64"
     opaque = dtype.kind == "bool" or dtype.bits < 8 or (dtype.is_float and dtype.bits < 32)
     return f"uint{8 * dtype.itemsize}" if opaque else dtype.name
 
@@ -83,7 +85,7 @@ class KernelBuilder:
                 self.bounds.setdefault(name, (0, None))
         for pointer, dtype in zip(pointers, self._operands, strict=True):
             name = stored_dtype(dtype)
-            buffer = T.decl_buffer((T.int64(UNBOUNDED),), name, data=pointer, align=dtype.itemsize)
+            buffer = T.decl_buffer((T.int64(UNBOUNDED),), name, data=pointer, align=min(dtype.itemsize, 8))
             self.buffers.append(buffer)
         return self
 
