@@ -16,7 +16,7 @@ from typing import Any, Protocol, TypeAlias
 from tvm.tirx.script.builder import ir as T
 
 from graphc.backends.base import Kernel
-from graphc.backends.tvm import scalar_ops
+from graphc.backends.tvm import element_types, scalar_ops
 from graphc.backends.tvm.assemble import build_kernel
 from graphc.backends.tvm.tasks import CHUNKS_PER_CORE
 from graphc.backends.tvm.tir import Expr, KernelBuilder, Register, bind, broadcast
@@ -87,7 +87,7 @@ def lower(body: Graph, target: Target, constants: frozenset[int], options: Mappi
         BackendError: The axis is not known.
     """
     plan = _plan(body, target)
-    held = scalar_ops.compute_dtype(plan.dtype)
+    held = element_types.compute_dtype(plan.dtype)
     sums = plan.outer * plan.blocks * plan.inner * held.itemsize
 
     def emit(builder: KernelBuilder) -> None:
@@ -118,7 +118,7 @@ def _plan(body: Graph, target: Target) -> _Plan:
     shape = kind.static_shape
     over = int(axis.constant.array().reshape(())) % len(shape)
     outer, length, inner = prod(shape[:over]), shape[over], prod(shape[over + 1 :])
-    lanes = target.vector_bytes // scalar_ops.compute_dtype(kind.dtype).itemsize
+    lanes = target.vector_bytes // element_types.compute_dtype(kind.dtype).itemsize
     parallel = outer * length * inner >= PARALLEL_ELEMENTS
     ways = target.vector_registers // 2
     rows = outer * -(-inner // (lanes * ways))
@@ -147,8 +147,8 @@ class _Scan:
     def __init__(self, builder: KernelBuilder, plan: _Plan) -> None:
         self.builder = builder
         self.plan = plan
-        self.held = scalar_ops.compute_dtype(plan.dtype)
-        self.identity = scalar_ops.constant(1 if plan.op == "mul" else 0, self.held)
+        self.held = element_types.compute_dtype(plan.dtype)
+        self.identity = element_types.constant(1 if plan.op == "mul" else 0, self.held)
 
     def emit(self) -> None:
         """Every column or row; in blocks, where there are several, with their sums found first."""
@@ -272,10 +272,10 @@ class _Scan:
             visit()
 
     def _load(self, place: Dim, lanes: int, count: int | None = None) -> Expr:
-        return bind(scalar_ops.from_storage(self.builder.load(0, place, lanes, 1, count), self.plan.dtype))
+        return bind(element_types.from_storage(self.builder.load(0, place, lanes, 1, count), self.plan.dtype))
 
     def _store(self, value: Expr, place: Dim, lanes: int, count: int | None = None) -> None:
-        self.builder.store(1, scalar_ops.to_storage(value, self.plan.dtype), place, lanes, 1, count)
+        self.builder.store(1, element_types.to_storage(value, self.plan.dtype), place, lanes, 1, count)
 
     def _shifted(self, value: Expr, distance: int) -> Expr:
         """The lanes moved on by `distance` in the order of the scan, the identity before them."""
