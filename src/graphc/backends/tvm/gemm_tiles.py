@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from graphc.backends.tvm import scalar_ops
+from graphc.backends.tvm import element_types
 from graphc.backends.tvm.tir import Expr, KernelBuilder, Register, bind, broadcast
 from graphc.ir import Dim, dtypes
 from graphc.ir.dtypes import DType
@@ -120,7 +120,7 @@ def multiply(
         [[builder.accumulator(lanes, dtype.name) for _ in range(tile.vectors)] for _ in range(tile.rows)]
         for _ in range(tile.ways)
     ]
-    zero = broadcast(scalar_ops.constant(0.0, dtype), lanes)
+    zero = broadcast(element_types.constant(0.0, dtype), lanes)
     for register in (r for way in sums for row in way for r in row):
         register.value = zero
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from tvm.tirx.script.builder import ir as T
 
-from graphc.backends.tvm import scalar_ops
+from graphc.backends.tvm import element_types
 from graphc.backends.tvm.tir import Expr, KernelBuilder, bind, broadcast, lanes_of
 from graphc.ir import Dim
 from graphc.ir.dtypes import DType
@@ -31,7 +31,7 @@ def key_bits(dtype: DType) -> int:
     """Bits of a key that can differ between two elements of `dtype`; keys are of 32 bits, or of 64."""
     if dtype.kind == "bool":
         return 8
-    return scalar_ops.compute_dtype(dtype).bits
+    return element_types.compute_dtype(dtype).bits
 
 
 def word_count(dtype: DType) -> int:
@@ -50,11 +50,11 @@ def sort_key(value: Expr, dtype: DType, *, largest: bool) -> Expr:
 
     top = 1 << (bits - 1)
     if dtype.is_float:
-        computed = bind(scalar_ops.from_storage(value, dtype))
+        computed = bind(element_types.from_storage(value, dtype))
         pattern = bind(T.reinterpret(word, computed))
         pattern = bind(T.Select(T.EQ(pattern, every(top)), every(0), pattern))
         turned = T.Select(pattern < every(top), T.bitwise_xor(pattern, every(top)), T.bitwise_not(pattern))
-        key = T.Select(scalar_ops.isnan(computed), every((1 << bits) - 1), bind(turned))
+        key = T.Select(element_types.isnan(computed), every((1 << bits) - 1), bind(turned))
     elif dtype.kind == "int":
         # By bits, because TIR's unsigned sums must not overflow. Narrow numbers differ in their own bits alone.
         own = T.bitwise_and(T.Cast(word, value), every((1 << dtype.bits) - 1))

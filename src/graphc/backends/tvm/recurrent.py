@@ -16,7 +16,7 @@ from typing import Any
 from tvm.tirx.script.builder import ir as T
 
 from graphc.backends.base import Kernel
-from graphc.backends.tvm import scalar_ops
+from graphc.backends.tvm import element_types
 from graphc.backends.tvm.assemble import build_kernel
 from graphc.backends.tvm.gemm_tiles import Tile, multiply, with_ways
 from graphc.backends.tvm.recurrent_plan import Extents, Plan, choose_plan
@@ -257,7 +257,7 @@ class _Recurrence:
         for state in (state for state in self.states if state in INITIAL):
 
             def write(unit: Dim, count: int | None, state: int = state) -> None:
-                value = broadcast(scalar_ops.constant(0.0, self.plan.dtype), self.plan.lanes)
+                value = broadcast(element_types.constant(0.0, self.plan.dtype), self.plan.lanes)
                 if INITIAL[state] in self.inputs:
                     value = self.read(INITIAL[state], self._outer_state(direction, b) + unit, count)
                 place = self.state(state, direction, b, 0) + unit
@@ -444,7 +444,7 @@ class _Tile:
         if HIDDEN in news and "sequence" in of.outputs:
             new = news[HIDDEN]
             if active is not None:
-                new = builder.choose(active, new, broadcast(scalar_ops.constant(0.0, plan.dtype), plan.lanes))
+                new = builder.choose(active, new, broadcast(element_types.constant(0.0, plan.dtype), plan.lanes))
             builder.store(of.outputs["sequence"], new, place * extents.hidden + unit, plan.lanes, 1, count)
 
     def _active(self, b: Dim) -> Expr | None:
@@ -464,4 +464,4 @@ def _literal(value: Value) -> Expr:
     """A constant of one element, which is part of the body."""
     tensor = value.constant
     assert tensor is not None and tensor.size == 1
-    return scalar_ops.constant(tensor.array().reshape(()).item(), tensor.dtype)
+    return element_types.constant(tensor.array().reshape(()).item(), tensor.dtype)

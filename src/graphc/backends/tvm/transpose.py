@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from tvm.tirx.script.builder import ir as T
 
-from graphc.backends.tvm import scalar_ops
+from graphc.backends.tvm import element_types
 from graphc.backends.tvm.tir import Expr, KernelBuilder, bind, broadcast
 from graphc.ir import Dim, dtypes
 from graphc.ir.dtypes import DType
@@ -60,7 +60,7 @@ def copy_transposed(
         stride: Elements between its rows, at least `rows` rounded up to whole vectors.
         dtype: Element type.
     """
-    zero = broadcast(scalar_ops.constant(0.0, dtype), lanes)
+    zero = broadcast(element_types.constant(0.0, dtype), lanes)
 
     def square(row: Dim, height: int, column: Dim, width: int) -> None:
         count = None if width == lanes else width
