@@ -1,0 +1,158 @@
+"""What the scheduler must show, simulated: the simulator is deterministic, so figures can be asserted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+import pytest
+
+from bench.scheduler import arrivals
+from bench.scheduler.policies import UNTUNED, tuned_fifo
+from bench.scheduler.simulate import Outcome, simulate
+from graphc.runtime.scheduler.costs import CostCurve
+from graphc.runtime.scheduler.policy import Promise
+from graphc.runtime.scheduler.work import Queue, Refusal, Request, Tenant
+
+COSTS = CostCurve({n: 0.004 + 0.001 * n for n in range(1, 33)})
+SLO = 0.05
+CAPACITY = COSTS.capacity(SLO)
+SECONDS = 20.0
+
+
+def queues(count: int = 1) -> list[Queue]:
+    tenant = Tenant("model")
+    return [Queue(number, COSTS, slo=SLO, tenant=tenant) for number in range(count)]
+
+
+def run(stream: Callable[..., arrivals.Arrivals], load: float, seed: int, count: int = 1) -> Outcome:
+    outcome = simulate(Promise(), queues(count), stream(load * CAPACITY, SECONDS, seed), seconds=SECONDS)
+    assert outcome.late == 0
+    assert outcome.dropped == 0
+    assert outcome.good + outcome.refused == outcome.offered
+    return outcome
+
+
+def share_of_bound(outcome: Outcome) -> float:
+    """Goodput over what the bound allows for the requests that did come."""
+    return outcome.goodput / COSTS.bound(outcome.offered / outcome.seconds, SLO)
+
+
+@pytest.mark.parametrize(
+    ("load", "least"), [(0.3, 0.97), (0.7, 0.97), (0.9, 0.97), (1.0, 0.94), (1.1, 0.94), (1.5, 0.94), (3.0, 0.94)]
+)
+def test_goodput_is_near_the_bound(load: float, least: float) -> None:
+    assert np.mean([share_of_bound(run(arrivals.poisson, load, seed)) for seed in (1, 2)]) >= least
+
+
+@pytest.mark.parametrize(("load", "least"), [(0.5, 0.97), (0.9, 0.89), (1.2, 0.90), (2.0, 0.94)])
+def test_goodput_in_bursts_of_eight(load: float, least: float) -> None:
+    assert np.mean([share_of_bound(run(arrivals.bursts, load, seed)) for seed in (1, 2)]) >= least
+
+
+@pytest.mark.parametrize("load", [0.9, 1.2, 2.0])
+def test_interleaved_shapes_keep_four_fifths_of_the_throughput_of_one(load: float) -> None:
+    one = np.mean([run(arrivals.poisson, load, seed).goodput for seed in (1, 2, 3)])
+    four = np.mean([run(arrivals.interleaved, load, seed, 4).goodput for seed in (1, 2, 3)])
+    assert four >= 0.8 * one
+
+
+@pytest.mark.parametrize("load", [0.5, 0.9, 1.1, 2.0])
+@pytest.mark.parametrize("stream", [arrivals.poisson, arrivals.bursts])
+def test_no_other_policy_is_ahead(load: float, stream: Callable[..., arrivals.Arrivals]) -> None:
+    seconds = 10.0
+    come = partial(stream, load * CAPACITY, seconds, 4)
+    own = simulate(Promise(), queues(), come(), seconds=seconds).good
+    for name, policy in UNTUNED.items():
+        other = simulate(policy(32), queues(), come(), seconds=seconds).good
+        assert own >= 0.995 * other, name
+    tuned, _, _ = tuned_fifo(queues, come, seconds)
+    assert own >= 0.98 * tuned.good
+
+
+def test_a_day_s_swing_is_followed() -> None:
+    outcome = run(arrivals.diurnal, 0.8, 1)
+    assert outcome.good >= 0.85 * outcome.offered
+
+
+def test_what_ends_early_makes_nobody_late() -> None:
+    rng = np.random.default_rng(0)
+    outcome = simulate(
+        Promise(2),
+        queues(3),
+        arrivals.poisson(2 * CAPACITY, SECONDS, 5, 3),
+        seconds=SECONDS,
+        devices=2,
+        duration=lambda assignment: assignment.cost * rng.uniform(0.6, 1.0),
+    )
+    assert outcome.late <= 0.001 * outcome.good
+    assert outcome.dropped == 0
+
+
+def test_several_devices_serve_several_times_as_much() -> None:
+    one = run(arrivals.poisson, 1.2, 1).goodput
+    three = simulate(Promise(3), queues(), arrivals.poisson(3.6 * CAPACITY, 5.0, 1), seconds=5.0, devices=3)
+    assert three.late == 0
+    assert three.goodput >= 2.9 * one
+
+
+def shares(weights: tuple[float, float], loads: tuple[float, float]) -> tuple[Outcome, list[float]]:
+    """Two models beside each other; goodput of each as a share of what it offered."""
+    pair = [Queue(n, COSTS, slo=SLO, tenant=Tenant(n, share=weight)) for n, weight in enumerate(weights)]
+    streams = [arrivals.poisson(load * CAPACITY, SECONDS, 7 + n) for n, load in enumerate(loads)]
+    merged = sorted((time, n) for n, stream in enumerate(streams) for time, _ in stream)
+    offered = [sum(n == which for _, n in merged) for which in (0, 1)]
+    outcome = simulate(Promise(), pair, merged, seconds=SECONDS)
+    assert outcome.late == 0
+    return outcome, [len(outcome.latencies[n]) / offered[n] for n in (0, 1)]
+
+
+def test_a_flood_does_not_starve_another_model() -> None:
+    _, served = shares((1.0, 1.0), (4.0, 0.2))
+    assert served[1] >= 0.9
+
+
+def test_equal_shares_under_equal_floods() -> None:
+    outcome, _ = shares((1.0, 1.0), (3.0, 3.0))
+    assert len(outcome.latencies[0]) == pytest.approx(len(outcome.latencies[1]), rel=0.1)
+
+
+def test_a_rare_shape_is_not_starved() -> None:
+    pair = queues(2)
+    come = sorted(
+        [(t, 0) for t, _ in arrivals.poisson(3 * CAPACITY, SECONDS, 1)]
+        + [(t, 1) for t, _ in arrivals.poisson(20, SECONDS, 2)]
+    )
+    rare = sum(n == 1 for _, n in come)
+    outcome = simulate(Promise(), pair, come, seconds=SECONDS)
+    assert len(outcome.latencies[1]) >= 0.8 * rare
+
+
+def test_the_simulator_is_deterministic() -> None:
+    first, second = (run(arrivals.bursts, 1.1, 3) for _ in range(2))
+    assert first == second
+
+
+def test_lone_requests_take_as_long_as_the_model() -> None:
+    outcome = simulate(Promise(), queues(), [(float(n), 0) for n in range(5)], seconds=5.0)
+    assert outcome.latencies[0] == pytest.approx([0.005] * 5)
+
+
+def test_arrivals_have_the_rate_asked_for() -> None:
+    for stream in (arrivals.poisson, arrivals.bursts, arrivals.diurnal, arrivals.interleaved):
+        times = [time for time, _ in stream(500.0, 40.0, 1)]
+        assert times == sorted(times)
+        assert len(times) == pytest.approx(20_000, rel=0.05)
+
+
+def test_the_request_of_a_simulation_has_its_queue_s_deadline() -> None:
+    seen: list[Request] = []
+
+    class Watch(Promise):
+        def offer(self, request: Request, now: float) -> Refusal | None:
+            seen.append(request)
+            return super().offer(request, now)
+
+    simulate(Watch(), queues(), [(1.0, 0)], seconds=2.0)
+    assert seen[0].deadline == 1.0 + SLO
