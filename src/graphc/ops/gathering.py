@@ -253,11 +253,48 @@ _UPDATES: dict[str, Callable[[Array, tuple[Array, ...], Array], None]] = {
 }
 
 
+def _differs(left: Dim, right: Dim) -> bool:
+    return isinstance(left, int) and isinstance(right, int) and left != right
+
+
+def _check_scatter_elements(ctx: InferenceContext) -> None:
+    shape, indices, updates = (ctx.tensor(i).shape for i in range(3))
+    if shape is None:
+        return
+    axis = ctx.axis(ctx.node.int_attribute("axis", 0), len(shape))
+    for what, found in (("indices", indices), ("updates", updates)):
+        if found is not None and len(found) != len(shape):
+            ctx.fail(f"the {what} have {len(found)} axes, but the data has {len(shape)}")
+    if indices is None or updates is None:
+        return
+    if any(map(_differs, indices, updates)):
+        ctx.fail(f"updates of shape {list(updates)} do not fit indices of shape {list(indices)}")
+    for place, (inner, outer) in enumerate(zip(indices, shape, strict=True)):
+        if place != axis and isinstance(inner, int) and isinstance(outer, int) and inner > outer:
+            ctx.fail(f"indices of shape {list(indices)} do not fit data of shape {list(shape)}")
+
+
+def _check_scatter_nd(ctx: InferenceContext) -> None:
+    shape, indices, updates = (ctx.tensor(i).shape for i in range(3))
+    length = _tuple_length(ctx)
+    if shape is None or indices is None or updates is None or length is None:
+        return
+    if length > len(shape):
+        ctx.fail(f"indices of shape {list(indices)} address more axes than {list(shape)} has")
+    wanted = (*indices[:-1], *shape[length:])
+    if len(wanted) != len(updates) or any(map(_differs, wanted, updates)):
+        ctx.fail(f"updates of shape {list(updates)} should have shape {list(wanted)}")
+
+
 def _infer_scatter(ctx: InferenceContext) -> Sequence[Type]:
     kind, updates = ctx.tensor(0), ctx.tensor(2)
     _require_integers(ctx, 1)
     if kind.dtype != updates.dtype:
         ctx.fail(f"the updates are {updates.dtype}, but the data is {kind.dtype}")
+    if ctx.node.op_type == "ScatterND":
+        _check_scatter_nd(ctx)
+    else:
+        _check_scatter_elements(ctx)
     return [kind.with_shape(kind.shape)]
 
 

@@ -13,18 +13,11 @@ from tvm.tirx.script.builder import ir as T
 
 from graphc.backends.tvm import element_types
 from graphc.backends.tvm.tir import Expr, KernelBuilder, bind, broadcast, lanes_of
-from graphc.ir import Dim
+from graphc.ir import Dim, dtypes
 from graphc.ir.dtypes import DType
 
 MOST_PLACES = (1 << 32) - 1
 """Places that fit beside a key; the last is what fills up a buffer."""
-
-
-def _number(value: int, bits: int) -> Expr:
-    """An unsigned constant; by way of a signed one, because TIR has no constants of 64 bits with the first bit set."""
-    if bits == 32:
-        return T.uint32(value)
-    return T.reinterpret("uint64", T.int64(value - (1 << 64))) if value >> 63 else T.uint64(value)
 
 
 def key_bits(dtype: DType) -> int:
@@ -46,7 +39,7 @@ def sort_key(value: Expr, dtype: DType, *, largest: bool) -> Expr:
     word = f"uint{bits}" if lanes == 1 else f"uint{bits}x{lanes}"
 
     def every(constant: int) -> Expr:
-        return broadcast(_number(constant, bits), lanes)
+        return element_types.number(constant, dtypes.UINT64 if bits == 64 else dtypes.UINT32, lanes)
 
     top = 1 << (bits - 1)
     if dtype.is_float:
@@ -105,7 +98,7 @@ class Records:
 
     def worst(self, lanes: int) -> list[Expr]:
         """Records that come after all others, to fill up with."""
-        return [broadcast(_number((1 << 64) - 1, 64), lanes)] * len(self.operands)
+        return [element_types.number((1 << 64) - 1, dtypes.UINT64, lanes)] * len(self.operands)
 
     @staticmethod
     def less(left: Sequence[Expr], right: Sequence[Expr]) -> Expr:
