@@ -143,3 +143,20 @@ def test_concatenation_of_blocked_images(target: Target, channels: tuple[int, ..
     (output,) = graph.outputs
     output.type = output.tensor_type.with_layout(_haloed(target))
     check(graph, arrays, generic.lower, target)
+
+
+def test_traffic_is_of_what_is_read() -> None:
+    table, rows = normal(1000, 16), ints(3, 999, 7)
+    kernel = generic.lower(body([table, rows], lambda b, x, i: b.op("Gather", x, i, axis=0)), TARGETS[0])
+    assert kernel.bytes == 3 * 16 * 4 + 3 * 8 + 3 * 16 * 4, "three rows, three indices, what is made"
+    sliced = generic.lower(
+        body([normal(7, 50)], lambda b, x: b.op("Slice", x, *(b.constant(ints(v)) for v in (0, 5, 1)))), TARGETS[0]
+    )
+    assert sliced.bytes == 2 * 7 * 5 * 4
+
+
+def test_operations_are_counted_at_each_point_and_reduced_element() -> None:
+    one = generic.lower(body([normal(3, 5)], lambda b, x: b.op("Relu", b.op("Neg", x))), TARGETS[0])
+    assert one.flops == 2 * 15
+    total = generic.lower(body([normal(3, 5)], lambda b, x: b.op("ReduceSum", b.op("Neg", x), keepdims=0)), TARGETS[0])
+    assert total.flops == 2 * 15

@@ -25,6 +25,7 @@ def build_kernel(
     schedule: Mapping[str, Any],
     reads: Sequence[int] | None = None,
     packed: Mapping[int, tuple[Dim, Packing]] | None = None,
+    touched: Mapping[int, Dim] | None = None,
     workspaces: Sequence[Dim] = (),
     workspace_types: Sequence[DType] | None = None,
 ) -> Kernel:
@@ -40,6 +41,7 @@ def build_kernel(
         schedule: Choices worth showing.
         reads: Numbers of the body's inputs that the kernel reads, in the order of its pointers; all if None.
         packed: For inputs that are constants: bytes of the packed form, and how to make it.
+        touched: Bytes read of those inputs, by number, of which less than all is.
         workspaces: Bytes of each workspace.
         workspace_types: Element type of each workspace; float32 if None.
     """
@@ -54,7 +56,8 @@ def build_kernel(
     operands += [Operand("output", number, kind.storage_bytes) for number, kind in enumerate(outputs)]
     moved: Dim = 0
     for operand in operands:
-        moved = moved + operand.size
+        partly = (touched or {}).get(operand.index) if operand.kind == "input" else None
+        moved = moved + (operand.size if partly is None else partly)
     operands += [Operand("workspace", number, size) for number, size in enumerate(workspaces)]
     key = content_key([template, signature(body), target, *identity, objects.versions()])
     symbol = Kernel.symbol_of(template, key)

@@ -9,11 +9,11 @@ from graphc.backends.regions import Expander
 from graphc.backends.tvm import nest
 from graphc.backends.tvm.assemble import build_kernel
 from graphc.backends.tvm.moved import as_bits, is_wide
-from graphc.backends.tvm.problem import Problem
+from graphc.backends.tvm.problem import Problem, work_of
 from graphc.backends.tvm.tir import KernelBuilder
 from graphc.errors import BackendError
 from graphc.ir import Dim, Graph
-from graphc.ir.symbolic import product
+from graphc.ir.symbolic import minimum, multiply
 from graphc.ops.expr import axes_of
 from graphc.target import Target
 
@@ -35,8 +35,20 @@ def lower(body: Graph, target: Target) -> Kernel:
         for problem, numbers in problems:
             nest.emit(builder, problem, [*range(count), *(count + number for number in numbers)])
 
-    flops = sum((product(shape) for shape, _ in groups), 0)
-    return build_kernel("generic", body, target, [], emit, flops=flops, schedule={})
+    flops: Dim = 0
+    reads: dict[int, Dim] = {}
+    for problem, _ in problems:
+        work = work_of(problem)
+        flops = flops + work.operations
+        reads = {number: reads.get(number, 0) + work.reads.get(number, 0) for number in {*reads, *work.reads}}
+    # A gather touches a few rows of a table, a slice a part of its input.
+    touched = {
+        number: minimum(
+            value.tensor_type.storage_bytes, multiply(reads.get(number, 0), value.tensor_type.dtype.itemsize)
+        )
+        for number, value in enumerate(body.inputs)
+    }
+    return build_kernel("generic", body, target, [], emit, flops=flops, touched=touched, schedule={})
 
 
 def build_problem(body: Graph, numbers: Sequence[int] | None = None) -> Problem:

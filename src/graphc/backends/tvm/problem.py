@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 
 from graphc.backends.tvm.windows import Window
 from graphc.ir import Dim, TensorType
-from graphc.ir.symbolic import linear_coefficient, multiply, symbols
-from graphc.ops.expr import ArgReduce, Axis, IndexValue, Load, Reduce, Scalar, children, transform, walk
+from graphc.ir.symbolic import linear_coefficient, multiply, product, symbols
+from graphc.ops.expr import ArgReduce, Axis, Call, IndexValue, Load, Reduce, Scalar, children, transform, walk
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,44 @@ class Problem:
     def scalars(self) -> list[Scalar]:
         """Every scalar of every output once."""
         return list({id(s): s for element in self.elements for s in walk(element)}.values())
+
+
+@dataclass
+class Work:
+    """What computing a problem takes.
+
+    Args:
+        operations: Arithmetic operations: one for each call of a scalar function and each element of a reduction.
+        reads: Elements read of each input, by its number, each occurrence counted; an upper bound of what is fetched.
+    """
+
+    operations: Dim = 0
+    reads: dict[int, Dim] = field(default_factory=dict)
+
+
+def work_of(problem: Problem) -> Work:
+    """Counts a problem's work, what several elements share once."""
+    work, seen = Work(), set[int]()
+
+    def visit(scalar: Scalar, times: Dim) -> None:
+        if id(scalar) in seen:
+            return
+        seen.add(id(scalar))
+        if isinstance(scalar, Reduce):
+            times = multiply(times, product([axis.extent for axis in scalar.axes]))
+        if isinstance(scalar, ArgReduce):
+            times = multiply(times, scalar.axis.extent)
+        if isinstance(scalar, Load):
+            work.reads[scalar.input] = work.reads.get(scalar.input, 0) + times
+        elif isinstance(scalar, Call | Reduce | ArgReduce):
+            work.operations = work.operations + times
+        for child in children(scalar):
+            visit(child, times)
+
+    points = product([axis.extent for axis in problem.axes])
+    for element in problem.elements:
+        visit(element, points)
+    return work
 
 
 def merged(problem: Problem) -> Problem:
