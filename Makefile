@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 WORKERS ?= 2
+MINUTES ?= 5
 
 bin := $(VENV)/bin
 # Stamps: an environment is filled once, and again only when the dependencies change.
@@ -10,13 +11,14 @@ dev_stamp := $(VENV)/.installed-dev
 demo_stamp := $(VENV)/.installed-demo
 bench_stamp := $(VENV)/.installed-bench
 
-.PHONY: help test lint test-slow conformance demo bench format clean
+.PHONY: help test lint test-slow conformance fuzz-import demo bench format clean
 
 help:
 	@echo "make demo       compile a trained model, run it on four rotations of a page, compare with ONNX Runtime"
 	@echo "make test       style, types, folder order and the fast tests"
 	@echo "make test-slow  long sweeps and whole-model checks"
 	@echo "make conformance  the ONNX backend suite, beside ONNX Runtime"
+	@echo "make fuzz-import  damaged models against the importer and the compiler, for MINUTES=5"
 	@echo "make bench      the model zoo against ONNX Runtime and OpenVINO"
 	@echo "make format     rewrite the code in the project's style"
 	@echo "make clean      remove the environment and the caches"
@@ -36,6 +38,9 @@ test-slow: $(dev_stamp)
 
 conformance: $(dev_stamp)
 	$(bin)/graphc conformance --against onnxruntime
+
+fuzz-import: $(dev_stamp)
+	$(bin)/graphc fuzz import --minutes $(MINUTES) --seed $$(date +%s) --keep tests/frontend/corpus
 
 demo: $(demo_stamp)
 	$(bin)/python -m examples.demo

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from tests.cli.conftest import Call
@@ -41,3 +43,18 @@ def test_conformance_as_json_says_what_failed(graphc: Call, monkeypatch: pytest.
 def test_conformance_refuses(graphc: Call, arguments: list[str], message: str) -> None:
     found = graphc("conformance", *arguments)
     assert found.status == 1 and message in found.err
+
+
+def test_fuzz_import_tries_models_and_tells(graphc: Call, mlp: Path, tmp_path: Path) -> None:
+    found = graphc("fuzz", "import", mlp, "--count", "20", "--jobs", "1", "--keep", tmp_path / "kept")
+    assert found.status == 0, found.out
+    assert "20 models, no finding" in found.out and "import: ModelError" in found.out
+    again = graphc("fuzz", "import", mlp, "--count", "20", "--jobs", "1", "--json")
+    assert again.json["tried"] == 20 and again.json["findings"] == []
+
+
+def test_fuzz_import_refuses(graphc: Call, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.onnx"
+    bad.write_bytes(b"\xff\xff")
+    assert "no valid model to begin with" in graphc("fuzz", "import", bad, "--count", "1").err
+    assert "positive number" in graphc("fuzz", "import", "--minutes", "-1").err
