@@ -64,7 +64,7 @@ def _run(module: object) -> str:
     variants = module.variants
     if not variants:
         return "compiled"
-    shapes = [*variants[0].inputs, *(shape for shape in variants[0].outputs if shape is not None)]
+    shapes = [shape for shape in (*variants[0].inputs, *variants[0].outputs) if shape is not None]
     if sum(math.prod(shape) for shape in shapes) > RUN_ELEMENTS or variants[0].arena_size > RUN_ELEMENTS * 64:
         return "compiled"
     module(seeded_inputs(module.inputs, variants[0].inputs))
