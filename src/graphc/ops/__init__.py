@@ -16,6 +16,7 @@ from graphc.ops import convolution as convolution
 from graphc.ops import cropping as cropping
 from graphc.ops import deform_conv as deform_conv
 from graphc.ops import flex_attention as flex_attention
+from graphc.ops import flex_attention_expansion as flex_attention_expansion
 from graphc.ops import fourier_expansion as fourier_expansion
 from graphc.ops import gated as gated
 from graphc.ops import gathering as gathering

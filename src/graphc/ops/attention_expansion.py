@@ -88,13 +88,15 @@ class _Scores:
         return b.op("Cast", given_mask, to=self.scores.tensor_type.dtype.onnx)
 
 
-def _grouped(b: Builder, x: Value, heads: int, wanted: int) -> Value:
+def grouped(b: Builder, x: Value, heads: int, wanted: int) -> Value:
     """(batch, heads, rows, columns) with heads gathered into `wanted` groups of rows, or spread out again."""
     return x if heads == wanted else b.op("Reshape", x, numbers(b, 0, wanted, -1, 0))
 
 
-def _expand(b: Builder, node: Node, x: Values) -> Values:
+def _expand(b: Builder, node: Node, x: Values) -> Values | None:
     q, k, v = (needed(x, i) for i in range(3))
+    if not isinstance(q.tensor_type.dims[-1], int):
+        return None
     packed = rank_of(q) == 3
     if packed:
         heads, kv_heads = node.int_attribute("q_num_heads", 1), node.int_attribute("kv_num_heads", 1)
@@ -102,17 +104,16 @@ def _expand(b: Builder, node: Node, x: Values) -> Values:
     else:
         counts = (q.tensor_type.dims[1], k.tensor_type.dims[1])
         if not all(isinstance(count, int) for count in counts):
-            raise ValueError("the number of heads must be known")
+            return None
         heads, kv_heads = (count for count in counts if isinstance(count, int))
     past = given(x, 4)
     if past is not None:
         k, v = b.op("Concat", past, k, axis=2), b.op("Concat", needed(x, 5), v, axis=2)
     size = q.tensor_type.dims[3]
-    if not isinstance(size, int):
-        raise ValueError("the size of a head must be known")
+    assert isinstance(size, int), "the size of a head is known"
     scale = node.float_attribute("scale", 0.0) or 1 / math.sqrt(size)
-    product = b.op("MatMul", _grouped(b, q, heads, kv_heads), b.op("Transpose", k, perm=[0, 1, 3, 2]))
-    scores = b.op("Mul", _grouped(b, product, kv_heads, heads), scalar_like(b, scale, q))
+    product = b.op("MatMul", grouped(b, q, heads, kv_heads), b.op("Transpose", k, perm=[0, 1, 3, 2]))
+    scores = b.op("Mul", grouped(b, product, kv_heads, heads), scalar_like(b, scale, q))
     shown = [scores]
     cap = node.float_attribute("softcap", 0.0)
     if cap:
@@ -141,7 +142,7 @@ def _expand(b: Builder, node: Node, x: Values) -> Values:
     if precision:
         weights = b.op("Cast", weights, to=q.tensor_type.dtype.onnx)
     shown.append(weights)
-    result = _grouped(b, b.op("MatMul", _grouped(b, weights, heads, kv_heads), v), kv_heads, heads)
+    result = grouped(b, b.op("MatMul", grouped(b, weights, heads, kv_heads), v), kv_heads, heads)
     mode = node.int_attribute("qk_matmul_output_mode", 0)
     return [join_heads(b, result) if packed else result, k, v, shown[mode]]
 

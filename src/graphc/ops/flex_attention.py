@@ -16,7 +16,7 @@ from graphc.ops.control import captured_data, output_types
 from graphc.ops.evaluate import evaluate_graph
 
 
-def _precision(node: Node, dtype: DType) -> DType:
+def precision_of(node: Node, dtype: DType) -> DType:
     """In which the scores and weights are held: at least float32, unless the node says otherwise."""
     declared = node.int_attribute("softmax_precision", 0)
     if declared:
@@ -37,7 +37,8 @@ def _infer(ctx: InferenceContext) -> Sequence[Type]:
         if isinstance(body, Graph):
             if len(body.inputs) != 1 or len(body.outputs) != 1:
                 ctx.fail(f"{name} must have one input and one output")
-            body.inputs[0].type = TensorType(_precision(ctx.node, kind.dtype), scores)
+            body.inputs[0].type = TensorType(precision_of(ctx.node, kind.dtype), scores)
+            ctx.infer_subgraph(body)
             output_types(ctx, body)
     return [kind.with_shape((q[0], q[1], q[2], v[3]))]
 
@@ -52,7 +53,7 @@ def _evaluate(node: Node, data: Sequence[Datum]) -> Sequence[Datum]:
             return values
         return np.asarray(evaluate_graph(body, [values], captured=captured)[0])
 
-    precision = _precision(node, dtypes.from_numpy(q.dtype)).numpy
+    precision = precision_of(node, dtypes.from_numpy(q.dtype)).numpy
     repeats = q.shape[1] // k.shape[1]
     key, value = (np.repeat(x.astype(precision), repeats, axis=1) for x in (k, v))
     scale = node.float_attribute("scale", 0.0) or 1 / math.sqrt(q.shape[-1])
