@@ -26,6 +26,7 @@ from graphc.cli.feeds import Given, add_inputs, parse_inputs
 from graphc.cli.progress import Progress
 from graphc.cli.table import size, table
 from graphc.cli.toolchain import installed
+from graphc.cli.values import compile_values, parse_values, value_arrays
 from graphc.errors import InputError, OptionError, ToolchainError
 from graphc.package import TensorSpec
 from graphc.testing.compare import format_seconds
@@ -117,6 +118,11 @@ def _measure(options: argparse.Namespace, model: Path) -> Benchmark:
     for name, extents in dims.items():
         if isinstance(extents, list):
             raise OptionError(f"--dim {name}: a benchmark is of one shape; give one extent")
+    values = parse_values(options.values)
+    for name, several in values.items():
+        if len(several) > 1:
+            raise OptionError(f"--value {name}: a benchmark is of one value; give one")
+    given.arrays.update(value_arrays(values, _specs(model)) if values else {})
     dims |= {name: array.shape for name, array in given.arrays.items()}
     with Progress() as progress:
         chosen = compile_options(options, progress)
@@ -128,11 +134,24 @@ def _measure(options: argparse.Namespace, model: Path) -> Benchmark:
             threads=options.threads,
             rounds=options.rounds,
             progress=partial(progress, f"timing {model.stem}"),
-            options={field: getattr(chosen, field) for field in _FIELDS},
+            options={"values": compile_values(options), **{field: getattr(chosen, field) for field in _FIELDS}},
         )
 
 
-_FIELDS = ("level", "passes", "winograd", "require_compiled", "cache", "jobs", "progress")
+_FIELDS = ("level", "passes", "winograd", "specializations", "require_compiled", "cache", "jobs", "progress")
+
+
+def _specs(model: Path) -> list[TensorSpec]:
+    """The model's inputs that are tensors of known rank."""
+    from graphc.frontend import import_model
+    from graphc.ir import TensorType
+
+    kinds = [(value.name, value.type) for value in import_model(model).inputs]
+    return [
+        TensorSpec(name, kind.dtype.name, tuple(dim if isinstance(dim, int) else str(dim) for dim in kind.shape or ()))
+        for name, kind in kinds
+        if isinstance(kind, TensorType)
+    ]
 
 
 def _inputs(given: Given, seed: int, model: Path, dims: Dims) -> dict[str, Any]:

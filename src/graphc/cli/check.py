@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from graphc.cli.common import Dims, add_compile_options, add_json, add_model, compile_options, parse_dims
 from graphc.cli.progress import Progress
 from graphc.cli.toolchain import installed
+from graphc.cli.values import compile_values
 from graphc.errors import GraphcError, OptionError, ToolchainError
 
 if TYPE_CHECKING:
@@ -39,9 +40,9 @@ def run(options: argparse.Namespace) -> int:
     """Prints the report; 1 where it has problems."""
     with installed():
         from graphc.frontend import check
-    dims = parse_dims(options.dims)
-    report = check(options.model, dims=_first(dims))
-    if report.ok and (not report.dynamic_dims or dims):
+    dims, values = parse_dims(options.dims), compile_values(options)
+    report = check(options.model, dims=_first(dims), decided=values)
+    if report.ok and (not report.dynamic_dims or dims or values):
         report = _with_compile(report, options, dims)
     print(json.dumps(json.loads(report.to_json()), indent=2, ensure_ascii=False) if options.json else report)
     failed = not report.ok or (options.require_compiled and report.host_steps)
@@ -62,7 +63,13 @@ def _with_compile(report: Report, options: argparse.Namespace, dims: Dims) -> Re
             from graphc.compiler import lower_model
         with Progress() as progress:
             chosen = dataclasses.replace(compile_options(options, progress), require_compiled=False)
-            lowered = lower_model(options.model, target=options.target or "cpu", dims=dims, options=chosen)
+            lowered = lower_model(
+                options.model,
+                target=options.target or "cpu",
+                dims=dims,
+                values=compile_values(options),
+                options=chosen,
+            )
     except OptionError:
         raise
     except ToolchainError as error:
@@ -70,7 +77,10 @@ def _with_compile(report: Report, options: argparse.Namespace, dims: Dims) -> Re
     except GraphcError as error:
         found = [Problem("error", error.message, nodes=error.nodes, hint=error.hint or "")]
     else:
-        found = _host_problems([host for program in lowered.programs for host in program.host])
+        hosts = [host for program in lowered.programs for host in program.host]
+        # Where values decide, what runs on the host is known only with them.
+        judged = not (options.require_compiled and lowered.undecided and chosen.specializations)
+        found = _host_problems(hosts) if judged else []
     rank = {"error": 0, "host": 1, "note": 2}
     problems = sorted([*report.problems, *found], key=lambda problem: rank[problem.severity])
     return dataclasses.replace(report, problems=tuple(problems))

@@ -48,6 +48,18 @@ def add_dims(parser: argparse._ActionsContainer) -> None:
     )
 
 
+def add_values(parser: argparse._ActionsContainer) -> None:
+    """`--value`."""
+    parser.add_argument(
+        "--value",
+        action="append",
+        default=[],
+        metavar="NAME=V[,V...]",
+        dest="values",
+        help="what an input always is, where its value decides shapes: axes=[1], k=3 (several values: a variant each)",
+    )
+
+
 def add_compile_options(parser: argparse.ArgumentParser, *, pipeline: str = "--passes") -> None:
     """Everything that decides what a compile writes.
 
@@ -60,6 +72,7 @@ def add_compile_options(parser: argparse.ArgumentParser, *, pipeline: str = "--p
         "--target", metavar="NAME[,NAME...]", help="machines to compile for (default: cpu, this one); graphc devices"
     )
     add_dims(group)
+    add_values(group)
     group.add_argument(
         "-O", dest="level", choices=("0", "1", "2", "3"), metavar="LEVEL", help="optimization level 0 to 3 (default: 2)"
     )
@@ -71,6 +84,12 @@ def add_compile_options(parser: argparse.ArgumentParser, *, pipeline: str = "--p
     )
     group.add_argument(
         "--no-winograd", action="store_true", help="3x3 convolutions without Winograd's transform, which rounds more"
+    )
+    group.add_argument(
+        "--specializations",
+        type=natural,
+        metavar="N",
+        help="variants compiled for values that come where --value leaves them open (default: 16)",
     )
     group.add_argument("--require-compiled", action="store_true", help="a step that has no kernel is an error")
     group.add_argument("--verify-passes", action="store_true", help="verify the graph after every pass")
@@ -202,6 +221,7 @@ def compile_options(options: argparse.Namespace, progress: Callable[[str, int, i
         winograd=not options.no_winograd,
         require_compiled=options.require_compiled,
         embed_model=getattr(options, "embed_model", False),
+        specializations=16 if options.specializations is None else options.specializations,
         verify=options.verify_passes,
         cache=None if options.no_cache else default_cache(),
         jobs=options.jobs or len(os.sched_getaffinity(0)),
@@ -221,6 +241,7 @@ def refuse_compile_options(options: argparse.Namespace) -> None:
         "-O": options.level,
         "--passes": options.pipeline,
         "--no-winograd": options.no_winograd,
+        "--specializations": options.specializations is not None,
         "--require-compiled": options.require_compiled,
         "--verify-passes": options.verify_passes,
         "--plugin": options.plugins,

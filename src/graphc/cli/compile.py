@@ -8,23 +8,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graphc.cli.common import add_compile_options, add_json, add_model, compile_options, parse_dims, print_json
-from graphc.cli.feeds import describe_bindings
 from graphc.cli.progress import Progress
 from graphc.cli.table import count, names, percent, shorten, size, table
 from graphc.cli.toolchain import installed
+from graphc.cli.values import compile_values, describe
 
 if TYPE_CHECKING:
+    from graphc.compiler import CompileOptions, Lowered
     from graphc.compiler.program import Program
 
 DESCRIPTION = """Compile an ONNX model into a package that runs with NumPy alone.
 
 The package appears only when it is whole. The same model, options and versions give the same bytes. Dimensions that
---dim leaves open are compiled for each shape when it first comes; the package then carries the model."""
+--dim leaves open are compiled for each shape when it first comes; the package then carries the model. So it does where
+inputs whose values decide shapes (axes, pads, sizes) are left open by --value."""
 
 EXAMPLES = """
   graphc compile model.onnx                          model.graphc, for this machine
   graphc compile model.onnx --dim batch=1,8 -o m.graphc   a variant each for two batch sizes
   graphc compile model.onnx --dim x=1x3x224x224      the shape of an input whose dimensions have no names
+  graphc compile model.onnx --value axes=[1]         for one value of an input that decides shapes
   graphc compile model.onnx --target cpu:x86-64-v3,cpu:x86-64-v4   two kinds of machine in one package
   graphc compile model.onnx --passes 'fold,simplify,fuse' --no-winograd
 """
@@ -50,7 +53,11 @@ def run(options: argparse.Namespace) -> int:
     with Progress() as progress:
         chosen = compile_options(options, progress)
         lowered = lower_model(
-            options.model, target=options.target or "cpu", dims=parse_dims(options.dims), options=chosen
+            options.model,
+            target=options.target or "cpu",
+            dims=parse_dims(options.dims),
+            values=compile_values(options),
+            options=chosen,
         )
         build_package(lowered, output, chosen)
     facts = {
@@ -63,13 +70,14 @@ def run(options: argparse.Namespace) -> int:
         print_json(facts)
     else:
         print(f"{options.model.name} → {output}: {size(output.stat().st_size)} in {facts['seconds']:.1f} s\n")
-        print(_summary(lowered.programs))
+        print(_summary(lowered, chosen))
     return 0
 
 
 def _facts(program: Program) -> dict[str, Any]:
     return {
         "bindings": dict(program.bindings),
+        "values": {name: value.tolist() for name, value in program.values.items()},
         "target": program.target.name,
         "steps": len(program.buffers.steps),
         "kernels": len({kernel.key for kernel in program.kernels.values()}),
@@ -81,8 +89,9 @@ def _facts(program: Program) -> dict[str, Any]:
     }
 
 
-def _summary(programs: list[Program]) -> str:
-    if not programs:
+def _summary(lowered: Lowered, options: CompileOptions) -> str:
+    programs = lowered.programs
+    if not programs and lowered.open_dims:
         return (
             "  No dimension is bound: each shape is compiled when it first comes, which needs the compiler where the\n"
             "  package runs. Bind dimensions with --dim to compile them now."
@@ -93,7 +102,7 @@ def _summary(programs: list[Program]) -> str:
         gap = percent(plan.gap, plan.lower_bound)
         rows.append(
             (
-                describe_bindings(program.bindings),
+                describe(program.bindings, program.values, lowered.parameters),
                 program.target.name,
                 str(len(program.buffers.steps)),
                 str(len({kernel.key for kernel in program.kernels.values()})),
@@ -103,7 +112,21 @@ def _summary(programs: list[Program]) -> str:
             )
         )
     head = ("variant", "target", "steps", "kernels", "host steps", "arena", "lower bound")
-    return "\n".join([table(head, rows, left=(0, 1)), *host_steps(programs)])
+    lines = [table(head, rows, left=(0, 1)), *host_steps(programs)] if programs else []
+    return "\n".join([*lines, *_open_values(lowered, options)]).strip("\n")
+
+
+def _open_values(lowered: Lowered, options: CompileOptions) -> list[str]:
+    """Lines about inputs whose values decide and were left open."""
+    if not lowered.undecided:
+        return []
+    named = ", ".join(lowered.undecided)
+    if not options.specializations:
+        return [f"\n  The value of {named} decides shapes or code. Give it with --value to compile for it."]
+    return [
+        f"\n  The value of {named} decides shapes or code: each is compiled for when it first comes, which needs the",
+        "  compiler where the package runs. Give values with --value to compile for them now.",
+    ]
 
 
 def host_steps(programs: list[Program]) -> list[str]:

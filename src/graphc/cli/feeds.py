@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,10 @@ import numpy.typing as npt
 
 from graphc.cli.common import Dims, natural, parse_dims
 from graphc.cli.source import Source
+from graphc.cli.values import allows_values, describe_variant, parse_values, value_arrays
 from graphc.cli.wrapped import Arrays, gather
 from graphc.errors import InputError, OptionError
-from graphc.package import TensorSpec, Variant, evaluate, symbols_of
+from graphc.package import TensorSpec, Variant, evaluate, parameter_values, symbols_of
 from graphc.testing.inputs import Range, seeded_inputs
 
 Inputs = dict[str, Any]
@@ -115,8 +116,8 @@ def feed(source: Source, options: argparse.Namespace, variant: Variant | None = 
 
     Args:
         source: What is called.
-        options: With `inputs`, `seed` and `dims`.
-        variant: Whose shapes the values have; chosen by the given arrays and `--dim` if None.
+        options: With `inputs`, `values`, `seed` and `dims`.
+        variant: Whose shapes and parameters the arrays have; chosen by the given arrays, `--dim` and `--value` if None.
 
     Raises:
         InputError: The inputs given do not fit, or no variant fits them.
@@ -130,6 +131,11 @@ def feed(source: Source, options: argparse.Namespace, variant: Variant | None = 
             raise InputError(
                 f"--input {name}: the model has no such input", hint=f"its inputs are {'; '.join(map(str, specs))}"
             )
+    told = value_arrays(parse_values(options.values), specs)
+    if variant is None:
+        variant = _fitting_variant(source, {**told, **arrays}, options)
+    own = parameter_values(source.executable.manifest, variant) if variant is not None else {}
+    arrays = {**told, **own, **arrays}
     if len(arrays) == len(specs):
         return {name: arrays[name] for name in names}
     shapes = variant.inputs if variant is not None else _shapes(source, arrays, parse_dims(options.dims))
@@ -138,14 +144,21 @@ def feed(source: Source, options: argparse.Namespace, variant: Variant | None = 
 
 
 def chosen_variants(source: Source, options: argparse.Namespace) -> list[Variant]:
-    """The variants of the instruction set that runs which `--dim` allows; all where it says nothing.
+    """The variants of the instruction set that runs which `--dim` and `--value` allow; all where they say nothing.
 
     Raises:
         OptionError: There is none.
     """
     executable = source.executable
     dims = parse_dims(options.dims) if source.is_package else {}
-    found = [variant for variant in executable.variants if allows(executable.inputs, dims, variant)]
+    values = parse_values(options.values) if source.is_package else {}
+    manifest = executable.manifest
+    found = [v for v in executable.variants if allows(manifest.inputs, dims, v) and allows_values(manifest, values, v)]
+    if not found and not executable.variants and not manifest.symbols:
+        raise OptionError(
+            f"no variant is compiled yet: the values of {', '.join(manifest.parameters)} are open",
+            hint="give them with --value" + ("; give the model, not the package" if source.is_package else ""),
+        )
     if not found and not executable.variants:
         raise OptionError(
             f"no shape is compiled yet: dimensions {', '.join(executable.manifest.symbols)} are open",
@@ -154,14 +167,9 @@ def chosen_variants(source: Source, options: argparse.Namespace) -> list[Variant
             + ("; give the model, not the package" if source.is_package else ""),
         )
     if not found:
-        have = "; ".join(describe_bindings(variant.bindings) for variant in executable.variants)
-        raise OptionError(f"the package has no variant for {' '.join(options.dims)}; it has: {have}")
+        have = "; ".join(describe_variant(manifest, variant) for variant in executable.variants)
+        raise OptionError(f"the package has no variant for {' '.join(options.dims + options.values)}; it has: {have}")
     return found
-
-
-def describe_bindings(bindings: Mapping[str, int]) -> str:
-    """`batch=1, seq=128`, or `fixed` where nothing is bound."""
-    return ", ".join(f"{name}={value}" for name, value in sorted(bindings.items())) or "fixed shapes"
 
 
 def allows(specs: Sequence[TensorSpec], dims: Dims, variant: Variant) -> bool:
@@ -184,16 +192,30 @@ def allows(specs: Sequence[TensorSpec], dims: Dims, variant: Variant) -> bool:
     return True
 
 
-def _shapes(source: Source, arrays: Inputs, dims: Dims) -> tuple[tuple[int, ...] | None, ...]:
-    """Shapes of all inputs: of the first variant that agrees with what is given, else what `dims` say."""
-    specs = source.executable.inputs
-    wanted = dims if source.is_package else {}
+def _fitting_variant(source: Source, arrays: Inputs, options: argparse.Namespace) -> Variant | None:
+    """The first variant that agrees with what is given."""
+    manifest = source.executable.manifest
+    wanted = parse_dims(options.dims) if source.is_package else {}
     for variant in source.executable.variants:
-        fits = all(
-            spec.name not in arrays or spec.wraps or arrays[spec.name].shape == shape
-            for spec, shape in zip(specs, variant.inputs, strict=True)
-        )
-        if fits and allows(specs, wanted, variant):
+        values = parameter_values(manifest, variant)
+        fits = all(array.tobytes() == arrays[name].tobytes() for name, array in values.items() if name in arrays)
+        if fits and _has_shapes(manifest.inputs, variant, arrays) and allows(manifest.inputs, wanted, variant):
+            return variant
+    return None
+
+
+def _has_shapes(specs: Sequence[TensorSpec], variant: Variant, arrays: Inputs) -> bool:
+    return all(
+        spec.name not in arrays or spec.wraps or arrays[spec.name].shape == shape
+        for spec, shape in zip(specs, variant.inputs, strict=True)
+    )
+
+
+def _shapes(source: Source, arrays: Inputs, dims: Dims) -> tuple[tuple[int, ...] | None, ...]:
+    """Shapes of all inputs: of the first variant that has those given, else what arrays and `dims` say."""
+    specs = source.executable.inputs
+    for variant in source.executable.variants:
+        if _has_shapes(specs, variant, arrays) and allows(specs, dims if source.is_package else {}, variant):
             return variant.inputs
     bindings = {name: value for name, value in dims.items() if isinstance(value, int)}
     bindings |= _bindings_of(specs, arrays)

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from graphc.cli.common import compile_options, parse_dims
 from graphc.cli.compile import host_steps
-from graphc.cli.feeds import describe_bindings
 from graphc.cli.kernels import kernel_table, kernels_of_program, template_table
 from graphc.cli.memory_plan import memory_json, memory_line, memory_section
 from graphc.cli.progress import Progress
-from graphc.cli.table import count, facts, shorten, size, table
+from graphc.cli.table import count, facts, names, shorten, size, table
 from graphc.cli.toolchain import installed
+from graphc.cli.values import compile_values, describe
 from graphc.package import BufferPlan
 
 if TYPE_CHECKING:
@@ -49,7 +49,11 @@ class ModelView:
         with Progress() as progress:
             chosen = compile_options(options, progress)
             lowered = lower_model(
-                options.model, target=options.target or "cpu", dims=parse_dims(options.dims), options=chosen
+                options.model,
+                target=options.target or "cpu",
+                dims=parse_dims(options.dims),
+                values=compile_values(options),
+                options=chosen,
             )
         return cls(options.model, lowered)
 
@@ -61,9 +65,9 @@ class ModelView:
         page = [self._head()]
         if not programs:
             page.append(self._operators(None))
-            page.append("Dimensions are open. Bind them with --dim to see what the model compiles to.")
+            page.append(_open_text(self.lowered))
         for program in programs:
-            title = f"{describe_bindings(program.bindings)} on {program.target.name}"
+            title = f"{describe(program.bindings, program.values, self.lowered.parameters)} on {program.target.name}"
             page.append(f"── {title} " + "─" * max(0, 70 - len(title)))
             page.append(_summary(program, _operators(self.lowered.imported.graph).total()))
             page.append(self._operators(program))
@@ -95,6 +99,7 @@ class ModelView:
                 for ours, theirs in imported.dim_names.items()
                 if ours != theirs
             ),
+            *(("decides", text) for text in decisions(self.lowered)),
             ("parameters", f"{size(sum(weights))} in {count(len(weights), 'tensor')}"),
         ]
         return facts(rows)
@@ -125,8 +130,27 @@ class ModelView:
             "outputs": [{"name": value.name, "type": str(value.type)} for value in graph.outputs],
             "parameter_bytes": sum(_constants(graph)),
             "operators": dict(_operators(graph)),
+            "decides": {
+                name: list(dict.fromkeys(origin for node in nodes for origin in node.origins or (node.name,)))
+                for name, nodes in self.lowered.undecided.items()
+            },
             "variants": [_program_json(program) for program in self.lowered.programs],
         }
+
+
+def _open_text(lowered: Lowered) -> str:
+    if lowered.open_dims:
+        return "Dimensions are open. Bind them with --dim to see what the model compiles to."
+    return "Values that decide are open. Give them with --value to see what the model compiles to."
+
+
+def decisions(lowered: Lowered) -> list[str]:
+    """A line for each input whose value is open and decides shapes or code."""
+    lines = []
+    for name, nodes in lowered.undecided.items():
+        origins = dict.fromkeys(origin for node in nodes for origin in node.origins or (node.name,))
+        lines.append(f"{name}, about {', '.join(sorted({node.op for node in nodes}))}: {names(list(origins))}")
+    return lines
 
 
 def _operators(graph: Graph) -> Counter[str]:
@@ -185,6 +209,7 @@ def _buffers(program: Program) -> list[BufferPlan]:
 def _program_json(program: Program) -> dict[str, Any]:
     return {
         "bindings": dict(program.bindings),
+        "values": {name: value.tolist() for name, value in program.values.items()},
         "target": program.target.name,
         "operators": dict(_operators(program.graph)),
         "steps": len(program.buffers.steps),

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from graphc.cli.common import Dims, parse_dims
-from graphc.cli.feeds import allows, describe_bindings
+from graphc.cli.feeds import allows
 from graphc.cli.kernels import kernel_table, kernels_of_variant, template_table
 from graphc.cli.memory_plan import memory_json, memory_line, memory_section
 from graphc.cli.table import count, facts, names, size, table
+from graphc.cli.values import allows_values, describe_variant, parse_values
 from graphc.errors import OptionError
-from graphc.package import MODEL, Package, Variant
+from graphc.package import MODEL, Manifest, Package, Variant, parameter_values
 
 
 @dataclass
@@ -35,9 +36,16 @@ class PackageView:
         dims: Dims = parse_dims(options.dims)
         isa = options.target.removeprefix("cpu:") if options.target else None
         manifest = package.manifest
-        chosen = [v for v in manifest.variants if isa in (None, v.isa) and allows(manifest.inputs, dims, v)]
+        values = parse_values(options.values)
+        chosen = [
+            variant
+            for variant in manifest.variants
+            if isa in (None, variant.isa)
+            and allows(manifest.inputs, dims, variant)
+            and allows_values(manifest, values, variant)
+        ]
         if manifest.variants and not chosen:
-            have = "; ".join(f"{describe_bindings(v.bindings)} on {v.isa}" for v in manifest.variants)
+            have = "; ".join(f"{describe_variant(manifest, v)} on {v.isa}" for v in manifest.variants)
             raise OptionError(f"the package has no such variant; it has: {have}")
         return cls(package, chosen)
 
@@ -45,7 +53,7 @@ class PackageView:
         """The page, section by section."""
         page = [self._head(), self._variants()]
         for variant in self.variants if options.kernels or options.memory else self.variants[:1]:
-            title = f"{describe_bindings(variant.bindings)} on cpu:{variant.isa}"
+            title = f"{describe_variant(self.package.manifest, variant)} on cpu:{variant.isa}"
             page.append(f"── {title} " + "─" * max(0, 70 - len(title)) if len(self.variants) > 1 else "")
             kernels = kernels_of_variant(variant)
             page.append((kernel_table if options.kernels else template_table)(kernels) if kernels else "")
@@ -69,6 +77,7 @@ class PackageView:
             *(("inputs", str(spec)) for spec in manifest.inputs),
             *(("outputs", str(spec)) for spec in manifest.outputs),
             *(("symbols", text) for text in symbols),
+            ("decides", _parameters_text(manifest)),
             ("weights", size(manifest.weights_size)),
             *(
                 ("code", f"{isa}: {size(self.package.member(code.member).size)} for {code.machine}")
@@ -86,7 +95,7 @@ class PackageView:
             )
         rows = [
             (
-                describe_bindings(variant.bindings),
+                describe_variant(self.package.manifest, variant),
                 f"cpu:{variant.isa}",
                 str(len(variant.steps)),
                 str(len(kernels_of_variant(variant))),
@@ -107,12 +116,15 @@ class PackageView:
             "inputs": [vars(spec) for spec in manifest.inputs],
             "outputs": [vars(spec) for spec in manifest.outputs],
             "symbols": {name: vars(symbol) for name, symbol in manifest.symbols.items()},
+            "parameters": list(manifest.parameters),
+            "specializations": manifest.specializations,
             "weights_bytes": manifest.weights_size,
             "options": dict(manifest.options),
             "versions": dict(manifest.versions),
             "variants": [
                 {
                     "bindings": dict(variant.bindings),
+                    "values": {name: v.tolist() for name, v in parameter_values(manifest, variant).items()},
                     "target": f"cpu:{variant.isa}",
                     "steps": len(variant.steps),
                     "kernels": [use.to_json() for use in kernels_of_variant(variant)],
@@ -122,6 +134,15 @@ class PackageView:
                 for variant in self.variants
             ],
         }
+
+
+def _parameters_text(manifest: Manifest) -> str:
+    if not manifest.parameters:
+        return ""
+    named = ", ".join(manifest.parameters)
+    if MODEL not in manifest.hashes or not manifest.specializations:
+        return f"the value of {named}"
+    return f"the value of {named}; up to {manifest.specializations} more are compiled for as they come"
 
 
 def _host_steps(variant: Variant) -> str:

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graphc.cli.common import add_compile_options, add_json, add_source, add_threads, positive, print_json
-from graphc.cli.feeds import add_inputs, chosen_variants, describe_bindings, feed
+from graphc.cli.feeds import add_inputs, chosen_variants, feed
 from graphc.cli.progress import Progress
 from graphc.cli.source import open_source
 from graphc.cli.table import count, names, percent, shorten, size, table
+from graphc.cli.values import describe_variant
 from graphc.errors import ToolchainError
 from graphc.runtime import Profile, StepTime
 from graphc.testing.compare import format_seconds
@@ -49,8 +50,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Measures and shows."""
     with open_source(options) as source:
-        variant = chosen_variants(source, options)[0]
-        profile = source.executable.profile(feed(source, options, variant), runs=options.runs)
+        inputs = feed(source, options, chosen_variants(source, options)[0])
+        profile = source.executable.profile(inputs, runs=options.runs)
+        # The variant of these inputs' values, where they decide.
+        variant = source.executable.variant_for(inputs)
     roof = _roofline(profile.threads)
     if options.trace is not None:
         profile.write_trace(options.trace)
@@ -60,7 +63,7 @@ def run(options: argparse.Namespace) -> int:
     print(
         f"{format_seconds(profile.nanoseconds / 1e9)} a call (median of {profile.runs}), "
         f"{count(len(profile.steps), 'step')}, {count(profile.threads, 'thread')}, "
-        f"{describe_bindings(variant.bindings)} on cpu:{source.executable.isa}"
+        f"{describe_variant(source.executable.manifest, variant)} on cpu:{source.executable.isa}"
     )
     print(f"{_machine(roof)}\n")
     print(_by_template(profile, roof))

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from graphc.cli.common import compile_options, is_package, parse_dims, refuse_compile_options
 from graphc.cli.progress import Progress
 from graphc.cli.toolchain import installed
+from graphc.cli.values import compile_values
 from graphc.errors import ToolchainError
 from graphc.package import MODEL, Package
 from graphc.runtime import Executable, load
@@ -91,7 +92,11 @@ def _compile(options: argparse.Namespace, path: Path) -> Source:
         chosen = compile_options(options, progress)
         start = time.perf_counter()
         lowered = lower_model(
-            options.model, target=options.target or "cpu", dims=parse_dims(options.dims), options=chosen
+            options.model,
+            target=options.target or "cpu",
+            dims=parse_dims(options.dims),
+            values=compile_values(options),
+            options=chosen,
         )
         build_package(lowered, path, chosen)
         seconds = time.perf_counter() - start

@@ -17,11 +17,12 @@ from graphc.cli.common import (
     is_package,
     print_json,
 )
-from graphc.cli.feeds import add_inputs, chosen_variants, describe_bindings, feed
+from graphc.cli.feeds import add_inputs, chosen_variants, feed
 from graphc.cli.progress import Progress
 from graphc.cli.source import Source, open_source
 from graphc.cli.table import count, names, shorten, table
 from graphc.cli.toolchain import installed
+from graphc.cli.values import describe_variant
 from graphc.errors import OptionError
 from graphc.package import MODEL, Variant
 
@@ -96,6 +97,9 @@ def run(options: argparse.Namespace) -> int:
             "--layers compares with the graph that a compile makes, which a package does not hold",
             hint="verify the ONNX model instead, with the options that the package was compiled with",
         )
+    if options.layers:
+        # The steps compared are those that were compiled here, not those of a variant made for the values of one call.
+        options.specializations = 0
     verdicts: list[Verdict] = []
     layers: list[tuple[str, list[Layer]]] = []
     with open_source(options) as source:
@@ -103,7 +107,8 @@ def run(options: argparse.Namespace) -> int:
         for variant in chosen_variants(source, options):
             inputs = feed(source, options, variant)
             found = source.executable(inputs)
-            bindings = describe_bindings(variant.bindings)
+            # The variant of these inputs' values, where they decide.
+            bindings = describe_variant(source.executable.manifest, source.executable.variant_for(inputs))
             for engine in engines:
                 expected = _expected(engine, model, source, variant, inputs)
                 verdicts.append(Verdict(bindings, engine, _compare(expected, found, tolerance)))
@@ -179,7 +184,11 @@ def _layers(
     from graphc.testing.layers import compare_layers, source_values, step_values
 
     program = next(
-        p for p in source.programs if p.target.isa == source.executable.isa and p.bindings == variant.bindings
+        program
+        for program in source.programs
+        if program.target.isa == source.executable.isa
+        and program.bindings == variant.bindings
+        and {name: value.tobytes() for name, value in program.values.items()} == variant.values
     )
     values = source_values(_bound(model, source, variant), inputs, step_values(program))
     layers = []

@@ -120,6 +120,7 @@ class Lowered:
             unbound, so that the package carries the model and each shape is compiled when it first comes.
         parameters: Inputs whose values decide what runs, and those that values were given for, in the model's order.
         undecided: Those of them that no value was given for, each with the nodes that it decides about.
+        open_dims: Dimensions that were left unbound, by their names in the model.
     """
 
     imported: Imported
@@ -128,6 +129,7 @@ class Lowered:
     programs: list[Program]
     parameters: tuple[str, ...] = ()
     undecided: Mapping[str, tuple[Node, ...]] = dataclasses.field(default_factory=dict)
+    open_dims: tuple[str, ...] = ()
 
 
 def lower_model(
@@ -157,6 +159,7 @@ def lower_model(
     backend = cpu_backend(targets, options.backend)
     programs: list[Program] = []
     undecided: Mapping[str, tuple[Node, ...]] = {}
+    missing: list[str] = []
     total = len(choices) * len(targets)
     for number, (choice, given) in enumerate(choices):
         bound = _bind(source, choice, given, imported.dim_names)
@@ -177,9 +180,12 @@ def lower_model(
             graph = bound.clone()
             programs.append(build_program(graph, _bindings(source, graph), machine, backend, options, given))
     options.progress("running the passes", len(programs), total)
+    if programs and not any(program.host for program in programs):
+        # Their kernels read what operators would rather know.
+        undecided = {}
     found = {*undecided, *settings[0]}
     parameters = tuple(name for name in imported.inputs if name in found)
-    return Lowered(imported, targets, backend, programs, parameters, undecided)
+    return Lowered(imported, targets, backend, programs, parameters, undecided, tuple(missing))
 
 
 def _bind(

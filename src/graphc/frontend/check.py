@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Protocol, TypeAlias
 
 from graphc.errors import GraphcError, OptionError
@@ -17,6 +17,8 @@ from graphc.frontend.schema import CANONICAL_OPSET, first_version, operator_name
 from graphc.frontend.source import ModelSource
 from graphc.ir import GRAPHC_DOMAIN, Node, TensorType, Type, Value
 from graphc.ops import find
+from graphc.ops.base import node_names
+from graphc.ops.parameter_inputs import parameter_inputs
 
 
 class Answer(Protocol):
@@ -40,6 +42,7 @@ def check(
     source: ModelSource,
     *,
     dims: Bindings | None = None,
+    decided: Collection[str] = (),
     supports: Supports | None = None,
     folder: str | os.PathLike[str] | None = None,
 ) -> Report:
@@ -48,6 +51,7 @@ def check(
     Args:
         source: Path, bytes or ModelProto.
         dims: Values of symbolic dimensions.
+        decided: Inputs that values are given for, so that they leave nothing open.
         supports: A backend's judgement of a node on the target; without it only graphc's own operators are judged.
         folder: Folder of external data where the model is not given as a path.
 
@@ -65,7 +69,7 @@ def check(
     problems = [*_unknown(model), *dict.fromkeys(_as_problem(error) for error in found)]
     if supports is not None:
         problems += _host_steps(model, supports)
-    problems += _notes(model)
+    problems += [*_notes(model), *_parameters(model, decided)]
     order: tuple[Severity, ...] = ("error", "host", "note")
     graph = model.graph
     return Report(
@@ -175,6 +179,21 @@ def _notes(model: Imported) -> Iterator[Problem]:
     version = model.opsets.get("", 0)
     if version > CANONICAL_OPSET:
         yield Problem("note", f"opset {version} is newer than the {CANONICAL_OPSET} that ONNX Runtime runs completely")
+
+
+def _parameters(model: Imported, decided: Collection[str]) -> Iterator[Problem]:
+    found = {name: nodes for name, nodes in parameter_inputs(model.graph).items() if name not in decided}
+    if not found:
+        return
+    which = [f"{name} ({', '.join(sorted({node.op for node in nodes}))})" for name, nodes in found.items()]
+    origins = dict.fromkeys(name for nodes in found.values() for node in nodes for name in node_names(node))
+    yield Problem(
+        "note",
+        f"the values of inputs decide shapes or code: {', '.join(which)}",
+        nodes=tuple(origins),
+        hint="each value is compiled for when it first comes; to compile now: "
+        + " ".join(f"--value {name}=…" for name in list(found)[:3]),
+    )
 
 
 def _called(name: str, original: str) -> str:

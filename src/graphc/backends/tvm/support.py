@@ -7,7 +7,7 @@ from graphc.backends.tvm import operators, scalar_ops
 from graphc.backends.tvm.heads import heads_of_region
 from graphc.errors import BackendError
 from graphc.ir import GRAPHC_DOMAIN, Node, TensorType, dtypes
-from graphc.ops.base import Trait, find
+from graphc.ops.base import UNKNOWN_PREFIX, Trait, find
 from graphc.ops.expr import ArgReduce, Call, Const, Load, Reduce, Scalar, Select, walk
 from graphc.target import Target, Verdict, accepted, refused
 
@@ -70,6 +70,8 @@ def _type_refusal(kind: object) -> str:
     if kind.shape is None:
         return "has a rank that only the data tells"
     unbound = sorted(kind.symbols())
+    if any(name.startswith(UNKNOWN_PREFIX) for name in unbound):
+        return "has extents that only the data tells"
     return f"depends on {', '.join(unbound)}, which no --dim binds" if unbound else ""
 
 
