@@ -28,6 +28,7 @@ from graphc.ops import normalization as normalization
 from graphc.ops import padding as padding
 from graphc.ops import pointwise as pointwise
 from graphc.ops import pooling as pooling
+from graphc.ops import pooling_expansion as pooling_expansion
 from graphc.ops import quantization as quantization
 from graphc.ops import recurrent as recurrent
 from graphc.ops import recurrent_expansion as recurrent_expansion

@@ -14,6 +14,7 @@ from graphc.ir.symbolic import add, multiply, product
 from graphc.ops.base import Array, Datum, ExpressionContext, InferenceContext, Operator, Trait, register
 from graphc.ops.contraction import wide
 from graphc.ops.expr import (
+    Axis,
     Scalar,
     TensorExpr,
     axes_of,
@@ -89,11 +90,58 @@ def _max_with_indices(x: Array, window: StaticWindow, storage_order: int) -> Seq
     return [best, where]
 
 
-def _express_max_pool(ctx: ExpressionContext) -> Sequence[TensorExpr] | None:
-    if len(ctx.outputs) > 1 and ctx.node.outputs[1].name:
-        return None
+def _express_max_pool(ctx: ExpressionContext) -> Sequence[TensorExpr]:
     x = ctx.tensor(0)
-    return [_pool(ctx, "max", lambda value, _: value, lowest(x.dtype), x.dtype)]
+    expressions = [_pool(ctx, "max", lambda value, _: value, lowest(x.dtype), x.dtype)]
+    if len(ctx.outputs) > 1:
+        expressions.append(_express_positions(ctx))
+    return expressions
+
+
+def _express_positions(ctx: ExpressionContext) -> TensorExpr:
+    """Where the maxima lie: the first tap that reads one, as a flat position in the whole tensor."""
+    x, node = ctx.tensor(0), ctx.node
+    window = pool_window(node, x.dims)
+    axes = axes_of(ctx.outputs[1].dims)
+    batch, channel, *outputs = indices_of(axes)
+
+    def read() -> tuple[tuple[Axis, ...], tuple[Dim, ...], Scalar, Scalar | None]:
+        taps = axes_of(window.kernel, "k")
+        at = window.positions(outputs, indices_of(taps))
+        return taps, at, load(0, x.dtype, (batch, channel, *at)), window.inside(at)
+
+    taps, _, value, inside = read()
+    padded = value if inside is None else select(inside, value, const(lowest(x.dtype), x.dtype))
+    best = reduce("max", taps, padded)
+    taps, at, value, inside = read()
+    found = call("eq", value, best)
+    if x.dtype.is_float:
+        found = call("or", found, call("and", call("isnan", value), call("isnan", best)))
+    # Padding is never where a maximum lies, even where an element equals what stands for it.
+    chosen = found if inside is None else select(inside, found, const(False, dtypes.BOOL))
+    here: Dim = 0
+    for extent, place in zip(x.dims[2:], at, strict=True):
+        here = add(multiply(here, extent), place)
+    none = const((1 << 63) - 1, dtypes.INT64)
+    # Within a window positions ascend with the taps, so the least one is the first.
+    first = reduce("min", taps, select(chosen, index_value(here), none))
+    if node.int_attribute("storage_order", 0):
+        first = _column_major(first, x.dims[2:])
+    plane = multiply(add(multiply(batch, x.dims[1]), channel), product(x.dims[2:]))
+    return TensorExpr(axes, call("add", first, index_value(plane)))
+
+
+def _column_major(position: Scalar, extents: Sequence[Dim]) -> Scalar:
+    """A row-major position in a tensor of `extents` as the column-major one of the same element."""
+    result: Scalar | None = None
+    for axis in reversed(range(len(extents))):
+        extent = index_value(extents[axis])
+        digit, position = call("mod", position, extent), call("floordiv", position, extent)
+        stride = index_value(product(extents[:axis]))
+        term = call("mul", digit, stride)
+        result = term if result is None else call("add", result, term)
+    assert result is not None, "there is a spatial axis"
+    return result
 
 
 def _evaluate_average_pool(node: Node, inputs: Sequence[Datum]) -> Sequence[Datum]:
@@ -209,10 +257,11 @@ def _infer_max_unpool(ctx: InferenceContext) -> Sequence[Type]:
     if ctx.has(2):
         wanted = ctx.dims(2)
         return [kind.with_shape(wanted if wanted is not None else (ctx.fresh("unpool") for _ in x))]
-    return [kind.with_shape((*x[:2], *_unpooled(ctx.node, x[2:])))]
+    return [kind.with_shape((*x[:2], *unpooled(ctx.node, x[2:])))]
 
 
-def _unpooled(node: Node, spatial: Sequence[Dim]) -> tuple[Dim, ...]:
+def unpooled(node: Node, spatial: Sequence[Dim]) -> tuple[Dim, ...]:
+    """Spatial extents that a MaxUnpool of an input of extents `spatial` reaches."""
     rank = len(spatial)
     kernel = node.ints_attribute("kernel_shape") or ()
     strides = node.ints_attribute("strides") or (1,) * rank
@@ -225,7 +274,7 @@ def _unpooled(node: Node, spatial: Sequence[Dim]) -> tuple[Dim, ...]:
 
 def _evaluate_max_unpool(node: Node, inputs: Sequence[Datum]) -> Sequence[Datum]:
     x, indices, wanted = (*inputs, None)[:3]
-    natural = (*x.shape[:2], *(d for d in _unpooled(node, x.shape[2:]) if isinstance(d, int)))
+    natural = (*x.shape[:2], *(d for d in unpooled(node, x.shape[2:]) if isinstance(d, int)))
     result = np.zeros(math.prod(natural), x.dtype)
     result[indices.reshape(-1)] = x.reshape(-1)
     result = result.reshape(natural)

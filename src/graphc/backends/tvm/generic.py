@@ -12,7 +12,7 @@ from graphc.backends.tvm.moved import as_bits, is_wide
 from graphc.backends.tvm.problem import Problem, work_of
 from graphc.backends.tvm.tir import KernelBuilder
 from graphc.errors import BackendError
-from graphc.ir import Dim, Graph
+from graphc.ir import Dim, Graph, Layout
 from graphc.ir.symbolic import minimum, multiply
 from graphc.ops.expr import axes_of
 from graphc.target import Target
@@ -25,10 +25,11 @@ def lower(body: Graph, target: Target) -> Kernel:
         BackendError: Some operator has no tensor expression.
     """
     count = len(body.inputs)
-    # One nest for all outputs of a shape: what they share is computed once.
-    groups: dict[tuple[tuple[Dim, ...], bool], list[int]] = {}
+    # One nest for all outputs that are stored alike: what they share is computed once.
+    groups: dict[tuple[tuple[Dim, ...], Layout, bool], list[int]] = {}
     for number, value in enumerate(body.outputs):
-        groups.setdefault((value.tensor_type.dims, is_wide(value.tensor_type.dtype)), []).append(number)
+        kind = value.tensor_type
+        groups.setdefault((kind.dims, kind.layout, is_wide(kind.dtype)), []).append(number)
     problems = [(as_bits(build_problem(body, numbers)), numbers) for numbers in groups.values()]
 
     def emit(builder: KernelBuilder) -> None:
@@ -56,15 +57,16 @@ def build_problem(body: Graph, numbers: Sequence[int] | None = None) -> Problem:
 
     Args:
         body: The body.
-        numbers: Which outputs, all of one shape; every one if None.
+        numbers: Which outputs, all of one shape and layout; every one if None.
 
     Raises:
-        BackendError: They differ in shape.
+        BackendError: They differ in shape or layout.
     """
     outputs = [body.outputs[number] for number in (range(len(body.outputs)) if numbers is None else numbers)]
-    shapes = {value.tensor_type.dims for value in outputs}
+    shapes = {(value.tensor_type.dims, value.tensor_type.layout) for value in outputs}
     if len(shapes) != 1:
-        raise BackendError(f"one loop nest cannot write outputs of shapes {sorted(map(str, shapes))}")
+        kinds = sorted(str(value.type) for value in outputs)
+        raise BackendError(f"one loop nest cannot write outputs of types {', '.join(kinds)}")
     expander = Expander(body)
     axes = axes_of(outputs[0].tensor_type.dims)
     index = [axis.index for axis in axes]
