@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 from graphc.backends.base import Kernel
 from graphc.backends.regions import body_of, inputs_of
-from graphc.backends.tvm import recurrent, scan, scatter, top_k
+from graphc.backends.tvm import linear_attention, recurrent, scan, scatter, top_k
 from graphc.errors import BackendError
 from graphc.ir import GRAPHC_DOMAIN, Graph, Node
 from graphc.ops.recurrent import RECURRENCE
@@ -22,6 +22,7 @@ OPERATORS: Mapping[tuple[str, str], Lower] = {
     ("", "Scatter"): scatter.lower,
     ("", "ScatterElements"): scatter.lower,
     ("", "ScatterND"): scatter.lower,
+    ("", "LinearAttention"): linear_attention.lower,
     ("", "TopK"): top_k.lower,
     (GRAPHC_DOMAIN, RECURRENCE): recurrent.lower,
 }
