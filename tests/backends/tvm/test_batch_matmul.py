@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from graphc.backends.base import Kernel
 from graphc.backends.tvm import batch_matmul
 from graphc.errors import BackendError
-from graphc.ir import Builder, Graph, Value
+from graphc.ir import Builder, DType, Graph, Value, dtypes
 from graphc.target import Target
 from tests.backends.tvm.harness import ARM, HOST, TARGETS, Array, body, check
 
@@ -136,3 +136,19 @@ def test_refusals_say_why() -> None:
         lower(body(arrays, lambda b, x, y: b.op("MatMul", x, b.op("Relu", y))), HOST)
     with pytest.raises(BackendError, match="right operand is a vector"):
         lower(body([normal(4, 5), normal(5)], lambda b, x, y: b.op("MatMul", x, y)), HOST)
+
+
+@every_target
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize(("left", "right"), [((2, 3), (2, 3)), ((2, 3), (3,)), ((), (3,)), ((2, 1), (2, 3))])
+@pytest.mark.parametrize(("dtype", "rtol"), [(dtypes.FLOAT64, 1e-14), (dtypes.FLOAT16, 1e-3), (dtypes.BFLOAT16, 8e-3)])
+def test_other_floats(dtype: DType, rtol: float, left: Shape, right: Shape, turned: bool, target: Target) -> None:
+    shapes = ((*left, 37, 21), (*right, 50, 21) if turned else (*right, 21, 50))
+    arrays = [normal(*shape).astype(dtype.numpy) for shape in shapes]
+
+    def make(b: Builder, x: Value, y: Value) -> Value:
+        axes = list(range(len(shapes[1])))
+        y = b.op("Transpose", y, perm=[*axes[:-2], axes[-1], axes[-2]]) if turned else y
+        return b.op("Mul", b.op("MatMul", x, y), b.constant(np.array(2, dtype.numpy)))
+
+    check(body(arrays, make), arrays, lower, target, rtol=rtol)

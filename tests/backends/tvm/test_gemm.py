@@ -13,7 +13,7 @@ from graphc.backends.base import Kernel
 from graphc.backends.tvm import gemm
 from graphc.backends.tvm.gemm_tiles import Tile, choose_tile, fitting, sweep_cost
 from graphc.errors import BackendError
-from graphc.ir import Builder, Graph, TensorType, Value, blocked, dtypes
+from graphc.ir import Builder, DType, Graph, TensorType, Value, blocked, dtypes
 from graphc.target import Target, parse_target
 from tests.backends.tvm.harness import ARM, HOST, TARGETS, Array, body, check
 
@@ -96,7 +96,7 @@ def test_products_that_threads_share(rows: int, columns: int, depth: int, target
 
 
 def test_rows_are_split_where_the_left_operand_leaves_l2() -> None:
-    schedule = gemm.choose_schedule(HOST, 4096, 256, 1024)
+    schedule = gemm.choose_schedule(HOST, dtypes.FLOAT32, 4096, 256, 1024)
     assert schedule.blocks.blocks * HOST.l2_bytes >= 4096 * 1024 * 4
     assert schedule.parallel
 
@@ -105,7 +105,7 @@ def test_rows_are_split_where_the_left_operand_leaves_l2() -> None:
 def test_a_block_of_rows_that_is_not_whole(target: Target) -> None:
     arrays = [normal(50, 2048), normal(2048, 40)]
     graph = body(arrays, lambda b, x, w: b.op("MatMul", x, w))
-    schedule = gemm.choose_schedule(target, 50, 40, 2048)
+    schedule = gemm.choose_schedule(target, dtypes.FLOAT32, 50, 40, 2048)
     assert schedule.blocks.blocks > 1
     check(graph, arrays, lower(1), target)
 
@@ -177,10 +177,8 @@ def test_refusals_say_why() -> None:
     assert "not a constant" in refusal(plain)
     batched = body([normal(3, 4, 5), normal(3, 5, 6)], lambda b, x, w: b.op("MatMul", x, w))
     assert "every batch" in refusal(batched, 1)
-    double = body(
-        [normal(4, 5).astype(np.float64), normal(5, 6).astype(np.float64)], lambda b, x, w: b.op("MatMul", x, w)
-    )
-    assert "float64" in refusal(double, 1)
+    whole = body([np.ones((4, 5), np.int32), np.ones((5, 6), np.int32)], lambda b, x, w: b.op("MatMul", x, w))
+    assert "int32" in refusal(whole, 1)
     empty = body([normal(0, 5), normal(5, 6)], lambda b, x, w: b.op("MatMul", x, w))
     assert "zero" in refusal(empty, 1)
     none = body([normal(4, 5)], lambda b, x: b.op("Relu", x))
@@ -218,3 +216,28 @@ def test_packing_pads_the_last_panel_with_zeros() -> None:
     np.testing.assert_array_equal(tail[:, :5], matrix[:, 16:])
     assert not tail[:, 5:].any()
     assert Tile(8, 3) < Tile(9, 1)
+
+
+NUMBERS = {dtypes.FLOAT64: 1e-14, dtypes.FLOAT16: 1e-3, dtypes.BFLOAT16: 8e-3, dtypes.FLOAT8E5M2: 0.25}
+"""Element types besides float32, and how far from the sum in float64 a rounded result may be."""
+
+
+@every_target
+@pytest.mark.parametrize("dtype", NUMBERS, ids=str)
+@pytest.mark.parametrize(("rows", "columns", "depth"), [(1, 33, 70), (37, 50, 19), (130, 160, 64)])
+def test_other_floats(rows: int, columns: int, depth: int, dtype: DType, target: Target) -> None:
+    """Narrow floats are summed in float32 and rounded once; float64 stays itself."""
+    arrays = [a.astype(dtype.numpy) for a in (normal(rows, depth), normal(depth, columns), normal(columns))]
+    attributes = {"alpha": 0.37, "beta": -1.5}
+    graph = body(arrays, lambda b, x, w, c: b.op("Relu", b.op("Gemm", x, w, c, **attributes)))
+    kernel = check(graph, arrays, lower(1), target, rtol=NUMBERS[dtype])
+    (weights,) = [operand for operand in kernel.operands if operand.packing is not None]
+    lanes = target.lanes(dtypes.FLOAT64 if dtype == dtypes.FLOAT64 else dtypes.FLOAT32)
+    assert weights.size == -(-columns // lanes) * lanes * depth * dtype.itemsize, "weights stay as narrow as they are"
+
+
+@every_target
+def test_a_turned_left_operand_of_half_width(target: Target) -> None:
+    arrays = [normal(2, 30, 19).astype(np.float16), normal(30, 24).astype(np.float16)]
+    graph = body(arrays, lambda b, x, w: b.op("MatMul", b.op("Transpose", x, perm=[0, 2, 1]), w))
+    check(graph, arrays, lower(1), target, rtol=1e-3)

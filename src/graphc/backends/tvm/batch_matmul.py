@@ -10,15 +10,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tvm.tirx.script.builder import ir as T
-
 from graphc.backends.base import Kernel
 from graphc.backends.tvm.assemble import build_kernel
 from graphc.backends.tvm.contraction import Contraction, contraction_of, extent_of, unflatten
+from graphc.backends.tvm.element_types import constant, from_storage
 from graphc.backends.tvm.product import Product, Schedule, choose_schedule, packed_panel, read_by
 from graphc.backends.tvm.tasks import IMBALANCE, Chunks, chunks_of, imbalance
 from graphc.backends.tvm.tir import Expr, KernelBuilder, broadcast
 from graphc.backends.tvm.transpose import copy_transposed
+from graphc.backends.tvm.widening import WideLeft
 from graphc.ir import Dim, Graph
 from graphc.ops.expr import Axis
 from graphc.target import Target
@@ -68,10 +68,12 @@ def choose_plan(problem: Contraction, target: Target) -> Plan:
     rows = problem.axes[len(batch) : -1]
     count, height = extent_of(batch), extent_of(rows)
     columns, depth = extent_of([problem.column]), extent_of([problem.inner])
-    schedule = choose_schedule(target, height, columns, depth, products=count)
+    schedule = choose_schedule(target, problem.dtype, height, columns, depth, products=count)
     stride = right.stride(problem.inner)
-    scattered = stride is None or abs(stride) * 4 >= SCATTERED_BYTES
+    scattered = stride is None or abs(stride) * right.type.dtype.itemsize >= SCATTERED_BYTES
     packs = right.stride(problem.column) != 1 or (height >= PACKED_ROWS and scattered)
+    # Narrow floats are widened where they are packed, not once for every tile of rows.
+    packs = packs or (right.type.dtype != problem.dtype and height > schedule.tile.rows)
     whole = None
     if not schedule.parallel or imbalance(count, target.cores) <= IMBALANCE:
         whole = chunks_of(count, target.cores, parallel=schedule.parallel)
@@ -97,10 +99,12 @@ def lower(body: Graph, target: Target, constants: frozenset[int], options: Mappi
     operands, after = read_by(body, problem)
     plan = choose_plan(problem, target)
     inputs = sorted(operands | after)
+    size = problem.dtype.itemsize
     packed = plan.copies * plan.product.packed_elements
+    wide = WideLeft(problem, problem.axes[:-1], plan.product.lanes) if WideLeft.needed(problem) else None
 
     def emit(builder: KernelBuilder) -> None:
-        _BatchMatmul(builder, body, problem, plan, {i: number for number, i in enumerate(inputs)}).emit()
+        _BatchMatmul(builder, body, problem, plan, {i: number for number, i in enumerate(inputs)}, wide).emit()
 
     return build_kernel(
         "batch_matmul",
@@ -115,7 +119,8 @@ def lower(body: Graph, target: Target, constants: frozenset[int], options: Mappi
             "right": "in place" if not plan.packs else "packed",
         },
         reads=inputs,
-        workspaces=[packed * 4] if packed else [],
+        workspaces=[*([packed * size] if packed else []), *([] if wide is None else [wide.elements * size])],
+        workspace_types=[problem.dtype] * (bool(packed) + (wide is not None)),
     )
 
 
@@ -123,17 +128,30 @@ class _BatchMatmul:
     """Emits the loops of a batch of products."""
 
     def __init__(
-        self, builder: KernelBuilder, body: Graph, problem: Contraction, plan: Plan, operands: Mapping[int, int]
+        self,
+        builder: KernelBuilder,
+        body: Graph,
+        problem: Contraction,
+        plan: Plan,
+        operands: Mapping[int, int],
+        wide: WideLeft | None,
     ) -> None:
         self.builder = builder
         self.problem = problem
         self.plan = plan
         self.right = operands[problem.right.input]
         self.workspace = len(operands) + len(body.outputs)
-        self.product = Product(builder, body, problem, plan.product, operands, plan.rows, alpha=problem.alpha)
+        self.left = operands[problem.left.input]
+        self.wide_left = None if wide is None else (wide, self.workspace + (plan.copies > 0))
+        self.product = Product(
+            builder, body, problem, plan.product, operands, plan.rows, alpha=problem.alpha, wide_left=self.wide_left
+        )
 
     def emit(self) -> None:
         plan, builder, cut = self.plan, self.builder, self.plan.product
+        if self.wide_left is not None:
+            wide, operand = self.wide_left
+            wide.emit(builder, self.left, operand, parallel=cut.parallel)
         if plan.first is not None:
             with plan.first.each(builder) as (_, task):
                 source = builder.simplify(task // cut.panels)
@@ -171,7 +189,7 @@ class _BatchMatmul:
 
         def rows(panel: Dim, vectors: int) -> None:
             if self.plan.packs:
-                right = packed_panel(builder, cut, self.workspace, start, panel, vectors)
+                right = packed_panel(builder, cut, self.workspace, self.problem.dtype, start, panel, vectors)
             else:
                 right = self._in_place(at, panel * cut.width)
             cut.blocks.each(
@@ -196,7 +214,10 @@ class _BatchMatmul:
         return cut.columns - column if partial and isinstance(column, int) else None
 
     def _load(self, places: Mapping[str, Dim], lanes: int, count: int | None = None) -> Expr:
-        return self.builder.load(self.right, self.problem.right.at(self.builder, places), lanes, 1, count)
+        view = self.problem.right
+        return from_storage(
+            self.builder.load(self.right, view.at(self.builder, places), lanes, 1, count), view.type.dtype
+        )
 
     def _pack_panel(self, at: Mapping[str, Dim], start: Dim, panel: Dim) -> None:
         self.plan.product.each_panel(self.builder, panel, lambda p, vectors: self._pack(at, start, p, vectors))
@@ -206,7 +227,7 @@ class _BatchMatmul:
         cut, builder, problem = self.plan.product, self.builder, self.problem
         base = start + panel * (cut.depth * cut.width)
         step = vectors * cut.lanes
-        zero = T.float32(0)
+        zero = constant(0.0, problem.dtype)
         if problem.right.stride(problem.column) == 1:
             with builder.serial(cut.depth, "k") as k:
                 for v in range(vectors):
@@ -224,7 +245,7 @@ class _BatchMatmul:
                 places = {**at, problem.inner.name: k, problem.column.name: panel * cut.width + n}
                 return self._load(places, cut.lanes, count)
 
-            copy_transposed(builder, read, inside, cut.depth, cut.lanes, self.workspace, base, step)
+            copy_transposed(builder, read, inside, cut.depth, cut.lanes, self.workspace, base, step, problem.dtype)
             return
         with builder.serial(cut.depth, "k") as k:
             with builder.serial(inside, "n") as n:

@@ -10,12 +10,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from graphc.backends.regions import Expander
+from graphc.backends.tvm.element_types import compute_dtype
 from graphc.backends.tvm.tir import KernelBuilder
 from graphc.errors import BackendError
-from graphc.ir import Dim, Graph, Node, TensorType, Value, dtypes
+from graphc.ir import Dim, Graph, Node, TensorType, Value
+from graphc.ir.dtypes import DType
 from graphc.ir.symbolic import Bounds, floordiv, linear_coefficient, mod, product, simplify, substitute, symbols
 from graphc.ops.contraction import matmul_parts
-from graphc.ops.expr import Axis, Load, Scalar, axes_of, call, const
+from graphc.ops.expr import Axis, Load, Scalar, axes_of, call, cast, const
 from graphc.ops.indexing import broadcast_index, indices_of
 
 
@@ -99,6 +101,11 @@ class Contraction:
     addend: Scalar | None = None
 
     @property
+    def dtype(self) -> DType:
+        """The type in which products are formed and summed."""
+        return compute_dtype(self.right.type.dtype)
+
+    @property
     def column(self) -> Axis:
         """The axis along which vectors run."""
         return self.axes[-1]
@@ -130,15 +137,15 @@ def contraction_of(body: Graph) -> Contraction:
     """The contraction that a body is built around.
 
     Raises:
-        BackendError: It has none, or one that is not of float32, or of an extent that is not bound.
+        BackendError: It has none, or one that is not of floats, or of an extent that is not bound.
     """
     anchor = anchor_of(body, frozenset({"MatMul", "Gemm"}))
     a, b = anchor.inputs[0], anchor.inputs[1]
     assert a is not None and b is not None
     for value in (a, b, anchor.output):
         type_ = value.tensor_type
-        if type_.dtype != dtypes.FLOAT32:
-            raise BackendError(f"{anchor.op_type} of {type_.dtype}, not of float32")
+        if not type_.dtype.is_float:
+            raise BackendError(f"{anchor.op_type} of {type_.dtype}, not of floats")
         if not all(isinstance(extent, int) and extent > 0 for extent in type_.dims):
             raise BackendError(f"%{value.name} has an extent that is not bound, or zero")
     expander = Expander(body)
@@ -171,7 +178,8 @@ def _gemm(body: Graph, expander: Expander, anchor: Node, a: Value, b: Value) -> 
     if len(anchor.inputs) > 2 and (c := anchor.inputs[2]) is not None and beta != 0.0:
         addend = expander.element(c, broadcast_index(c.tensor_type.dims, (row, column)))
         if beta != 1.0:
-            addend = call("mul", addend, const(beta, dtypes.FLOAT32))
+            wide = compute_dtype(a.tensor_type.dtype)
+            addend = call("mul", cast(addend, wide), const(beta, wide))
     return Contraction(
         anchor,
         axes,

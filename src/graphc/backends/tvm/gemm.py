@@ -17,6 +17,7 @@ from graphc.backends.tvm.contraction import Contraction, contraction_of, extent_
 from graphc.backends.tvm.gemm_tiles import Tile, with_ways
 from graphc.backends.tvm.product import Product, Schedule, choose_schedule, packed_panel, read_by
 from graphc.backends.tvm.tir import KernelBuilder
+from graphc.backends.tvm.widening import WideLeft
 from graphc.errors import BackendError
 from graphc.ir import Dim, Graph
 from graphc.target import Target
@@ -40,15 +41,23 @@ def lower(body: Graph, target: Target, constants: frozenset[int], options: Mappi
     override = options.get("tile")
     rows = extent_of(problem.axes[:-1])
     columns, depth = extent_of(problem.axes[-1:]), extent_of([problem.inner])
-    schedule = choose_schedule(
-        target, rows, columns, depth, with_ways(Tile(*override), target) if override is not None else None
-    )
+    tile = with_ways(Tile(*override), target) if override is not None else None
+    schedule = choose_schedule(target, problem.dtype, rows, columns, depth, tile)
     packing = _packing(problem, schedule)
     inputs = sorted(read)
     numbers = {i: number for number, i in enumerate(inputs)}
+    wide = WideLeft(problem, problem.axes[:-1], schedule.lanes) if WideLeft.needed(problem) else None
+    workspace = len(inputs) + len(body.outputs)
 
     def emit(builder: KernelBuilder) -> None:
-        product = Product(builder, body, problem, schedule, numbers, problem.axes[:-1])
+        wide_left = None if wide is None else (wide, workspace)
+        # Narrow weights are scaled with their sums, so that no rounding of theirs comes between.
+        alpha = 1.0 if wide is None else problem.alpha
+        product = Product(
+            builder, body, problem, schedule, numbers, problem.axes[:-1], alpha=alpha, wide_left=wide_left
+        )
+        if wide is not None:
+            wide.emit(builder, numbers[problem.left.input], workspace, parallel=schedule.parallel)
         _emit(builder, product, schedule, numbers[weight])
 
     return build_kernel(
@@ -60,7 +69,8 @@ def lower(body: Graph, target: Target, constants: frozenset[int], options: Mappi
         flops=2 * rows * columns * depth,
         schedule=schedule.describe(),
         reads=inputs,
-        packed={weight: (schedule.packed_elements * 4, packing)},
+        packed={weight: (schedule.packed_elements * problem.right.type.dtype.itemsize, packing)},
+        workspaces=[] if wide is None else [wide.elements * problem.dtype.itemsize],
     )
 
 
@@ -88,19 +98,22 @@ def _check(problem: Contraction, body: Graph, constants: frozenset[int]) -> set[
 
 
 def _packing(problem: Contraction, schedule: Schedule) -> Packing:
-    """Panels of the weights, scaled by alpha."""
+    """Panels of the weights, scaled by alpha unless they are narrow."""
     right = problem.right
     step_k, step_n = right.stride(problem.inner), right.stride(problem.column)
     assert step_k is not None and step_n is not None, "_check refuses such operands"
     start = right.offset - step_k * problem.inner.index - step_n * problem.column.index
     assert isinstance(start, int), "the right operand depends on no other axis"
-    depth, columns, alpha = schedule.depth, schedule.columns, problem.alpha
+    depth, columns = schedule.depth, schedule.columns
+    alpha = 1.0 if WideLeft.needed(problem) else problem.alpha
 
     def apply(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        flat = np.ascontiguousarray(array).reshape(-1)[start:]
+        scaled = array if alpha == 1.0 else array * array.dtype.type(alpha)
+        # As words: NumPy has no strided views of types that it does not know.
+        flat = np.ascontiguousarray(scaled).reshape(-1)[start:].view(f"u{array.dtype.itemsize}")
         strides = (step_k * flat.itemsize, step_n * flat.itemsize)
         matrix = np.lib.stride_tricks.as_strided(flat, (depth, columns), strides, writeable=False)
-        return pack_panels(matrix if alpha == 1.0 else matrix * np.float32(alpha), schedule.width, schedule.lanes)
+        return pack_panels(matrix, schedule.width, schedule.lanes).view(array.dtype)
 
     parameters = {
         "width": schedule.width,
@@ -132,7 +145,8 @@ def _emit(builder: KernelBuilder, product: Product, schedule: Schedule, weights:
         block, panel = schedule.unflatten(builder, task)
 
         def rows(panel: Dim, vectors: int) -> None:
-            right = packed_panel(builder, schedule, weights, 0, panel, vectors)
+            dtype = product.problem.right.type.dtype
+            right = packed_panel(builder, schedule, weights, dtype, 0, panel, vectors)
             schedule.blocks.each(
                 builder, block, lambda row, count: product.tile(row, count, panel * schedule.width, vectors, right)
             )

@@ -6,18 +6,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tvm.tirx.script.builder import ir as T
-
 from graphc.backends.regions import Expander
 from graphc.backends.tvm.contraction import Contraction, flat_stride, unflatten
+from graphc.backends.tvm.element_types import from_storage, number
 from graphc.backends.tvm.epilogue import Epilogue
 from graphc.backends.tvm.gemm_tiles import Tile, choose_tile, multiply
 from graphc.backends.tvm.render import Lane, Renderer, Scope
 from graphc.backends.tvm.tasks import PARALLEL_MACS, RowTiles, only, row_tiles, split_until_balanced
 from graphc.backends.tvm.tir import Expr, KernelBuilder, broadcast
+from graphc.backends.tvm.widening import WideLeft
 from graphc.errors import BackendError
-from graphc.ir import Dim, Graph, dtypes, symbol
-from graphc.ops.expr import Axis, loads
+from graphc.ir import Dim, Graph, symbol
+from graphc.ir.dtypes import DType
+from graphc.ops.expr import Axis, cast, loads
 from graphc.target import Target
 
 
@@ -95,16 +96,16 @@ class Schedule:
 
 
 def choose_schedule(
-    target: Target, rows: int, columns: int, depth: int, tile: Tile | None = None, *, products: int = 1
+    target: Target, dtype: DType, rows: int, columns: int, depth: int, tile: Tile | None = None, *, products: int = 1
 ) -> Schedule:
-    """The schedule of `products` equal products of these extents, with the tile given or the best one."""
-    lanes = target.lanes(dtypes.FLOAT32)
+    """The schedule of `products` equal products of these extents in `dtype`, with the tile given or the best one."""
+    lanes = target.lanes(dtype)
     tile = tile or choose_tile(target, rows, -(-columns // lanes))
     panels = -(-columns // (tile.vectors * lanes))
     tiles = -(-rows // tile.rows)
     parallel = products * rows * columns * depth >= PARALLEL_MACS
     # Half of L2 holds a block of rows, the other half the panel that passes.
-    blocks = min(tiles, max(1, -(-rows * depth * 4 // (target.l2_bytes // 2))))
+    blocks = min(tiles, max(1, -(-rows * depth * dtype.itemsize // (target.l2_bytes // 2))))
     if parallel:
         blocks = split_until_balanced(products * panels, tiles, target.cores, blocks)
     return Schedule(rows, columns, depth, lanes, tile, row_tiles(rows, tile.rows, blocks), parallel)
@@ -128,14 +129,14 @@ def read_by(body: Graph, problem: Contraction) -> tuple[set[int], set[int]]:
 
 
 def packed_panel(
-    builder: KernelBuilder, schedule: Schedule, operand: int, start: Dim, panel: Dim, vectors: int
+    builder: KernelBuilder, schedule: Schedule, operand: int, dtype: DType, start: Dim, panel: Dim, vectors: int
 ) -> Callable[[Dim, int], Expr]:
-    """Vectors of one panel of an operand packed at `start`, by step of the inner axis and vector."""
+    """Vectors of one panel of an operand of `dtype` packed at `start`, by step of the inner axis and vector."""
     base = start + panel * (schedule.depth * schedule.width)
     step = vectors * schedule.lanes
 
     def right(k: Dim, v: int) -> Expr:
-        return builder.load(operand, base + k * step + v * schedule.lanes, schedule.lanes)
+        return from_storage(builder.load(operand, base + k * step + v * schedule.lanes, schedule.lanes), dtype)
 
     return right
 
@@ -151,6 +152,7 @@ class Product:
         operands: Pointer argument of each body input that the kernel reads; the outputs follow them.
         rows: Axes whose row-major order the rows are numbered in.
         alpha: Factor of every sum.
+        wide_left: Where the left operand was widened, if it was: what tells places there, and the pointer argument.
     """
 
     def __init__(
@@ -163,6 +165,7 @@ class Product:
         rows: Sequence[Axis],
         *,
         alpha: float = 1.0,
+        wide_left: tuple[WideLeft, int] | None = None,
     ) -> None:
         self.builder = builder
         self.problem = problem
@@ -170,6 +173,7 @@ class Product:
         self.left = operands[problem.left.input]
         self.rows = rows
         self.alpha = alpha
+        self.wide_left = wide_left
         outputs = range(len(operands), len(operands) + len(body.outputs))
         self.epilogue = Epilogue(builder, body, problem.anchor, operands, outputs)
         self._renderer = Renderer(builder, [value.tensor_type for value in body.inputs], operands)
@@ -197,13 +201,14 @@ class Product:
         plan, builder, problem = self.schedule, self.builder, self.problem
         batch = batch or {}
         starts = [self._row_start(row + r, batch) for r in range(rows)]
-        stride = problem.left.stride(problem.inner)
+        stride = problem.left.stride(problem.inner) if self.wide_left is None else 1
+        operand = self.left if self.wide_left is None else self.wide_left[1]
         assert stride is not None, "read_by refuses others"
 
         def left(r: int, k: Dim) -> Expr:
-            return builder.load(self.left, starts[r] + k * stride)
+            return builder.load(operand, starts[r] + k * stride)
 
-        sums = multiply(builder, plan.tile.cut(rows, vectors), plan.lanes, plan.depth, left, right)
+        sums = multiply(builder, plan.tile.cut(rows, vectors), plan.lanes, plan.depth, left, right, problem.dtype)
         for r in range(rows):
             places = {**batch, **unflatten(self.rows, row + r, builder.bounds)}
             for v in range(vectors):
@@ -211,6 +216,9 @@ class Product:
 
     def _row_start(self, row: Dim, batch: Mapping[str, Dim]) -> Dim:
         """Offset of a row of the left operand."""
+        if self.wide_left is not None:
+            places = {**batch, **unflatten(self.rows, row, self.builder.bounds)}
+            return self.builder.bind_index(self.wide_left[0].start(places), 0, None, "start")
         left, builder = self.problem.left, self.builder
         origin = {**batch, **{axis.name: 0 for axis in (*self.rows, self.problem.inner)}}
         if self._row_stride is not None:
@@ -224,10 +232,11 @@ class Product:
         if isinstance(column, int) and column + plan.lanes > plan.columns:
             count = plan.columns - column
         if self.alpha != 1.0:
-            value = value * broadcast(T.float32(self.alpha), plan.lanes)
+            value = value * number(self.alpha, problem.dtype, plan.lanes)
         with builder.lanes(plan.lanes) as name:
             lane = Lane(name, plan.lanes, count)
             at = {**places, problem.column.name: column + symbol(name)}
             if problem.addend is not None:
-                value = value + broadcast(self._renderer.render(problem.addend, lane, Scope(at)), plan.lanes)
+                addend = cast(problem.addend, problem.dtype)
+                value = value + broadcast(self._renderer.render(addend, lane, Scope(at)), plan.lanes)
             self.epilogue.store(value, [at[axis.name] for axis in problem.axes], lane)

@@ -211,7 +211,21 @@ class KernelBuilder:
         place = T.Ramp(self.index(offset), T.int64(stride), lanes)
         if count is None:
             return buffer[place]
+        if isinstance(count, int) and self._operands[operand].itemsize < 4:
+            return self._load_parts(operand, offset, lanes, count)
         return T.masked_load(f"{buffer.dtype}x{lanes}", buffer, place, self.first_lanes(count, lanes))
+
+    def _load_parts(self, operand: int, offset: Dim, lanes: int, count: int) -> Expr:
+        """The first `count` lanes as vectors of powers of two, zeros behind them.
+
+        AVX2 has no masked loads of 8 and 16 bits, and where their conversion follows LLVM reads past the last one.
+        """
+        name = stored_dtype(self._operands[operand])
+        register = Register(lanes, name)
+        register.value = broadcast(T.IntImm(name, 0), lanes)
+        for start, size in _powers(count):
+            register.set_part(start, size, self.load(operand, offset + start, size))
+        return register.value
 
     def load_masked(self, operand: int, offset: Dim, lanes: int, mask: Expr) -> Expr:
         """Consecutive elements of the lanes on which `mask` holds; the others are unspecified."""
@@ -249,13 +263,8 @@ class KernelBuilder:
         """
         register = Register(lanes, stored_dtype(self._operands[operand]))
         register.value = value
-        start = 0
-        for size in (1 << bit for bit in reversed(range(lanes.bit_length()))):
-            if count & size:
-                place = self.index(offset + start)
-                at = T.Ramp(place, T.int64(1), size) if size > 1 else place
-                T.buffer_store(self.buffers[operand], register.part(start, size), [at])
-                start += size
+        for start, size in _powers(count):
+            self.store(operand, register.part(start, size), offset + start, size)
 
     def store_lanes(self, operand: int, value: Expr, offset: Dim, lane: str, lanes: int, count: Dim | None) -> None:
         """Writes each lane to its own place: `offset` with the lane symbol replaced by the lane's number."""
@@ -318,6 +327,19 @@ class Register:
     def part(self, start: int, lanes: int) -> Expr:
         """Consecutive lanes as a shorter vector."""
         return self._buffer[T.Ramp(start, 1, lanes)] if lanes > 1 else self._buffer[start]
+
+    def set_part(self, start: int, lanes: int, value: Expr) -> None:
+        """Writes consecutive lanes."""
+        T.buffer_store(self._buffer, value, [T.Ramp(start, 1, lanes) if lanes > 1 else start])
+
+
+def _powers(count: int) -> Iterator[tuple[int, int]]:
+    """Starts and sizes of parts of `count` whose sizes are descending powers of two."""
+    start = 0
+    for size in (1 << bit for bit in reversed(range(count.bit_length()))):
+        if count & size:
+            yield start, size
+            start += size
 
 
 def _combine(function: Any, left: Expr, right: Expr) -> Expr:
