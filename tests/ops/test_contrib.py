@@ -187,6 +187,30 @@ CASES: dict[str, tuple[str, list[Any], int, dict[str, Any]]] = {
         1,
         {"interleaved": 1},
     ),
+    "linear attention": (
+        "LinearAttention",
+        [F(0, 2, 3, 12), F(1, 2, 3, 6), F(2, 2, 3, 8), F(3, 2, 2, 3, 4), -abs(F(4, 2, 3, 2)), abs(F(5, 2, 3, 2))],
+        2,
+        {"q_num_heads": 4, "kv_num_heads": 2, "scale": 0.3},
+    ),
+    "linear attention without a past": (
+        "LinearAttention",
+        [F(0, 1, 4, 6), F(1, 1, 4, 6), F(2, 1, 4, 8)],
+        2,
+        {"q_num_heads": 2, "kv_num_heads": 2, "update_rule": "linear", "chunk_size": 2},
+    ),
+    "causal convolution": (
+        "CausalConvWithState",
+        [F(0, 2, 3, 5), F(1, 3, 1, 4), F(2, 3), F(3, 2, 3, 3)],
+        2,
+        {"activation": "silu"},
+    ),
+    "causal convolution, channels last": (
+        "CausalConvWithState",
+        [F(0, 2, 5, 3), F(1, 3, 1, 4), F(2, 3), F(3, 2, 3, 3)],
+        2,
+        {"channels_last": 1},
+    ),
 }
 
 
@@ -228,7 +252,11 @@ def test_expanding_keeps_names_types_and_values(name: str) -> None:
 
 
 def test_every_decomposition_of_the_domain_is_tested() -> None:
-    tested = {op_type for op_type, *_ in CASES.values()} | {"DynamicQuantizeMatMul", "TransposeMatMul"}
+    tested = {op_type for op_type, *_ in CASES.values()} | {
+        "DynamicQuantizeMatMul",
+        "DynamicQuantizeLSTM",
+        "TransposeMatMul",
+    }
     assert {op_type for domain, op_type in DECOMPOSITIONS if domain == MS} == tested
 
 
@@ -249,6 +277,30 @@ def test_a_dynamically_quantized_product() -> None:
     arrays = [floats(0, 3, 4), _i8(1, 4, 5), _scale(2, 5), np.zeros(5, np.int8), floats(3, 5)]
     # ONNX Runtime quantizes the left operand by its own kernel, whose rounding differs in the last place.
     check(case("DynamicQuantizeMatMul", arrays, domain=MS), rtol=0.02, atol=0.05, expression=False)
+
+
+@pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])
+@pytest.mark.parametrize("by_row", [False, True])
+def test_a_dynamically_quantized_lstm(direction: str, by_row: bool) -> None:
+    directions, size, hidden = 2 if direction == "bidirectional" else 1, 5, 6
+    scales = (directions, 4 * hidden) if by_row else (directions,)
+    arrays = [
+        floats(0, 3, 2, size),
+        _i8(1, directions, size, 4 * hidden),
+        _i8(2, directions, hidden, 4 * hidden),
+        floats(3, directions, 8 * hidden),
+        np.array([3, 2], np.int32),
+        floats(4, directions, 2, hidden),
+        None,
+        floats(5, directions, 3 * hidden),
+        _scale(6, *scales) / 100,
+        np.zeros(scales, np.int8),
+        _scale(7, *scales) / 100,
+        np.zeros(scales, np.int8),
+    ]
+    # ONNX Runtime rounds inputs and states to 8 bits.
+    subject = case("DynamicQuantizeLSTM", arrays, 3, domain=MS, direction=direction, hidden_size=hidden)
+    check(subject, rtol=0.02, atol=0.03, expression=False)
 
 
 def test_a_norm_by_the_root_of_the_mean_square_with_its_statistics() -> None:

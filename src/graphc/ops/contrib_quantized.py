@@ -6,8 +6,8 @@ import numpy as np
 
 from graphc.ir import Builder, Node, Value, dtypes
 from graphc.ops.base import Trait
-from graphc.ops.contrib import DOMAIN, Values, added, given, kept, needed
-from graphc.ops.decomposition import Decompose, decomposed
+from graphc.ops.contrib import DOMAIN, Values, added, given, kept, needed, numbers
+from graphc.ops.decomposition import Decompose, decomposed, rank_of
 
 CONTRACTION = frozenset({Trait.CONTRACTION})
 
@@ -83,6 +83,29 @@ def _dynamic_matmul(b: Builder, node: Node, x: Values) -> Values:
     return [added(b, b.op("Mul", floats, b.op("Mul", scale, needed(x, 2))), given(x, 4))]
 
 
+def _dynamic_lstm(b: Builder, node: Node, x: Values) -> Values:
+    """LSTM whose weights are 8-bit integers and come transposed.
+
+    ONNX Runtime rounds the input and every step's state to 8 bits as well, for the sake of integer products; here they
+    stay as they are.
+    """
+
+    def weights(values: int, scale: int) -> Value:
+        def along(index: int) -> Value:
+            """Numbers for each direction, or for each of its rows, beside (directions, inputs, rows)."""
+            found = b.op("Cast", needed(x, index), to=dtypes.FLOAT32.onnx)
+            return b.op("Unsqueeze", found, numbers(b, *((1, 2) if rank_of(found) == 1 else (1,))))
+
+        floats = b.op("Cast", needed(x, values), to=dtypes.FLOAT32.onnx)
+        return b.op("Transpose", b.op("Mul", b.op("Sub", floats, along(scale + 1)), along(scale)), perm=[0, 2, 1])
+
+    names = ("direction", "activations", "activation_alpha", "activation_beta", "clip", "hidden_size", "input_forget")
+    operands = (needed(x, 0), weights(1, 8), weights(2, 10), *x[3:8])
+    layer = b.op("LSTM", *operands, outputs=3, **kept(node, *names)).producer
+    assert layer is not None
+    return list(layer.outputs)
+
+
 def _quantize(b: Builder, node: Node, x: Values) -> Values:
     return [b.op("QuantizeLinear", *x, **kept(node, "axis"))]
 
@@ -125,6 +148,7 @@ for _name, _decompose in (
     ("QGemm", _gemm),
     ("MatMulIntegerToFloat", _matmul_to_float),
     ("DynamicQuantizeMatMul", _dynamic_matmul),
+    ("DynamicQuantizeLSTM", _dynamic_lstm),
 ):
     decomposed(_name, _decompose, domain=DOMAIN, traits=CONTRACTION)
 decomposed("DynamicQuantizeLinear", _dynamic_quantize, define=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from graphc.ir import GRAPHC_DOMAIN, Builder, Graph, Node
+from graphc.ir import GRAPHC_DOMAIN, Builder, Graph, Node, Value
 from graphc.ops import infer_node
 from graphc.ops.decomposition import can_expand, expand
 from graphc.passes.base import PassContext, register_pass
@@ -25,14 +25,28 @@ class Expand:
     def run(self, graph: Graph, context: PassContext) -> int:
         """Expands until nothing is left to expand; answers how many nodes went."""
         changes = 0
-        for node in list(graph.nodes):
-            for _, subgraph in node.subgraphs():
-                changes += self.run(subgraph, context)
-            if not can_expand(node) or _is_compiled(node, context) or not context.permit(self.name, node):
-                continue
-            _keep_output_names(graph, node)
-            changes += expand(node)
+        nodes = list(graph.nodes)
+        while nodes:
+            known = set(graph.nodes)
+            changes += sum(self._visit(graph, node, context) for node in nodes)
+            nodes = [node for node in graph.nodes if node not in known]
         return changes
+
+    def _visit(self, graph: Graph, node: Node, context: PassContext) -> int:
+        changes = sum(self.run(subgraph, context) for _, subgraph in node.subgraphs())
+        if not can_expand(node) or _is_compiled(node, context) or not context.permit(self.name, node):
+            return changes
+        outputs = [(number, value) for number, value in enumerate(graph.outputs) if value.producer is node]
+        if not expand(node):
+            return changes
+        # A graph's outputs keep their names.
+        copies: dict[str, Value] = {}
+        for number, old in outputs:
+            if old.name not in copies:
+                b = Builder(graph, origins=node.origins, infer=infer_node)
+                copies[old.name] = b.op("Identity", graph.outputs[number], outputs=[old.name])
+            graph.set_output(number, copies[old.name])
+        return changes + 1
 
 
 def _is_compiled(node: Node, context: PassContext) -> bool:
@@ -41,14 +55,3 @@ def _is_compiled(node: Node, context: PassContext) -> bool:
     if node.domain not in ("", GRAPHC_DOMAIN):
         return False
     return context.capability is not None and bool(context.capability.supports(node))
-
-
-def _keep_output_names(graph: Graph, node: Node) -> None:
-    """Puts an Identity between the node and the graph's outputs, so that they keep their names."""
-    for value in node.outputs:
-        if value.is_graph_output:
-            name, value.name = value.name, graph.fresh_name(f"{value.name}_whole")
-            copy = Builder(graph, origins=node.origins, infer=infer_node).op("Identity", value, outputs=[name])
-            for use in value.uses:
-                if isinstance(use.user, Graph):
-                    use.user.set_output(use.position, copy)
