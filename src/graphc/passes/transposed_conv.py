@@ -1,14 +1,19 @@
-"""Transposed convolutions whose patches do not overlap, written as pointwise convolutions.
+"""Transposed convolutions written as convolutions.
 
-ConvTranspose(x, w, b; kernel = stride = k) = DepthToSpace(Conv1x1(x, w', b'); k)
+With stride s, tap k of input pixel i adds to output pixel q = i*s + k (padding is cut off at the end). So outputs with
+the same phase r = q mod s see only the taps r, r + s, ...: they are a plain convolution of the input with every s-th
+tap, turned round. The phases of all outputs are the channels of one convolution, which DepthToSpace lays out:
 
-Every input pixel makes a k x k patch of its own, so the patches' pixels are channels of a pointwise convolution, which
-DepthToSpace lays out. Channels are rounded up to whole vectors, so that each pixel of a patch starts a block.
+    ConvTranspose(x, w, b; stride s) = Slice(DepthToSpace(Conv(x, w', b'), s))
+
+Where the taps are no multiple of the stride, the last ones of some phases are zero. That costs at most a few products,
+where gathering the inputs of each output pixel tests each tap (Shi et al., "Is the deconvolution layer the same as a
+convolutional layer?", 2016). Channels are rounded up to whole vectors, so that each phase starts a block.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -16,6 +21,8 @@ import numpy as np
 
 from graphc.ir import Builder, TensorType, Value
 from graphc.ir.dtypes import FLOAT32
+from graphc.ops.base import Array
+from graphc.ops.convolution import transposed_window
 from graphc.passes.base import register_pass
 from graphc.passes.rule_pass import RulePass
 from graphc.passes.rules import Const, Match, Optional, P, Refusal, Var, attr, refuse, rule_set
@@ -30,27 +37,33 @@ WHOLE = 16
 @register_pass
 @dataclass(frozen=True)
 class TransposedConv(RulePass):
-    """Writes 2-D transposed convolutions of stride = kernel as pointwise convolutions and DepthToSpace.
+    """Writes transposed convolutions as convolutions whose channels are laid out as pixels.
 
-    Before: types are inferred, scales are folded into weights. After: a ConvTranspose that remains has overlapping or
-    cut patches, groups, or weights that are not constant. Results differ by the order of sums only.
+    Before: types are inferred, scales are folded into weights. After: a ConvTranspose that remains has weights that are
+    not constant, or open extents. Results differ by the order of sums only.
     """
 
     name: ClassVar[str] = "transposed_conv"
 
 
 def _examples(choose: Chooser) -> Mapping[str, Any]:
-    size = choose.integer(1, 3)
-    channels, outputs = choose.integer(1, 3), choose.integer(1, 20)
-    count = channels * outputs * size * size
-    weights = np.cos(np.arange(count, dtype=np.float32)).reshape(channels, outputs, size, size)
+    rank = choose.pick((1, 2, 2, 3))
+    strides = [choose.integer(1, 3)] * rank if choose.integer(0, 1) else [choose.integer(1, 3) for _ in range(rank)]
+    kernel = [choose.integer(1, 4) for _ in range(rank)]
+    group, inner, outputs = choose.integer(1, 2), choose.integer(1, 2), choose.integer(1, 9)
+    count = group * inner * outputs * int(np.prod(kernel))
+    dilations = [choose.integer(1, 2) for _ in kernel]
+    pads = [choose.integer(0, d * (k - 1)) for d, k in zip(dilations, kernel, strict=True)]
     return {
-        "x": TensorType(FLOAT32, (1, channels, 3, 2)),
-        "w": weights,
-        "bias": np.sin(np.arange(outputs, dtype=np.float32)),
-        "strides": (size, size),
-        "kernel": (size, size),
-        "pads": (0, 0, 0, 0),
+        "x": TensorType(FLOAT32, (1, group * inner, *(choose.integer(2, 4) for _ in kernel))),
+        "w": np.cos(np.arange(count, dtype=np.float32)).reshape(group * inner, outputs, *kernel),
+        "bias": np.sin(np.arange(group * outputs, dtype=np.float32)),
+        "strides": tuple(strides),
+        "kernel": tuple(kernel),
+        "pads": (*pads, *(choose.integer(0, p) for p in pads)),
+        "dilations": tuple(dilations),
+        "group": group,
+        "extra": tuple(choose.integer(0, s - 1) for s in strides),
     }
 
 
@@ -59,45 +72,157 @@ def _examples(choose: Chooser) -> Mapping[str, Any]:
         Var("x"),
         Const("w"),
         Optional(Const("bias")),
-        strides=attr("strides", default=(1, 1)),
+        strides=attr("strides", default=()),
         kernel_shape=attr("kernel", default=()),
         pads=attr("pads", default=()),
+        dilations=attr("dilations", default=()),
+        group=attr("group", default=1),
+        output_padding=attr("extra", default=()),
     ),
     examples=_examples,
 )
-def patches_as_channels(m: Match, b: Builder) -> Value | Refusal:
-    """ConvTranspose(x, w, b; k = s) = Slice(DepthToSpace(Conv(x, w', b'), k))."""
-    strides = tuple(m.attribute("strides"))
-    weights = m.array("w")
-    if weights.ndim != 4:
-        return refuse(f"the convolution has {weights.ndim - 2} spatial axes, not 2")
-    _, outputs, height, width = weights.shape
-    if height != width or strides != (height, width):
-        return refuse(f"patches of {height}x{width} at strides {strides} overlap or gap")
-    if reason := _cut(m.root.attributes):
-        return refuse(reason)
-    padded = outputs if 2 * outputs < WHOLE else -(-outputs // WHOLE) * WHOLE
-    taps = np.zeros((height, width, padded, weights.shape[0]), weights.dtype)
-    taps[:, :, :outputs] = weights.transpose(2, 3, 1, 0)
-    inputs = [m["x"], b.constant(taps.reshape(-1, weights.shape[0], 1, 1), name="taps")]
+def phases_as_channels(m: Match, b: Builder) -> Value | Refusal:
+    """ConvTranspose(x, w, b) = Slice(DepthToSpace(Conv(x, w', b'), stride))."""
+    kind, weights, group = m.type("x"), m.array("w"), m.attribute("group")
+    extents = [extent for extent in kind.dims[2:] if isinstance(extent, int)]
+    if len(extents) != weights.ndim - 2:
+        return refuse(f"%{m['x'].name} has open extents")
+    window = transposed_window(m.root, kind.dims, weights.shape)
+    begins = [begin for begin in window.pads_begin if isinstance(begin, int)]
+    outputs = [extent for extent in window.output if isinstance(extent, int)]
+    if 0 in (*extents, *outputs):
+        return refuse("there are no pixels")
+    plans = [
+        _plan(*geometry)
+        for geometry in zip(extents, window.kernel, window.strides, window.dilations, begins, outputs, strict=True)
+    ]
+    if any(plan is None for plan in plans):
+        return refuse(f"padding {begins} cuts off more than the taps reach")
+    axes = [plan for plan in plans if plan is not None]
+    phases = tuple(axis.phases for axis in axes)
+    shared = len(set(phases)) == 1 and len(phases) == 2 and phases[0] > 1
+    made = weights.shape[1]
+    blocked = shared and group == 1
+    padded = -(-made // WHOLE) * WHOLE if blocked and 2 * made >= WHOLE else made
+    taps = _phase_taps(_spread(weights, axes, window.dilations), axes, group, padded, outermost=blocked)
+    inputs = [_cut(b, m["x"], axes, extents), b.constant(taps, name="taps")]
     if m.get("bias") is not None:
-        shift = np.zeros((height * width, padded), weights.dtype)
-        shift[:, :outputs] = m.array("bias")
-        inputs.append(b.constant(shift.reshape(-1), name="bias"))
-    channels = b.op("Conv", *inputs, kernel_shape=(1, 1))
-    image = b.op("DepthToSpace", channels, blocksize=height, mode="DCR")
-    return image if padded == outputs else emit(b, image, {1: Range(0, outputs, 1)})
+        inputs.append(b.constant(_phase_bias(m.array("bias"), phases, padded, outermost=blocked), name="bias"))
+    channels = b.op(
+        "Conv",
+        *inputs,
+        kernel_shape=taps.shape[2:],
+        dilations=tuple(axis.dilation for axis in axes),
+        pads=(*(axis.before for axis in axes), *(max(axis.after, 0) for axis in axes)),
+        group=group,
+    )
+    image = channels
+    if shared:
+        image = b.op("DepthToSpace", channels, blocksize=phases[0], mode="DCR" if blocked else "CRD")
+    elif any(count > 1 for count in phases):
+        image = _interleaved(b, channels, padded * group, axes)
+    taken = {2 + i: Range(a.first, n, 1) for i, (a, n) in enumerate(zip(axes, outputs, strict=True)) if a.is_cut(n)}
+    if padded != made:
+        taken[1] = Range(0, made, 1)
+    return emit(b, image, taken) if taken else image
 
 
-def _cut(attributes: Mapping[str, Any]) -> str:
-    """Why the patches are not laid out whole and side by side; empty where they are."""
-    if attributes.get("group", 1) != 1:
-        return "it has groups"
-    for name in ("pads", "output_padding"):
-        if any(attributes.get(name, ())):
-            return f"it has {name} {attributes[name]}"
-    if any(d != 1 for d in attributes.get("dilations", ())) or attributes.get("output_shape"):
-        return "it has dilations or a given output shape"
-    if attributes.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID", b"NOTSET", b"VALID"):
-        return f"it has auto_pad {attributes['auto_pad']!r}"
-    return ""
+@dataclass(frozen=True)
+class _Axis:
+    """One spatial axis as a convolution.
+
+    Args:
+        phases: How many outputs one position of the convolution makes: the stride.
+        taps: Taps of each phase.
+        dilation: Distance between a phase's taps.
+        before: Zeros before the input.
+        after: Zeros after it; inputs that no output sees where negative.
+        positions: Windows.
+        first: Place of the first output among what the windows make.
+    """
+
+    phases: int
+    taps: int
+    dilation: int
+    before: int
+    after: int
+    positions: int
+    first: int
+
+    def is_cut(self, outputs: int) -> bool:
+        """Whether the windows make more than the `outputs` wanted."""
+        return self.first > 0 or outputs < self.positions * self.phases
+
+
+def _plan(extent: int, kernel: int, stride: int, dilation: int, begin: int, output: int) -> _Axis | None:
+    """The axis as a convolution; None where padding cuts off more than the taps reach."""
+    if stride == 1:
+        taps = kernel
+    else:
+        taps, dilation = -(-(dilation * (kernel - 1) + 1) // stride), 1
+    low, high = begin // stride, (begin + output - 1) // stride
+    reach = dilation * (taps - 1)
+    if low > reach:
+        return None
+    before = reach - low
+    return _Axis(stride, taps, dilation, before, high + 1 - extent, high - low + 1, begin - low * stride)
+
+
+def _cut(b: Builder, x: Value, axes: Sequence[_Axis], extents: Sequence[int]) -> Value:
+    """`x` without the pixels at its end that no output sees."""
+    kept = {2 + i: Range(0, n + a.after, 1) for i, (a, n) in enumerate(zip(axes, extents, strict=True)) if a.after < 0}
+    return emit(b, x, kept) if kept else x
+
+
+def _spread(weights: Array, axes: Sequence[_Axis], dilations: Sequence[int]) -> Array:
+    """Weights with as many taps as all phases of each axis have: gaps between dilated taps, and the end, are zero."""
+    for i, (axis, dilation) in enumerate(zip(axes, dilations, strict=True)):
+        step = dilation if axis.phases > 1 else 1
+        wide = np.zeros((*weights.shape[: 2 + i], axis.phases * axis.taps, *weights.shape[3 + i :]), weights.dtype)
+        places = [slice(None)] * (2 + i) + [slice(0, step * (weights.shape[2 + i] - 1) + 1, step)]
+        wide[tuple(places)] = weights
+        weights = wide
+    return weights
+
+
+def _phase_taps(weights: Array, axes: Sequence[_Axis], group: int, padded: int, *, outermost: bool) -> Array:
+    """Weights (C, M/group, taps...) as those of a convolution (channels of phases, C/group, taps of a phase...).
+
+    Args:
+        weights: With `phases * taps` taps along each axis.
+        axes: The axes.
+        group: Number of groups.
+        padded: Outputs of a group, rounded up.
+        outermost: Whether the phases come before the outputs among the channels, else after them.
+    """
+    rank, (channels, made) = len(axes), weights.shape[:2]
+    split = [extent for axis in axes for extent in (axis.taps, axis.phases)]
+    parts = weights.reshape(group, channels // group, made, *split)
+    # Turned round: the first tap of a convolution is the last of a phase.
+    parts = np.flip(parts, tuple(3 + 2 * i for i in range(rank)))
+    parts = np.pad(parts, [(0, 0), (0, 0), (0, padded - made), *[(0, 0)] * (2 * rank)])
+    phase_axes, tap_axes = [4 + 2 * i for i in range(rank)], [3 + 2 * i for i in range(rank)]
+    order = [0, *phase_axes, 2, 1, *tap_axes] if outermost else [0, 2, *phase_axes, 1, *tap_axes]
+    moved = parts.transpose(order)
+    return np.ascontiguousarray(moved.reshape(-1, channels // group, *(axis.taps for axis in axes)))
+
+
+def _phase_bias(bias: Array, phases: Sequence[int], padded: int, *, outermost: bool) -> Array:
+    count = int(np.prod(phases))
+    if outermost:
+        return np.tile(np.pad(bias, (0, padded - bias.size)), count)
+    return np.repeat(bias, count)
+
+
+def _interleaved(b: Builder, channels: Value, outputs: int, axes: Sequence[_Axis]) -> Value:
+    """Phases, innermost among the channels, between the positions of their axes."""
+    rank = len(axes)
+    phases = [axis.phases for axis in axes]
+    positions = [axis.positions for axis in axes]
+    split = b.op("Reshape", channels, b.constant(np.array([0, outputs, *phases, *positions], np.int64)))
+    order = [0, 1]
+    for i in range(rank):
+        order += [2 + rank + i, 2 + i]
+    moved = b.op("Transpose", split, perm=tuple(order))
+    extents = [count * phase for count, phase in zip(positions, phases, strict=True)]
+    return b.op("Reshape", moved, b.constant(np.array([0, outputs, *extents], np.int64)))
