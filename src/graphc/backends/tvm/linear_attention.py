@@ -2,22 +2,26 @@
 
 The columns of a state do not know of each other. So a task takes a few vectors of columns of one head from the first
 step to the last, while they stay in the nearest cache; a step passes over their rows once, or twice where it must read
-the state before it knows what to write (the delta rule).
+the state before it knows what to write (the delta rule). The first step reads the state that is given, the last one
+writes the state that is asked for, so that a single step moves nothing else.
 """
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Mapping
+import operator
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from graphc.backends.base import Kernel
 from graphc.backends.tvm import element_types, scalar_ops
 from graphc.backends.tvm.assemble import build_kernel
+from graphc.backends.tvm.gemm_tiles import IN_FLIGHT
 from graphc.backends.tvm.loops import unravel
 from graphc.backends.tvm.tasks import PARALLEL_MACS, Chunks, chunks_of, only
-from graphc.backends.tvm.tir import Expr, KernelBuilder, bind, broadcast
+from graphc.backends.tvm.tir import Expr, KernelBuilder, Register, bind, broadcast
 from graphc.errors import BackendError
 from graphc.ir import Dim, Graph, Node, Value
 from graphc.ir.dtypes import DType
@@ -25,6 +29,9 @@ from graphc.ops.state_space import UPDATE_RULES
 from graphc.target import Target
 
 _INPUTS = ("query", "key", "value", "past", "decay", "beta")
+State: TypeAlias = Literal["past", "kept", "present"] | None
+"""Where a state is: the tensors that the caller gives and asks for, or a task's workspace. None: nowhere."""
+
 _SUMS = 16
 """Accumulators of outputs that a pass over the rows keeps in registers."""
 
@@ -139,7 +146,9 @@ def _plan(node: Node, target: Target) -> Plan:
         raise BackendError("decay or beta has neither one number a head nor one for each of its elements")
     dtype = element_types.compute_dtype(query.dtype)
     lanes, ratio = target.lanes(dtype), all_heads // heads
-    vectors = max(1, min(4, -(-values // lanes), _SUMS // ratio))
+    # Half of the nearest cache holds the panel, so that rows of the inputs do not push it out.
+    near = target.l1_bytes // 2 // (keys * lanes * dtype.itemsize)
+    vectors = max(1, min(4, -(-values // lanes), _SUMS // ratio, near))
     tasks = batch * heads * -(-values // (vectors * lanes))
     parallel = batch * steps * heads * keys * values * (1 + ratio) >= PARALLEL_MACS
     scale = node.float_attribute("scale", 0.0) or 1 / math.sqrt(keys)
@@ -218,26 +227,21 @@ class _Panel:
         self.zero = element_types.number(0.0, of.plan.dtype, of.plan.lanes)
 
     def emit(self) -> None:
-        plan, builder, of = self.plan, self.builder, self.of
-        first = (self.batch * plan.heads + self.head) * plan.keys
-        with builder.serial(plan.keys, "i") as i:
-            for v in range(self.vectors):
-                value = self.zero
-                if "past" in of.inputs:
-                    place = (first + i) * plan.values + self.column + v * plan.lanes
-                    value = of.read("past", place, plan.lanes, self._count(v))
-                self._set(i, v, value)
-        with builder.serial(plan.steps, "step") as step:
-            self._step(self.batch * plan.steps + step)
-        if of.present is not None:
-            with builder.serial(plan.keys, "i") as i:
-                for v in range(self.vectors):
-                    place = (first + i) * plan.values + self.column + v * plan.lanes
-                    of.write(of.present, 1, self._get(i, v), place, self._count(v))
+        plan, builder = self.plan, self.builder
+        first = self.batch * plan.steps
+        given: State = "past" if "past" in self.of.inputs else None
+        asked: State = "present" if self.of.present is not None else None
+        if plan.steps == 1:
+            self._step(first, given, asked)
+            return
+        self._step(first, given, "kept")
+        with builder.serial(plan.steps - 2, "step") as step:
+            self._step(first + 1 + step, "kept", "kept")
+        self._step(first + plan.steps - 1, "kept", asked)
 
-    def _step(self, place: Dim) -> None:
-        """One step, at `place` of all sequences' steps."""
-        plan, builder, of = self.plan, self.builder, self.of
+    def _step(self, place: Dim, source: State, target: State) -> None:
+        """One step, at `place` of all sequences' steps, from one place of the state to another; zeros from None."""
+        plan, of = self.plan, self.of
         head = place * plan.heads + self.head
         self._copy("key", head * plan.keys, self.key, plan.keys)
         for q in range(plan.ratio):
@@ -250,44 +254,71 @@ class _Panel:
             # Only what the state does not answer to this key yet is written.
             rate = place if plan.rates == 1 else head
             factor = bind(broadcast(of.read("beta", rate, 1), plan.lanes))
-            answers = self._pass(decayed=bool(plan.decays))
+            answers = self._answers(source)
             written = [bind(factor * (value - answer)) for value, answer in zip(written, answers, strict=True)]
-        sums = [[builder.accumulator(plan.lanes, plan.dtype.name) for _ in written] for _ in range(plan.ratio)]
-        for register in (register for row in sums for register in row):
-            register.value = self.zero
-        with builder.serial(plan.keys, "i") as i:
+        sums = [self._sums(plan.ratio) for _ in range(plan.ratio)]
+
+        def row(i: Dim, way: int) -> None:
             key = bind(self._one(self.key + i))
             queries = [bind(self._one(self.query + q * plan.row + i)) for q in range(plan.ratio)]
-            decay = self._decay(i) if plan.decays and not plan.rates else None
+            decay = None if source is None else self._decay(i)
             for v, value in enumerate(written):
-                old = self._get(i, v)
-                new = bind((old if decay is None else old * decay) + key * value)
-                self._set(i, v, new)
-                for q, row in enumerate(sums):
-                    row[v].value = row[v].value + queries[q] * new
+                added = key * value
+                if source is not None:
+                    old = self._get(source, i, v)
+                    added = (old if decay is None else old * decay) + added
+                new = bind(added)
+                self._set(target, i, v, new)
+                for q, registers in enumerate(sums):
+                    registers[way][v].value = registers[way][v].value + queries[q] * new
+
+        self._rows(len(sums[0]), row)
         if of.output is None:
             return
-        for q, row in enumerate(sums):
-            for v, register in enumerate(row):
+        for q, registers in enumerate(sums):
+            for v, total in enumerate(_totals(registers)):
                 out = (head * plan.ratio + q) * plan.values + self.column + v * plan.lanes
-                of.write(of.output, 0, register.value, out, self._count(v))
+                of.write(of.output, 0, total, out, self._count(v))
 
-    def _pass(self, *, decayed: bool) -> list[Expr]:
+    def _answers(self, source: State) -> list[Expr]:
         """What the state, decayed first, answers to the key."""
-        plan, builder = self.plan, self.builder
-        answers = [builder.accumulator(plan.lanes, plan.dtype.name) for _ in range(self.vectors)]
-        for register in answers:
+        if source is None:
+            return [self.zero] * self.vectors
+        answers = self._sums(1)
+
+        def row(i: Dim, way: int) -> None:
+            key, decay = self._one(self.key + i), self._decay(i)
+            factor = bind(key if decay is None else key * decay)
+            for v, register in enumerate(answers[way]):
+                register.value = register.value + self._get(source, i, v) * factor
+
+        self._rows(len(answers), row)
+        return _totals(answers)
+
+    def _sums(self, chains: int) -> list[list[Register]]:
+        """Zeros for every vector, several times over rows in turn: `chains` times as many are to hide the latency."""
+        ways = max(1, min(4, IN_FLIGHT // (self.vectors * chains), self.plan.keys))
+        registers = [
+            [self.builder.accumulator(self.plan.lanes, self.plan.dtype.name) for _ in range(self.vectors)]
+            for _ in range(ways)
+        ]
+        for register in (register for way in registers for register in way):
             register.value = self.zero
-        with builder.serial(plan.keys, "i") as i:
-            key = bind(self._one(self.key + i))
-            decay = self._decay(i) if decayed else None
-            for v, register in enumerate(answers):
-                state = self._get(i, v)
-                if decay is not None:
-                    state = bind(state * decay)
-                    self._set(i, v, state)
-                register.value = register.value + state * key
-        return [bind(register.value) for register in answers]
+        return registers
+
+    def _rows(self, ways: int, emit: Callable[[Dim, int], None]) -> None:
+        """`emit(i, way)` for all rows, `ways` of them an iteration."""
+        with self.builder.serial(self.plan.keys // ways, "i") as block:
+            for way in range(ways):
+                emit(block * ways + way, way)
+        for way in range(self.plan.keys % ways):
+            emit(self.plan.keys // ways * ways + way, way)
+
+    def _decay(self, i: Dim) -> Expr | None:
+        """Factor of row `i` of the state; None for 1."""
+        if not self.plan.decays:
+            return None
+        return bind(self._one(self.decay + (i if self.plan.decays > 1 else 0)))
 
     def _copy(self, name: str, source: Dim, to: Dim, extent: int) -> None:
         """Copies a row of a step: queries scaled, decays as the factors they are exponents of."""
@@ -308,18 +339,26 @@ class _Panel:
         if rest:
             vector(whole * plan.lanes, rest)
 
-    def _decay(self, i: Dim) -> Expr:
-        return bind(self._one(self.decay + (i if self.plan.decays > 1 else 0)))
-
     def _one(self, place: Dim) -> Expr:
         """An element of the workspace on every lane."""
         return broadcast(self.builder.load(self.of.workspace, place), self.plan.lanes)
 
-    def _get(self, i: Dim, v: int) -> Expr:
+    def _get(self, source: State, i: Dim, v: int) -> Expr:
+        if source == "past":
+            return self.of.read("past", self._outside(i, v), self.plan.lanes, self._count(v))
         return self.builder.load(self.of.workspace, self._place(i, v), self.plan.lanes)
 
-    def _set(self, i: Dim, v: int, value: Expr) -> None:
-        self.builder.store(self.of.workspace, value, self._place(i, v), self.plan.lanes)
+    def _set(self, target: State, i: Dim, v: int, value: Expr) -> None:
+        if target == "kept":
+            self.builder.store(self.of.workspace, value, self._place(i, v), self.plan.lanes)
+        elif target == "present":
+            assert self.of.present is not None
+            self.of.write(self.of.present, 1, value, self._outside(i, v), self._count(v))
+
+    def _outside(self, i: Dim, v: int) -> Dim:
+        """Place of a vector of the state in the tensors that hold all states."""
+        row = (self.batch * self.plan.heads + self.head) * self.plan.keys + i
+        return row * self.plan.values + self.column + v * self.plan.lanes
 
     def _place(self, i: Dim, v: int) -> Dim:
         return self.state + i * (self.vectors * self.plan.lanes) + v * self.plan.lanes
@@ -329,3 +368,11 @@ class _Panel:
         start = self.column + v * self.plan.lanes
         inside = not isinstance(start, int) or start + self.plan.lanes <= self.plan.values
         return None if inside or not isinstance(start, int) else self.plan.values - start
+
+
+def _totals(ways: Sequence[Sequence[Register]]) -> list[Expr]:
+    """The sums of registers that stand below each other."""
+    return [
+        bind(functools.reduce(operator.add, (register.value for register in column)))
+        for column in zip(*ways, strict=True)
+    ]
