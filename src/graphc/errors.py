@@ -105,3 +105,33 @@ class ShapeNotCompiledError(InputError):
 
 class ExecutionError(GraphcError):
     """A step of a running model reported a failure, e.g. an index out of range; names the step."""
+
+
+class RefusedError(GraphcError):
+    """The scheduler did not accept a request: it would have been late, or others came first. Nothing was run.
+
+    Args:
+        message: Why.
+        retry_after: Seconds after which the same request would be accepted if nothing else came.
+        hint: What to do next.
+    """
+
+    def __init__(self, message: str, *, retry_after: float, hint: str | None = None) -> None:
+        self.retry_after = retry_after
+        super().__init__(message, hint=hint)
+
+
+class QueueFullError(RefusedError):
+    """As many requests wait as may wait."""
+
+
+class CircuitOpenError(RefusedError):
+    """The model failed several times in a row and is left alone for a while."""
+
+
+class DeadlineError(GraphcError):
+    """A request's own time limit passed before it was run."""
+
+
+class SchedulerClosedError(GraphcError):
+    """The scheduler is closed, or was closed before the request was run."""

@@ -165,6 +165,23 @@ class Code:
 
 
 @dataclass(frozen=True)
+class BatchAxes:
+    """Proof that rows are independent: row i of every output depends on row i of the inputs and on nothing else.
+
+    Nor does it depend on how many rows there are, so that requests may share a call and calls may be padded.
+
+    Attributes:
+        symbol: The dimension that counts rows.
+        inputs: Which axis of each input it is.
+        outputs: Which axis of each output it is.
+    """
+
+    symbol: str
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Manifest:
     """The whole of `manifest.json`.
 
@@ -179,6 +196,7 @@ class Manifest:
         specializations: Variants that one load may have compiled for values of the parameters that come.
         weights_size: Bytes of the weights region that locations of kind `weight` point into.
         host_steps: Whether any variant has a host step, so that running needs `graphc.ops`.
+        batch: Along which axes rows are independent; None where that was not proved.
         options: What the compile was told, for reports.
         versions: Versions of what made it, for reports.
         hashes: sha256 of every other member.
@@ -194,6 +212,7 @@ class Manifest:
     symbols: Mapping[str, SymbolRange] = field(default_factory=dict)
     weights_size: int = 0
     host_steps: bool = False
+    batch: BatchAxes | None = None
     options: Mapping[str, str] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     hashes: Mapping[str, str] = field(default_factory=dict)
@@ -206,6 +225,8 @@ class Manifest:
         check_not_negative("size of the weights", self.weights_size)
         check_not_negative("number of specializations", self.specializations)
         _check_names(self)
+        if self.batch is not None:
+            _check_batch(self, self.batch)
         for index, variant in enumerate(self.variants):
             try:
                 _check_variant(self, variant)
@@ -254,6 +275,17 @@ def _check_names(manifest: Manifest) -> None:
     for name in manifest.parameters:
         if name not in known or known[name].dtype == "string":
             raise PackageError(f"parameter {name!r} is no input of numbers")
+
+
+def _check_batch(manifest: Manifest, batch: BatchAxes) -> None:
+    for what, specs, axes in (("input", manifest.inputs, batch.inputs), ("output", manifest.outputs, batch.outputs)):
+        if len(axes) != len(specs):
+            raise PackageError(f"{len(axes)} batch axes for {len(specs)} {what}s")
+        for spec, axis in zip(specs, axes, strict=True):
+            if not 0 <= axis < len(spec.shape):
+                raise PackageError(f"{what} {spec.name!r} has no axis {axis} to batch along")
+            if what == "input" and spec.shape[axis] != batch.symbol:
+                raise PackageError(f"axis {axis} of input {spec.name!r} is {spec.shape[axis]}, not {batch.symbol}")
 
 
 def _check_variant(manifest: Manifest, variant: Variant) -> None:

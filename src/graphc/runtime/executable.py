@@ -6,6 +6,7 @@ import os
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from time import perf_counter_ns
 from typing import Any, NoReturn
 
@@ -110,6 +111,11 @@ class Executable:
         return own + tuple(p.variant for p in list(self._programs.values()) if all(p.variant is not v for v in own))
 
     @property
+    def path(self) -> Path | None:
+        """The package's file; None when closed."""
+        return None if self._package is None else self._package.path
+
+    @property
     def memory(self) -> int:
         """Bytes of arenas held now, over all variants used and calls in flight so far."""
         return sum(program.arenas * program.variant.arena_size for program in list(self._programs.values()))
@@ -199,6 +205,17 @@ class Executable:
             InputError: They do not fit the model, or no variant has their shapes.
         """
         return self._prepare(inputs)[1].variant
+
+    def with_threads(self, threads: int) -> Executable:
+        """The same package, its calls using another number of threads.
+
+        Raises:
+            OptionError: `threads` is no positive integer.
+            ExecutionError: The model is closed.
+        """
+        if self._package is None:
+            raise ExecutionError("the model is closed")
+        return Executable(self._package, threads=thread_count(threads), isa=self.isa)
 
     def trim(self) -> None:
         """Frees the arenas that no call is using."""

@@ -51,7 +51,8 @@ class Promise:
     def __init__(self, devices: int = 1, *, margin: float = 0.0) -> None:
         self.margin = margin
         self._free = [0.0] * devices
-        self._busy = [False] * devices
+        self._running: dict[int, Assignment] = {}
+        self.wake: float | None = None
         self._plan: list[Batch] = []
         self._queues: dict[int, Queue] = {}
 
@@ -74,23 +75,25 @@ class Promise:
         """
         queue = request.queue
         self._queues.setdefault(id(queue), queue)
-        queue.arrivals.add(request.rows, now)
-        queue.dispersion.add(request.rows, now)
-        queue.last_arrival = now
-        queue.priority = request.priority
+        queue.arrived(request, now)
         tenant = queue.tenant
         if tenant.queue_limit is not None and tenant.waiting >= tenant.queue_limit:
             return Refusal("queue_full", max(0.0, self._drained(now) - now))
         if not self._join(request, now) and (refusal := self._open(request, now)) is not None:
             return refusal
         tenant.waiting += 1
+        queue.unanswered += 1
         return None
 
     def next(self, device: int, now: float) -> Assignment | None:
-        """The batch that an idle device is to start now, or None where nothing waits that it could run."""
+        """The batch that an idle device is to start now, or None where nothing waits that it could run.
+
+        Where something waits for others to join it, `wake` is when to ask again.
+        """
+        self.wake = None
         plan = self._plan
         batch = next((b for b in plan if b.queue.devices is None or device in b.queue.devices), None)
-        if batch is None:
+        if batch is None or self._holds(batch, now):
             return None
         step = first_step(batch.queue.costs, batch.members)
         assert step is not None, "what no call can hold is not accepted"
@@ -105,14 +108,17 @@ class Promise:
             request.batch = None
             batch.queue.tenant.waiting -= 1
         cost = batch.queue.costs.latencies[call.bucket]
-        self._free[device], self._busy[device] = now + cost, True
+        self._free[device] = now + cost
         batch.queue.used.add(cost, now)
         batch.queue.tenant.used.add(cost, now)
-        return Assignment(batch.queue, call, tuple(taken), cost)
+        found = self._running[device] = Assignment(batch.queue, call, tuple(taken), cost)
+        return found
 
     def finished(self, device: int, now: float) -> None:
         """A device has ended its batch."""
-        self._free[device], self._busy[device] = now, False
+        self._free[device] = now
+        if (done := self._running.pop(device, None)) is not None:
+            done.queue.unanswered -= len(done.requests)
 
     def cancel(self, request: Request, now: float) -> bool:
         """Takes a waiting request out; False where it has started or was taken out before.
@@ -139,6 +145,7 @@ class Promise:
                 return True
         request.batch = None
         request.queue.tenant.waiting -= 1
+        request.queue.unanswered -= 1
         return True
 
     def replan(self) -> None:
@@ -147,6 +154,18 @@ class Promise:
             batch.cost = batch.cost_of(batch.members, batch.rows)
 
     # ---------------------------------------------------------------- the plan
+
+    def _holds(self, batch: Batch, now: float) -> bool:
+        """Whether a batch waits for others to join, as its queue asks for: never for longer than all stay on time."""
+        queue = batch.queue
+        if not queue.hold or len(self._plan) > 1 or batch.rows >= queue.full or not queue.expects_company(now):
+            return False
+        latest = batch.deadline - self.margin - batch.cost
+        due = min(min(request.arrival for request in batch.members) + queue.hold, latest)
+        if now >= due - _ROUNDING:
+            return False
+        self.wake = due
+        return True
 
     def _join(self, request: Request, now: float) -> bool:
         """Puts a request into a batch of its queue that is not full, if all stay on time."""

@@ -77,6 +77,10 @@ class Queue:
         slo: Usual time from arrival to deadline, seconds.
         tenant: Whoever shares the devices with others, e.g. the model.
         devices: Numbers of the devices that can run it; all if None.
+
+    Attributes:
+        hold: Seconds that a batch may wait on an idle device for others to join.
+        full: Rows at which it waits no longer.
     """
 
     def __init__(
@@ -98,10 +102,27 @@ class Queue:
         self.used = Decaying(_SHARE_MEMORY)
         self.last_arrival = -math.inf
         self.priority = 0
+        self.unanswered = 0
+        self.company = Decaying(_SHARE_MEMORY)
+        self.hold = 0.0
+        self.full = costs.largest
 
     def is_active(self, now: float) -> bool:
         """Whether somebody uses it."""
         return now - self.last_arrival <= _ACTIVE * min(self.slo, _PATIENCE)
+
+    def arrived(self, request: Request, now: float) -> None:
+        """Counts a request, accepted or not."""
+        self.arrivals.add(request.rows, now)
+        self.dispersion.add(request.rows, now)
+        self.last_arrival = now
+        self.priority = request.priority
+        if self.unanswered:
+            self.company.add(1.0, now)
+
+    def expects_company(self, now: float) -> bool:
+        """Whether another request is to be expected within `hold`: a lone caller has none, however often it calls."""
+        return self.company.rate(now) * self.hold >= 1.0
 
     def precedes(self, other: Queue, now: float) -> bool:
         """Whether `other` has to leave room for this one: of lower priority, or had more of its share."""

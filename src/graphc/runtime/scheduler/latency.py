@@ -1,0 +1,79 @@
+"""How long calls take: what was calibrated, corrected by what is seen."""
+
+from __future__ import annotations
+
+import bisect
+import statistics
+from collections import deque
+from collections.abc import Mapping
+
+WINDOW = 64
+"""Calls of a bucket that count."""
+
+_PRIOR = 16
+"""Calls that the calibrated latency counts for."""
+
+_QUANTILE = 0.98
+"""Share of the calls in the window that an estimate is not below: promises rest on it, so no mean will do."""
+
+_PUBLISHED = 0.02
+"""Relative change below which an estimate stays as it is."""
+
+
+class Latencies:
+    """Latency of each bucket of a queue.
+
+    Estimates are high quantiles over the latest calls. A bucket that has not been used of late is taken to have become
+    slower or faster as the others have.
+
+    Args:
+        calibrated: Seconds by bucket.
+    """
+
+    def __init__(self, calibrated: Mapping[int, float]) -> None:
+        self._calibrated = dict(calibrated)
+        self._windows = {bucket: _Window(seconds) for bucket, seconds in calibrated.items()}
+        self._published = dict(calibrated)
+
+    @property
+    def table(self) -> dict[int, float]:
+        """The estimates: seconds by bucket."""
+        return dict(self._published)
+
+    def observe(self, bucket: int, seconds: float) -> bool:
+        """Takes in one call; answers whether the estimates have changed enough to plan anew."""
+        self._windows[bucket].add(seconds)
+        estimates = {number: window.quantile() for number, window in self._windows.items()}
+        seen = [n for n, window in self._windows.items() if window.seen >= _PRIOR]
+        if seen:
+            drift = statistics.median(estimates[n] / self._calibrated[n] for n in seen)
+            for number, window in self._windows.items():
+                if window.seen < _PRIOR:
+                    estimates[number] = max(self._calibrated[number] * drift, window.worst())
+        if all(abs(estimates[n] - old) <= _PUBLISHED * old for n, old in self._published.items()):
+            return False
+        self._published = estimates
+        return True
+
+
+class _Window:
+    """The latest calls of one bucket, in order of time and of length."""
+
+    def __init__(self, calibrated: float) -> None:
+        self._recent = deque([calibrated] * _PRIOR)
+        self._sorted = [calibrated] * _PRIOR
+        self.seen = 0
+
+    def add(self, seconds: float) -> None:
+        self.seen += 1
+        self._recent.append(seconds)
+        bisect.insort(self._sorted, seconds)
+        if len(self._recent) > WINDOW:
+            del self._sorted[bisect.bisect_left(self._sorted, self._recent.popleft())]
+
+    def quantile(self) -> float:
+        return self._sorted[int(_QUANTILE * (len(self._sorted) - 1))]
+
+    def worst(self) -> float:
+        """The longest call that was seen, 0 if none was: too few were for a quantile."""
+        return max(list(self._recent)[_PRIOR:], default=0.0) if self.seen < _PRIOR else 0.0

@@ -1,0 +1,224 @@
+"""A model as the scheduler sees it: which requests can share a call, and how a call is made of them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from graphc.errors import InputError, OptionError
+from graphc.package import BatchAxes
+from graphc.runtime.calibration import Calibration, Runnable, measure, sample_inputs
+from graphc.runtime.scheduler.breaker import Breaker
+from graphc.runtime.scheduler.costs import Call, CostCurve
+from graphc.runtime.scheduler.latency import Latencies
+from graphc.runtime.scheduler.settings import ModelSettings
+from graphc.runtime.scheduler.work import Queue, Tenant
+from graphc.runtime.signature import Signature
+
+_VIEW = 1 << 16
+"""Bytes of an output from which a request gets a view of its batch's array: below, a copy costs less than keeping the
+whole batch in memory for as long as somebody holds one row."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A request's inputs, checked.
+
+    Args:
+        queue: Where it belongs.
+        rows: That it has.
+        arrays: In the model's order.
+    """
+
+    queue: ModelQueue
+    rows: int
+    arrays: list[Any]
+
+
+class ModelQueue(Queue):
+    """A queue that learns what its batches cost.
+
+    Args:
+        model: Whose it is.
+        name: The shape that its requests share.
+        latencies: Of its buckets.
+        largest: Rows of a batch at most.
+        shares: Whether its requests share batches; otherwise each is a batch of its own, counted as one row.
+    """
+
+    def __init__(self, model: ServedModel, name: Hashable, latencies: Latencies, largest: int, *, shares: bool) -> None:
+        self.model = model
+        self.shares = shares
+        self.latencies = latencies
+        self._largest = largest
+        super().__init__(name, self._curve(), slo=model.settings.slo, tenant=model.tenant, devices=model.devices)
+        self.hold = model.settings.batch_timeout_micros / 1e6
+        self.full = min(model.settings.preferred_batch_sizes, default=largest)
+
+    def _curve(self) -> CostCurve:
+        return CostCurve(self.latencies.table, padding=self.model.settings.padding, largest=self._largest)
+
+    def learn(self, bucket: int, seconds: float) -> bool:
+        """Takes in how long a call took; answers whether costs have changed."""
+        if not self.latencies.observe(bucket, seconds):
+            return False
+        self.costs = self._curve()
+        return True
+
+
+class ServedModel:
+    """An executable, its settings and its queues.
+
+    Args:
+        name: Of the model.
+        executable: What runs; called from several threads at once where there are several devices.
+        settings: How it is served.
+        calibration: Latencies known beforehand; what is missing is measured now.
+        devices: Numbers of the devices that run it; all if None.
+
+    Raises:
+        OptionError: `max_batch_size` is less than the smallest batch compiled.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        executable: Runnable,
+        settings: ModelSettings,
+        calibration: Calibration,
+        devices: tuple[int, ...] | None = None,
+    ) -> None:
+        self.name = name
+        self.executable = executable
+        self.settings = settings
+        self.devices = devices
+        self.tenant = Tenant(name, share=settings.share, queue_limit=settings.queue_limit)
+        self.breaker = Breaker(settings.failures)
+        self.batch = executable.manifest.batch
+        self._signature = Signature(executable.manifest)
+        self._outputs = [spec.name for spec in executable.manifest.outputs]
+        self._queues: dict[Hashable, ModelQueue] = {}
+        self._lock = threading.Lock()
+        self._add_queues(calibration)
+
+    @property
+    def queues(self) -> tuple[ModelQueue, ...]:
+        """One for each shape."""
+        return tuple(self._queues.values())
+
+    def prepare(self, inputs: Any) -> Prepared:
+        """Checks a request's inputs and finds its queue.
+
+        Raises:
+            InputError: They do not fit the model, or have more rows than the largest batch.
+        """
+        arrays = self._signature.collect(inputs)
+        shapes = self._signature.shapes(arrays)
+        batch = self.batch
+        if batch is not None:
+            rows = arrays[0].shape[batch.inputs[0]]
+            queue = self._queues.get(_without_rows(shapes, batch))
+            if queue is not None:
+                if any(array.shape[axis] != rows for array, axis in zip(arrays, batch.inputs, strict=True)):
+                    self._signature.check_shapes(arrays)
+                self._check_rows(rows, queue)
+                return Prepared(queue, rows, arrays)
+        queue = self._queues.get(shapes)
+        return Prepared(queue or self._meet(shapes, arrays), 1, arrays)
+
+    def _check_rows(self, rows: int, queue: ModelQueue) -> None:
+        if 1 <= rows <= queue.costs.largest and queue.costs.single_call(rows) is not None:
+            return
+        batch = self.batch
+        assert batch is not None
+        sizes = ", ".join(map(str, queue.costs.latencies))
+        raise InputError(
+            f"{batch.symbol} is {rows}; a request to this scheduler has 1 to {queue.costs.largest} rows",
+            hint=f"send them as several requests, or compile larger batches (--dim {batch.symbol}={sizes},{rows})",
+        )
+
+    def run(self, parts: Sequence[Prepared], call: Call) -> list[dict[str, Any]]:
+        """Makes one call for several requests; answers each one's outputs.
+
+        Args:
+            parts: Of one queue.
+            call: The bucket; rows of the requests fill it, or it is padded.
+        """
+        first = parts[0]
+        if self.batch is None or not first.queue.shares or (len(parts) == 1 and first.rows == call.bucket):
+            return [self.executable(first.arrays)]
+        rows = sum(part.rows for part in parts)
+        inputs = [
+            _join([part.arrays[number] for part in parts], axis, call.bucket - rows)
+            for number, axis in enumerate(self.batch.inputs)
+        ]
+        outputs = self.executable(inputs)
+        answers: list[dict[str, Any]] = []
+        start = 0
+        for part in parts:
+            answers.append(
+                {
+                    name: _rows(outputs[name], axis, start, start + part.rows)
+                    for name, axis in zip(self._outputs, self.batch.outputs, strict=True)
+                }
+            )
+            start += part.rows
+        return answers
+
+    def _add_queues(self, calibration: Calibration) -> None:
+        """A queue for each shape that the package has programs for."""
+        buckets: dict[Hashable, dict[int, float]] = {}
+        for variant in self.executable.variants:
+            shapes = variant.inputs
+            if any(shape is None for shape in shapes):
+                continue
+            known = calibration.get(shapes)
+            seconds = (known or measure(self.executable, sample_inputs(self.executable.manifest, shapes))).high
+            if self.batch is None:
+                buckets.setdefault(shapes, {})[1] = seconds
+            else:
+                rows = _rows_of(shapes, self.batch)
+                buckets.setdefault(_without_rows(shapes, self.batch), {})[rows] = seconds
+        limit = self.settings.max_batch_size if self.batch is not None else None
+        for name, table in buckets.items():
+            allowed = {rows: seconds for rows, seconds in table.items() if rows >= 1 and (not limit or rows <= limit)}
+            if not allowed:
+                have = ", ".join(map(str, sorted(table)))
+                raise OptionError(f"max_batch_size is {limit}, and the batches compiled have {have} rows")
+            self._queues[name] = ModelQueue(self, name, Latencies(allowed), max(allowed), shares=self.batch is not None)
+
+    def _meet(self, shapes: Hashable, arrays: list[Any]) -> ModelQueue:
+        """A queue for a shape that no program was compiled for beforehand: its requests run alone.
+
+        The executable compiles it now, if it can, and it is measured, so that the next ones can be promised something.
+        """
+        seconds = measure(self.executable, arrays).high
+        with self._lock:
+            return self._queues.setdefault(shapes, ModelQueue(self, shapes, Latencies({1: seconds}), 1, shares=False))
+
+
+def _without_rows(shapes: Sequence[Any], batch: BatchAxes) -> Hashable:
+    """The shapes that requests of one queue share."""
+    return tuple([shape[:axis] + shape[axis + 1 :] for shape, axis in zip(shapes, batch.inputs, strict=True)])
+
+
+def _rows_of(shapes: Sequence[Any], batch: BatchAxes) -> int:
+    rows: int = shapes[0][batch.inputs[0]]
+    return rows
+
+
+def _join(arrays: list[Any], axis: int, padding: int) -> Any:
+    """One contiguous array of all rows. Padding repeats the first row: values that the model is sure to take."""
+    if padding:
+        row = np.take(arrays[0], [0], axis=axis)
+        arrays = [*arrays, *([row] * padding)]
+    return np.concatenate(arrays, axis=axis) if len(arrays) > 1 else arrays[0]
+
+
+def _rows(array: Any, axis: int, start: int, stop: int) -> Any:
+    part = array[(slice(None),) * axis + (slice(start, stop),)]
+    return part if part.nbytes >= _VIEW and part.flags.c_contiguous else part.copy()

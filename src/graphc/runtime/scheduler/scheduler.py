@@ -1,0 +1,524 @@
+"""The scheduler: the policy with a clock, threads that run what it says, and futures that bring the answers."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import threading
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from time import perf_counter
+from types import TracebackType
+from typing import Any
+
+from graphc.errors import (
+    CircuitOpenError,
+    DeadlineError,
+    ExecutionError,
+    GraphcError,
+    OptionError,
+    QueueFullError,
+    RefusedError,
+    SchedulerClosedError,
+)
+from graphc.runtime.calibration import Calibration, Runnable, load_calibration
+from graphc.runtime.executable import Executable, Inputs
+from graphc.runtime.scheduler.costs import Call
+from graphc.runtime.scheduler.devices import Device, core_sets, given_sets, place
+from graphc.runtime.scheduler.model import ModelQueue, Prepared, ServedModel
+from graphc.runtime.scheduler.policy import Promise
+from graphc.runtime.scheduler.settings import ModelSettings
+from graphc.runtime.scheduler.statistics import BatchReport, ModelStatistics, Observer, Statistics
+from graphc.runtime.scheduler.work import Assignment, Refusal, Request
+
+Outputs = dict[str, Any]
+
+MARGIN = 0.0005
+"""Seconds between the planned end of a batch and a deadline in it: to wake a thread and to hand out answers."""
+
+
+@dataclass(slots=True)
+class _Ticket:
+    """What a request carries: its inputs and where its answer goes."""
+
+    prepared: Prepared
+    future: Future[Outputs]
+    expires: bool
+
+
+class Scheduler:
+    """Answers requests from any threads and from asyncio, in batches, within a latency that it promises.
+
+        with Scheduler(graphc.load("model.graphc"), slo_ms=50) as scheduler:
+            outputs = scheduler({"x": image})                # from any thread
+            future = scheduler.submit({"x": image})          # a concurrent.futures.Future
+            outputs = await scheduler.infer({"x": image})    # from asyncio
+
+    What is accepted is answered within `slo_ms`; what could not be is refused at once with a `RefusedError` that says
+    when to come back. Requests may have any of the shapes that the model was compiled for; those of one shape share
+    batches where the compiler proved that rows are independent (`manifest.batch`).
+
+    Args:
+        models: An executable, or several by name.
+        settings: How they are served: for all, or by name.
+        devices: How many batches run at once, each on processors of its own; or the processors of each device.
+        threads: Of a call; the processors of its device if None.
+        memory_limit: Bytes of weights and intermediate values; models run on fewer devices where it asks for that.
+        calibration: Latencies by model; by default what `graphc calibrate` left beside the package. What is missing is
+            measured now.
+        observer: Told of everything that happens; see `Observer`.
+        margin_ms: Kept between the planned end of a batch and the earliest deadline in it.
+        options: Fields of `ModelSettings`, in place of `settings`.
+
+    Raises:
+        OptionError: A setting is out of range, or the models do not fit in the memory.
+    """
+
+    def __init__(
+        self,
+        models: Runnable | Mapping[str, Runnable],
+        settings: ModelSettings | Mapping[str, ModelSettings] | None = None,
+        *,
+        devices: int | Sequence[Sequence[int]] = 1,
+        threads: int | None = None,
+        memory_limit: int | None = None,
+        calibration: Mapping[str, Calibration] | None = None,
+        observer: Observer | None = None,
+        margin_ms: float = MARGIN * 1e3,
+        **options: Any,
+    ) -> None:
+        by_name = dict(models) if isinstance(models, Mapping) else {models.manifest.model: models}
+        if not by_name:
+            raise OptionError("there is no model to serve")
+        chosen = _settings(by_name, settings, options)
+        self.devices = core_sets(devices, threads) if isinstance(devices, int) else given_sets(devices, threads)
+        width = self.devices[0].threads if (threads is not None or len(self.devices) > 1) else None
+        runnables = {name: _instance(model, width) for name, model in by_name.items()}
+        placed = place({name: _needs(m) for name, m in runnables.items()}, len(self.devices), memory_limit)
+        everywhere = tuple(range(len(self.devices)))
+        self._models = {
+            name: ServedModel(
+                name,
+                runnable,
+                chosen[name],
+                _calibration(runnable) if calibration is None else calibration.get(name, {}),
+                None if placed[name] == everywhere else placed[name],
+            )
+            for name, runnable in runnables.items()
+        }
+        self._default = next(iter(self._models.values())) if len(self._models) == 1 else None
+        self._policy = Promise(len(self.devices), margin=margin_ms / 1e3)
+        self._statistics = Statistics()
+        self._observers: list[Observer] = [self._statistics, *([observer] if observer is not None else [])]
+        self._lock = threading.Lock()
+        self._idle = set(everywhere)
+        self._bells = [threading.Condition(self._lock) for _ in self.devices]
+        self._closed = False
+        self._threads = [
+            threading.Thread(target=self._work, args=(number, device), name=f"graphc-device-{number}", daemon=True)
+            for number, device in enumerate(self.devices)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Names of what is served."""
+        return tuple(self._models)
+
+    def statistics(self, model: str | None = None) -> ModelStatistics:
+        """A model's counts since the scheduler was made.
+
+        Raises:
+            OptionError: There are several models, and none is named; or none has this name.
+        """
+        return self._statistics.of(self._model(model).name)
+
+    def latencies(self, model: str | None = None) -> dict[Any, dict[int, float]]:
+        """Seconds that batches are taken to need now: by shape without rows, then by bucket."""
+        return {queue.name: queue.latencies.table for queue in self._model(model).queues}
+
+    def __call__(
+        self,
+        inputs: Inputs,
+        *,
+        model: str | None = None,
+        timeout_ms: float | None = None,
+        priority: int = 0,
+    ) -> Outputs:
+        """Answers one request; where a device is idle, in this very thread.
+
+        Args:
+            inputs: As of `Executable.__call__`; one row or several.
+            model: Which; needed where there are several.
+            timeout_ms: Its own limit, where that is less than the model's `slo_ms`.
+            priority: Higher goes first.
+
+        Raises:
+            RefusedError: It was not accepted; `retry_after` says when to come back.
+            InputError: The inputs do not fit the model.
+            DeadlineError: `timeout_ms` were over before it was run.
+            ExecutionError: A step of the model failed.
+            SchedulerClosedError: The scheduler is closed.
+        """
+        device, request = self._accept(inputs, model, timeout_ms, priority, take=True)
+        if device is not None:
+            self._run_and_pass_on(*device)
+        ticket: _Ticket = request.payload
+        return ticket.future.result()
+
+    def submit(
+        self,
+        inputs: Inputs,
+        *,
+        model: str | None = None,
+        timeout_ms: float | None = None,
+        priority: int = 0,
+    ) -> Future[Outputs]:
+        """Hands in one request; the future's `cancel` takes it back for as long as it has not started.
+
+        Args:
+            inputs: As of a call; not to be changed until the future is done.
+            model: As of a call.
+            timeout_ms: As of a call.
+            priority: As of a call.
+
+        Raises:
+            RefusedError: It was not accepted.
+            InputError: The inputs do not fit the model.
+            SchedulerClosedError: The scheduler is closed.
+        """
+        _, request = self._accept(inputs, model, timeout_ms, priority, take=False)
+        ticket: _Ticket = request.payload
+        ticket.future.add_done_callback(lambda future: self._withdraw(request) if future.cancelled() else None)
+        return ticket.future
+
+    async def infer(
+        self,
+        inputs: Inputs,
+        *,
+        model: str | None = None,
+        timeout_ms: float | None = None,
+        priority: int = 0,
+    ) -> Outputs:
+        """Answers one request without blocking the event loop; cancelling the task takes the request back.
+
+        Args:
+            inputs: As of a call.
+            model: As of a call.
+            timeout_ms: As of a call.
+            priority: As of a call.
+
+        Raises:
+            As a call.
+        """
+        return await asyncio.wrap_future(self.submit(inputs, model=model, timeout_ms=timeout_ms, priority=priority))
+
+    def close(self, *, drain: bool = True) -> None:
+        """Accepts nothing more and ends the threads; what runs now is answered.
+
+        Args:
+            drain: Whether what waits is answered too; otherwise it fails with `SchedulerClosedError`.
+        """
+        with self._lock:
+            self._closed = True
+            waiting = [] if drain else list(self._policy.requests())
+            dropped = [request for request in waiting if self._policy.cancel(request, perf_counter())]
+            for bell in self._bells:
+                bell.notify_all()
+        for request in dropped:
+            ticket: _Ticket = request.payload
+            if ticket.future.set_running_or_notify_cancel():
+                ticket.future.set_exception(SchedulerClosedError("the scheduler was closed before the request was run"))
+        for thread in self._threads:
+            if thread is not threading.current_thread():
+                thread.join()
+
+    def __enter__(self) -> Scheduler:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close(drain=error is None)
+
+    # ---------------------------------------------------------------- requests
+
+    def _model(self, name: str | None) -> ServedModel:
+        if name is None and self._default is not None:
+            return self._default
+        found = self._models.get(name or "")
+        if found is None:
+            raise OptionError(
+                f"there is no model {name!r}" if name else "several models are served: say which, with model=",
+                hint=f"there are: {', '.join(self._models)}",
+            )
+        return found
+
+    def _accept(
+        self, inputs: Inputs, name: str | None, timeout_ms: float | None, priority: int, *, take: bool
+    ) -> tuple[tuple[int, Assignment] | None, Request]:
+        """Offers a request to the policy. With `take`, an idle device's next batch is the caller's to run."""
+        model = self._model(name)
+        if timeout_ms is not None and not 0 < timeout_ms < math.inf:
+            raise OptionError(f"timeout_ms is {timeout_ms!r}; expected a positive number")
+        prepared = model.prepare(inputs)
+        queue = prepared.queue
+        now = perf_counter()
+        limit = queue.slo if timeout_ms is None else min(queue.slo, timeout_ms / 1e3)
+        ticket = _Ticket(prepared, Future(), timeout_ms is not None)
+        request = Request(queue, now, now + limit, rows=prepared.rows, priority=priority, payload=ticket)
+        refusal, waited, assigned = self._offer(model, request, now, take)
+        if waited:
+            self._tell_refused(model, "circuit_open")
+            raise CircuitOpenError(
+                f"{model.name} failed {model.settings.failures} times in a row and is left alone for a while",
+                retry_after=waited,
+            )
+        if refusal is not None:
+            self._tell_refused(model, refusal.reason)
+            raise _refusal(model, refusal, limit)
+        for observer in self._observers:
+            observer.accepted(model.name)
+        return assigned, request
+
+    def _offer(
+        self, model: ServedModel, request: Request, now: float, take: bool
+    ) -> tuple[Refusal | None, float, tuple[int, Assignment] | None]:
+        with self._lock:
+            if self._closed:
+                raise SchedulerClosedError("the scheduler is closed")
+            if waited := model.breaker.wait(now):
+                return None, waited, None
+            refusal = self._policy.offer(request, now)
+            if refusal is not None:
+                model.breaker.abandoned()
+                return refusal, 0.0, None
+            for device in self._idle:
+                # A device that is bound to processors is its own thread's.
+                if take and self.devices[device].cores is None:
+                    if (found := self._policy.next(device, now)) is not None:
+                        self._idle.discard(device)
+                        return None, 0.0, (device, found)
+                else:
+                    self._bells[device].notify()
+            return None, 0.0, None
+
+    def _withdraw(self, request: Request) -> None:
+        """A future was cancelled: its request leaves the plan."""
+        queue = request.queue
+        assert isinstance(queue, ModelQueue)
+        with self._lock:
+            withdrawn = self._policy.cancel(request, perf_counter())
+            if withdrawn:
+                queue.model.breaker.abandoned()
+        if withdrawn:
+            for observer in self._observers:
+                observer.cancelled(queue.model.name)
+
+    def _tell_refused(self, model: ServedModel, reason: str) -> None:
+        for observer in self._observers:
+            observer.refused(model.name, reason)
+
+    # ---------------------------------------------------------------- devices
+
+    def _work(self, number: int, device: Device) -> None:
+        """What a device's thread does: runs the batches that the policy has for it."""
+        device.bind()
+        bell = self._bells[number]
+        while True:
+            with self._lock:
+                found: Assignment | None = None
+                while found is None:
+                    timeout: float | None = None
+                    if number in self._idle:
+                        now = perf_counter()
+                        found = self._policy.next(number, now)
+                        if found is not None:
+                            self._idle.discard(number)
+                            break
+                        if self._policy.wake is not None:
+                            timeout = max(0.0, self._policy.wake - now)
+                    if self._closed and not self._policy.waiting:
+                        return
+                    bell.wait(timeout)
+            self._run(number, found)
+
+    def _run_and_pass_on(self, device: int, found: Assignment) -> None:
+        """Runs a batch in a caller's thread; what waits after it is the device's own thread's."""
+        self._run(device, found)
+        with self._lock:
+            if self._policy.waiting or self._closed:
+                self._bells[device].notify()
+
+    def _run(self, device: int, found: Assignment) -> None:
+        queue = found.queue
+        assert isinstance(queue, ModelQueue)
+        started = perf_counter()
+        live = [request for request in found.requests if self._starts(request, started)]
+        call = found.call
+        if len(live) < len(found.requests):
+            call = queue.costs.single_call(sum(request.rows for request in live)) or call
+        answers: list[Outputs | BaseException] = []
+        seconds = 0.0
+        try:
+            if live:
+                began = perf_counter()
+                answers = self._answers(queue.model, live, call)
+                seconds = perf_counter() - began
+        except BaseException as error:
+            # Ctrl-C in a caller's thread: it is that caller's, but the batch has other requests too.
+            answers = [ExecutionError(f"the batch was interrupted: {type(error).__name__}")] * len(live)
+            raise
+        finally:
+            ended = perf_counter()
+            errors = sum(isinstance(answer, BaseException) for answer in answers)
+            with self._lock:
+                self._end(device, queue, live, errors, call, ended - started, ended)
+            for request, answer in zip(live, answers, strict=True):
+                ticket: _Ticket = request.payload
+                if isinstance(answer, BaseException):
+                    ticket.future.set_exception(answer)
+                else:
+                    ticket.future.set_result(answer)
+            if live:
+                self._report(queue, live, call, started, ended, seconds, errors)
+
+    def _end(
+        self,
+        device: int,
+        queue: ModelQueue,
+        live: list[Request],
+        errors: int,
+        call: Call,
+        seconds: float,
+        now: float,
+    ) -> None:
+        """Gives a device back and learns from its batch; the lock is held."""
+        self._policy.finished(device, now)
+        self._idle.add(device)
+        if not live:
+            queue.model.breaker.abandoned()
+        elif errors == len(live):
+            queue.model.breaker.failed(now)
+        else:
+            queue.model.breaker.succeeded()
+            if not errors and queue.learn(call.bucket, seconds):
+                self._policy.replan()
+        if self._closed:
+            for bell in self._bells:
+                bell.notify_all()
+
+    def _starts(self, request: Request, now: float) -> bool:
+        """Whether a request is still to be run: not cancelled, and not beyond a limit of its own."""
+        ticket: _Ticket = request.payload
+        if request.cancelled or not ticket.future.set_running_or_notify_cancel():
+            return False
+        if ticket.expires and now > request.deadline:
+            ticket.future.set_exception(DeadlineError("the request's timeout_ms were over before it was run"))
+            return False
+        return True
+
+    def _answers(self, model: ServedModel, live: list[Request], call: Call) -> list[Outputs | BaseException]:
+        """Outputs of each request, or what went wrong with it.
+
+        Where a batch fails, its requests are run one by one: one bad index is no reason to fail the others.
+        """
+        parts: list[Prepared] = [request.payload.prepared for request in live]
+        try:
+            return list(model.run(parts, call))
+        except Exception as error:
+            if len(parts) == 1:
+                return [_as_error(error)]
+        found: list[Outputs | BaseException] = []
+        for part in parts:
+            single = part.queue.costs.single_call(part.rows)
+            assert single is not None
+            try:
+                found += model.run([part], single)
+            except Exception as error:
+                found.append(_as_error(error))
+        return found
+
+    def _report(
+        self,
+        queue: ModelQueue,
+        live: list[Request],
+        call: Call,
+        started: float,
+        ended: float,
+        seconds: float,
+        errors: int,
+    ) -> None:
+        report = BatchReport(
+            bucket=call.bucket,
+            rows=call.rows,
+            waits=tuple([started - request.arrival for request in live]),
+            latencies=tuple([ended - request.arrival for request in live]),
+            seconds=seconds,
+            late=sum(ended > request.deadline for request in live),
+            failed=errors,
+        )
+        for observer in self._observers:
+            observer.finished(queue.model.name, report)
+
+
+def _as_error(error: Exception) -> BaseException:
+    """What a request's future fails with: a typed error."""
+    if isinstance(error, GraphcError):
+        return error
+    wrapped = ExecutionError(f"the model failed: {type(error).__name__}: {error}")
+    wrapped.__cause__ = error
+    return wrapped
+
+
+def _refusal(model: ServedModel, refusal: Refusal, limit: float) -> RefusedError:
+    again = f"try again in {refusal.retry_after * 1e3:.3g} ms"
+    if refusal.reason == "queue_full":
+        return QueueFullError(
+            f"{model.tenant.waiting} requests for {model.name} wait already",
+            retry_after=refusal.retry_after,
+            hint=again,
+        )
+    if refusal.reason == "share":
+        message = f"{model.name} has had its share, and others that had less wait"
+    else:
+        message = f"{model.name} could not answer within {limit * 1e3:g} ms"
+    return RefusedError(message, retry_after=refusal.retry_after, hint=again)
+
+
+def _settings(
+    models: Mapping[str, Runnable],
+    given: ModelSettings | Mapping[str, ModelSettings] | None,
+    options: Mapping[str, Any],
+) -> dict[str, ModelSettings]:
+    if options:
+        if given is not None:
+            raise OptionError(f"{', '.join(options)} given beside settings; say it there")
+        try:
+            given = ModelSettings(**options)
+        except TypeError as error:
+            known = ", ".join(ModelSettings.__dataclass_fields__)
+            raise OptionError(f"unknown among {', '.join(options)}: settings are {known}") from error
+    if isinstance(given, Mapping):
+        if unknown := sorted(given.keys() - models.keys()):
+            raise OptionError(f"settings for {unknown[0]!r}, which is no model; there are: {', '.join(models)}")
+        return {name: given.get(name, ModelSettings()) for name in models}
+    return dict.fromkeys(models, given or ModelSettings())
+
+
+def _instance(model: Runnable, threads: int | None) -> Runnable:
+    if threads is None or not isinstance(model, Executable) or model.threads == threads:
+        return model
+    return model.with_threads(threads)
+
+
+def _needs(model: Runnable) -> tuple[int, int]:
+    """Bytes of weights, and of the largest arena."""
+    manifest = model.manifest
+    return manifest.weights_size, max((variant.arena_size for variant in model.variants), default=0)
+
+
+def _calibration(model: Runnable) -> Calibration:
+    return load_calibration(model.path, model) if isinstance(model, Executable) else {}
