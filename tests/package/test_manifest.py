@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from graphc.errors import PackageError
-from graphc.package import Code, HostTensor, KernelStep, Location, Manifest, SymbolRange, TensorSpec, Variant
+from graphc.package import BatchAxes, Code, HostTensor, KernelStep, Location, Manifest, SymbolRange, TensorSpec, Variant
 from tests.package.strategies import manifests
 
 ODD_VALUES: list[Any] = [None, True, -1, 1 << 63, 1 << 70, 0.5, "", "x", "arena", [], [1], {}, {"type": "kernel"}]
@@ -135,3 +135,35 @@ def variant_with(*steps: Any, **changes: Any) -> dict[str, Any]:
 def test_inconsistent_manifests_cannot_be_made(changes: Any, message: str) -> None:
     with pytest.raises(PackageError, match=message):
         small(**changes())
+
+
+def batched(**changes: object) -> Manifest:
+    fields: dict[str, object] = {
+        "model": "m",
+        "inputs": (TensorSpec("x", "float32", ("n", 3)),),
+        "outputs": (TensorSpec("y", "float32", (4, "n")),),
+        "variants": (),
+        "code": {},
+        "symbols": {"n": SymbolRange()},
+        "batch": BatchAxes("n", (0,), (1,)),
+    }
+    return Manifest(**{**fields, **changes})  # type: ignore[arg-type]
+
+
+def test_the_proof_that_rows_are_independent_is_kept() -> None:
+    manifest = batched()
+    assert Manifest.from_json(manifest.to_json()).batch == BatchAxes("n", (0,), (1,))
+
+
+@pytest.mark.parametrize(
+    ("batch", "message"),
+    [
+        (BatchAxes("n", (), (1,)), "0 batch axes for 1 inputs"),
+        (BatchAxes("n", (0,), (2,)), "output 'y' has no axis 2"),
+        (BatchAxes("n", (-1,), (1,)), "input 'x' has no axis -1"),
+        (BatchAxes("n", (1,), (1,)), "axis 1 of input 'x' is 3, not n"),
+    ],
+)
+def test_a_proof_about_axes_that_do_not_exist_is_refused(batch: BatchAxes, message: str) -> None:
+    with pytest.raises(PackageError, match=message):
+        batched(batch=batch)

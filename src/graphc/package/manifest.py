@@ -196,12 +196,12 @@ class Manifest:
         specializations: Variants that one load may have compiled for values of the parameters that come.
         weights_size: Bytes of the weights region that locations of kind `weight` point into.
         host_steps: Whether any variant has a host step, so that running needs `graphc.ops`.
-        batch: Along which axes rows are independent; None where that was not proved.
         options: What the compile was told, for reports.
         versions: Versions of what made it, for reports.
         hashes: sha256 of every other member.
         producer: What wrote the package.
         format_version: Of this format.
+        batch: Along which axes rows are independent; None where that was not proved.
     """
 
     model: str
@@ -212,12 +212,12 @@ class Manifest:
     symbols: Mapping[str, SymbolRange] = field(default_factory=dict)
     weights_size: int = 0
     host_steps: bool = False
-    batch: BatchAxes | None = None
     options: Mapping[str, str] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     hashes: Mapping[str, str] = field(default_factory=dict)
     producer: str = "graphc"
     format_version: int = FORMAT_VERSION
+    batch: BatchAxes | None = None
     parameters: tuple[str, ...] = ()
     specializations: int = 0
 
