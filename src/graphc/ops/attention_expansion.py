@@ -93,6 +93,21 @@ def grouped(b: Builder, x: Value, heads: int, wanted: int) -> Value:
     return x if heads == wanted else b.op("Reshape", x, numbers(b, 0, wanted, -1, 0))
 
 
+def _scaled_product(b: Builder, q: Value, k: Value, heads: int, kv_heads: int, scale: float) -> Value:
+    """The scores before caps and masks.
+
+    Narrow floats are scaled on both sides before they are multiplied, as the operator says it: then no score that the
+    scale makes small is too large for float16 before, and rounding happens where the definition has it.
+    """
+    narrow = q.tensor_type.dtype.bits < 32
+    if narrow:
+        root = scalar_like(b, math.sqrt(scale), q)
+        q, k = b.op("Mul", q, root), b.op("Mul", k, root)
+    product = b.op("MatMul", grouped(b, q, heads, kv_heads), b.op("Transpose", k, perm=[0, 1, 3, 2]))
+    scores = grouped(b, product, kv_heads, heads)
+    return scores if narrow else b.op("Mul", scores, scalar_like(b, scale, q))
+
+
 def _expand(b: Builder, node: Node, x: Values) -> Values | None:
     q, k, v = (needed(x, i) for i in range(3))
     if not isinstance(q.tensor_type.dims[-1], int):
@@ -112,8 +127,7 @@ def _expand(b: Builder, node: Node, x: Values) -> Values | None:
     size = q.tensor_type.dims[3]
     assert isinstance(size, int), "the size of a head is known"
     scale = node.float_attribute("scale", 0.0) or 1 / math.sqrt(size)
-    product = b.op("MatMul", grouped(b, q, heads, kv_heads), b.op("Transpose", k, perm=[0, 1, 3, 2]))
-    scores = b.op("Mul", grouped(b, product, kv_heads, heads), scalar_like(b, scale, q))
+    scores = _scaled_product(b, q, k, heads, kv_heads, scale)
     shown = [scores]
     cap = node.float_attribute("softcap", 0.0)
     if cap:

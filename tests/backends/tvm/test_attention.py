@@ -12,12 +12,14 @@ from hypothesis import strategies as st
 from graphc.backends.base import Kernel
 from graphc.backends.tvm import attention
 from graphc.errors import BackendError
-from graphc.ir import Builder, Graph, Value
+from graphc.ir import Builder, DType, Graph, Value, dtypes
 from graphc.target import Target
 from tests.backends.tvm.harness import ARM, HOST, TARGETS, Array, body, check, run
 
 NO_SHRINKING = [Phase.explicit, Phase.reuse, Phase.generate]
 """Every attempt compiles a kernel."""
+DTYPES = [(dtypes.FLOAT32, 1e-5), (dtypes.FLOAT16, 1e-3), (dtypes.BFLOAT16, 8e-3)]
+"""Element types, and how far one rounding is from the result in float32."""
 every_target = pytest.mark.parametrize("target", TARGETS, ids=str)
 
 
@@ -67,7 +69,16 @@ def test_attention_of_any_size_with_any_mask(target: Target, data: st.DataObject
     if shape is not None:
         mask = normal(*shape)
         arrays.append(mask > 0 if data.draw(st.booleans(), "boolean mask") else mask)
-    check(region(arrays, **attributes), arrays, lower, target)
+    dtype, rtol = data.draw(st.sampled_from(DTYPES), "dtype")
+    arrays = [a if a.dtype == np.bool_ else a.astype(dtype.numpy) for a in arrays]
+    check(region(arrays, **attributes), arrays, lower, target, rtol=rtol)
+
+
+@every_target
+@pytest.mark.parametrize(("dtype", "rtol"), DTYPES[1:])
+def test_half_width_attention_that_threads_share(dtype: DType, rtol: float, target: Target) -> None:
+    arrays = [a.astype(dtype.numpy) for a in (normal(2, 4, 70, 33), normal(2, 2, 90, 33), normal(2, 2, 90, 21))]
+    check(region(arrays, is_causal=1), arrays, lower, target, rtol=rtol)
 
 
 @every_target

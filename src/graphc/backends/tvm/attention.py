@@ -3,6 +3,9 @@
 Keys are transposed once per head into a workspace (or read where they lie, if they come transposed), so that scores of
 neighbouring keys fill a vector. The scores of a tile, `rows x keys`, stay in L1 between the two products. Query, key,
 value and result are read and written where the operators around them left them: no transposition is a kernel.
+
+Half-width floats are float32 from the moment they are read to the one rounding of the result; a tile's queries, each
+element of which is broadcast for every panel of keys, are widened once.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from graphc.backends.base import Kernel
 from graphc.backends.tvm import scalar_ops, vectormath
 from graphc.backends.tvm.assemble import build_kernel
 from graphc.backends.tvm.contraction import extent_of, unflatten
+from graphc.backends.tvm.element_types import from_storage, is_narrow_float, to_storage
 from graphc.backends.tvm.gemm_tiles import Tile, fitting, multiply, sweep_cost
 from graphc.backends.tvm.heads import MASKED, Heads, bias_of, heads_of_region, inputs_of
 from graphc.backends.tvm.problem import FreeSymbols
@@ -106,7 +110,7 @@ def lower(body: Graph, target: Target, constants: frozenset[int], options: Mappi
     """The kernel of a body around an Attention, with movement before its operands and after its result.
 
     Args:
-        body: One Attention of float32 without a cache.
+        body: One Attention without a cache, of float32 or of narrower floats.
         target: The CPU.
         constants: Numbers of the body's inputs that are constants; none is packed.
         options: None is read.
@@ -144,12 +148,14 @@ def _padded(axis: Axis, lanes: int) -> int:
 
 
 def _workspaces(heads: Heads, schedule: Schedule) -> list[int]:
-    """Elements of each workspace: scores of every chunk's tile, then transposed keys."""
+    """Elements of each workspace: scores of every chunk's tile, transposed keys, queries of every chunk's tile."""
     keys = _padded(heads.key, schedule.lanes)
     sizes = [schedule.tasks.count * schedule.queries.height * keys]
     if schedule.transposed:
         copies = extent_of([heads.batch, heads.group]) if schedule.transposes else schedule.tasks.count
         sizes.append(copies * extent_of([heads.size]) * keys)
+    if is_narrow_float(heads.q.type.dtype):
+        sizes.append(schedule.tasks.count * schedule.queries.height * extent_of([heads.size]))
     return sizes
 
 
@@ -166,6 +172,7 @@ class _Attention:
         self.operands = operands
         self.output = len(operands)
         self.scores, self.keys_t = self.output + 1, self.output + 2
+        self.queries = self.keys_t + schedule.transposed if is_narrow_float(heads.q.type.dtype) else None
         self.keys = extent_of([heads.key])
         self.width = _padded(heads.key, self.lanes)
         self.bias = bias_of(heads)
@@ -189,8 +196,9 @@ class _Attention:
                 self._transpose_keys(at, chunk)
             keys = source * (extent_of([heads.size]) * self.width)
             scratch = chunk * (plan.queries.height * self.width)
+            wide = chunk * (plan.queries.height * extent_of([heads.size]))
             plan.queries.each(
-                builder, at[block.name], lambda row, rows: self._tile(_Tile(at, row, rows, keys, scratch))
+                builder, at[block.name], lambda row, rows: self._tile(_Tile(at, row, rows, keys, scratch, wide))
             )
 
     def _transpose_keys(self, at: Mapping[str, Dim], copy: Dim) -> None:
@@ -200,7 +208,8 @@ class _Attention:
 
         def read(key: Dim, element: Dim, count: int | None) -> Expr:
             places = {**at, heads.key.name: key, heads.size.name: element}
-            return builder.load(operand, heads.k.at(builder, places), self.lanes, 1, count)
+            value = builder.load(operand, heads.k.at(builder, places), self.lanes, 1, count)
+            return from_storage(value, heads.k.type.dtype)
 
         base = copy * (size * self.width)
         copy_transposed(builder, read, self.keys, size, self.lanes, self.keys_t, base, self.width)
@@ -208,6 +217,8 @@ class _Attention:
     def _tile(self, tile: _Tile) -> None:
         """A tile of queries from scores to results."""
         heads, plan, builder = self.heads, self.plan, self.builder
+        if self.queries is not None:
+            self._widen_queries(tile, self.queries)
         panel = plan.score.vectors * self.lanes
         full, rest = divmod(self.keys, panel)
         seen: Dim = self.keys
@@ -231,12 +242,33 @@ class _Attention:
             scored = minimum(scored, (seen + (panel - 1)) // panel * plan.score.vectors)
         self._weigh_values(tile, self._softmax(tile, scored), seen)
 
+    def _widen_queries(self, tile: _Tile, operand: int) -> None:
+        """The tile's queries as float32 in memory of the chunk."""
+        heads, builder = self.heads, self.builder
+        size, stride = extent_of([heads.size]), heads.q.stride(heads.size)
+        vectors, rest = divmod(size, self.lanes) if stride is not None else (0, size)
+
+        def copy(row: int, element: Dim, lanes: int) -> None:
+            places = {**tile.at, heads.query.name: tile.row + row, heads.size.name: element}
+            value = builder.load(self.operands[heads.q.input], heads.q.at(builder, places), lanes, stride or 1)
+            builder.store(operand, from_storage(value, heads.q.type.dtype), tile.wide + row * size + element, lanes)
+
+        for row in range(tile.rows):
+            if vectors:
+                with builder.serial(vectors, "v") as vector:
+                    copy(row, vector * self.lanes, self.lanes)
+            if rest:
+                with builder.serial(rest, "e") as element:
+                    copy(row, vectors * self.lanes + element, 1)
+
     def _score_panel(self, tile: _Tile, key: Dim, vectors: int, partial: int | None) -> None:
         """Scores of neighbouring keys into the scratch memory; keys past the last one score minus infinity."""
         heads, builder, lanes = self.heads, self.builder, self.lanes
         query = self.operands[heads.q.input]
 
         def left(r: int, d: Dim) -> Expr:
+            if self.queries is not None:
+                return builder.load(self.queries, tile.wide + r * extent_of([heads.size]) + d)
             places = {**tile.at, heads.query.name: tile.row + r, heads.size.name: d}
             return builder.load(query, heads.q.at(builder, places))
 
@@ -245,7 +277,8 @@ class _Attention:
                 return builder.load(self.keys_t, tile.keys + d * self.width + key + v * lanes, lanes)
             places = {**tile.at, heads.key.name: key + v * lanes, heads.size.name: d}
             count = partial if v == vectors - 1 else None
-            return builder.load(self.operands[heads.k.input], heads.k.at(builder, places), lanes, 1, count)
+            value = builder.load(self.operands[heads.k.input], heads.k.at(builder, places), lanes, 1, count)
+            return from_storage(value, heads.k.type.dtype)
 
         shape = self.plan.score.cut(tile.rows, vectors)
         sums = multiply(builder, shape, lanes, extent_of([heads.size]), left, right)
@@ -341,7 +374,7 @@ class _Attention:
         def right(t: Dim, v: int) -> Expr:
             places = {**tile.at, heads.key.name: t, heads.value.name: element + v * lanes}
             count = partial if v == vectors - 1 else None
-            return builder.load(operand, heads.v.at(builder, places), lanes, 1, count)
+            return from_storage(builder.load(operand, heads.v.at(builder, places), lanes, 1, count), heads.v.type.dtype)
 
         shape = self.plan.weighted.cut(tile.rows, vectors)
         sums = multiply(builder, shape, lanes, seen, left, right)
@@ -351,7 +384,8 @@ class _Attention:
                     lane = Lane(name, lanes, partial if v == vectors - 1 else None)
                     place = {heads.query.name: tile.row + r, heads.value.name: element + v * lanes + symbol(name)}
                     index = heads.result_at({**tile.at, **place}, builder.bounds)
-                    store(builder, bind(sums[r][v] * inverses[r]), heads.output, self.output, index, lane)
+                    result = to_storage(bind(sums[r][v] * inverses[r]), heads.output.dtype)
+                    store(builder, result, heads.output, self.output, index, lane)
 
 
 @dataclass(frozen=True)
@@ -364,6 +398,7 @@ class _Tile:
         rows: Queries.
         keys: Where the head's transposed keys start.
         scratch: Where its scores go.
+        wide: Where its queries go, if they are widened.
     """
 
     at: Mapping[str, Dim]
@@ -371,3 +406,4 @@ class _Tile:
     rows: int
     keys: Dim
     scratch: Dim
+    wide: Dim

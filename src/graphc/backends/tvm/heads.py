@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from graphc.backends.regions import Expander
 from graphc.backends.tvm.contraction import View, anchor_of, bounds_of, view_of
+from graphc.backends.tvm.element_types import compute_dtype
 from graphc.errors import BackendError
 from graphc.ir import Dim, Graph, Node, TensorType, Value, dtypes
 from graphc.ir.symbolic import Bounds, product, simplify, substitute
@@ -132,8 +133,8 @@ def _check(anchor: Node, operands: Sequence[Value]) -> None:
         raise BackendError("Attention over a window has no kernel")
     for value in (*operands, anchor.outputs[0]):
         type_ = value.tensor_type
-        if type_.dtype != dtypes.FLOAT32:
-            raise BackendError(f"Attention of {type_.dtype}, not of float32")
+        if not type_.dtype.is_float or compute_dtype(type_.dtype) != dtypes.FLOAT32:
+            raise BackendError(f"Attention of {type_.dtype}, which does not compute in float32")
         if not all(isinstance(extent, int) and extent > 0 for extent in type_.dims):
             raise BackendError(f"%{value.name} has an extent that is not bound, or zero")
 
