@@ -48,6 +48,34 @@ def test_shapes_of_symbolic_tensors_fold_where_they_are_known() -> None:
     assert unknown.constant is None, "the batch is not known"
 
 
+def test_types_follow_from_what_was_folded() -> None:
+    """The extent is the maximum of more elements than inference follows; everything after it has a shape at once."""
+    graph, b = building(x=TensorType(dtypes.FLOAT32, (1, 3)))
+    extent = b.op("ReduceMax", b.constant(np.arange(5000) % 7), keepdims=1)
+    shape = b.op("Concat", extent, b.constant(np.array([3])), axis=0)
+    wide = b.op("Expand", graph.inputs[0], shape)
+    graph.outputs = [b.op("Relu", b.op("Transpose", wide, perm=[1, 0]))]
+    assert not graph.outputs[0].tensor_type.is_static
+    run_passes(graph, "fold,dce")
+    assert str(graph.outputs[0].type) == "float32[3x6]"
+    assert_verified(graph)
+
+
+def test_types_follow_from_the_branch_that_is_taken() -> None:
+    graph, b = building(x=TensorType(dtypes.FLOAT32, (2, 3)))
+    branches = {}
+    for name, perm in (("then", [0, 1]), ("else", [1, 0])):
+        inner = Graph(name, opset=23)
+        inner.outputs = [Builder(inner, infer=infer_node).op("Transpose", graph.inputs[0], outputs=[name], perm=perm)]
+        branches[f"{name}_branch"] = inner
+    condition = b.op("Greater", b.op("ReduceMax", b.constant(np.arange(5000)), keepdims=0), b.constant(np.array(9999)))
+    graph.outputs = [b.op("Relu", b.op("If", condition, **branches))]
+    assert not graph.outputs[0].tensor_type.is_static
+    run_passes(graph, "fold,dce")
+    assert str(graph.outputs[0].type) == "float32[3x2]"
+    assert_verified(graph)
+
+
 def test_outputs_keep_their_names_and_types() -> None:
     graph, b = building()
     graph.outputs = [b.op("Cast", b.constant(np.array([1.5, 2.5])), outputs=["y"], to=dtypes.FLOAT16.onnx)]

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from graphc.errors import ExecutionError
+from graphc.errors import ExecutionError, GraphcError
 from graphc.ir import Builder, Graph, Node, Tensor, TensorType, Value, clone_node
 from graphc.ops.base import Trait, find
 from graphc.ops.evaluate import evaluate_node
@@ -23,7 +23,8 @@ class Fold:
     """Evaluates what depends on constants alone, and puts a branch that is always taken in place of its If.
 
     Before: types are inferred. After: no node of bounded output has only constants as inputs, and no small tensor has
-    elements that inference knows, unless its value must be kept for other reasons (random operators).
+    elements that inference knows, unless its value must be kept for other reasons (random operators). Types that follow
+    from what was folded are inferred anew.
 
     Args:
         max_bytes: Largest value that is made a constant. Larger ones are left to the run, so that a broadcast does not
@@ -46,10 +47,12 @@ class _Folding:
         self.options = options
         self.context = context
         self.inference = Inference()
+        self.refined: set[Value] = set()
 
     def sweep(self, nodes: Iterable[Node]) -> int:
         changes = 0
         for node in list(nodes):
+            self.refine(node)
             inlined = self.inline_branch(node) if node.is_op("If") else None
             if inlined is not None:
                 changes += 1 + self.sweep(inlined)
@@ -59,6 +62,22 @@ class _Folding:
             changes += self.fold(node)
         return changes
 
+    def is_refined(self, node: Node) -> bool:
+        """Whether an input of the node is better known than when its types were inferred."""
+        return any(value in self.refined for value in node.inputs)
+
+    def refine(self, node: Node) -> None:
+        """Infers the node's types anew where its inputs became better known, by their types or as constants."""
+        if not self.is_refined(node):
+            return
+        before = [value.type for value in node.outputs]
+        try:
+            self.inference.visit(node)
+        except GraphcError:
+            # The types stay as open as they were; if the node ever runs, it says what does not fit.
+            return
+        self.refined.update(value for value, kind in zip(node.outputs, before, strict=True) if value.type != kind)
+
     def fold(self, node: Node) -> int:
         if node.is_op("Constant") or not all(isinstance(value.type, TensorType) for value in _read(node)):
             return 0
@@ -66,8 +85,13 @@ class _Folding:
         if not tensors or node.graph is None or not self.context.permit("fold", node):
             return 0
         builder = Builder(node.graph, before=node, origins=node.origins)
+        # Inference may have missed these elements, or those before them, where readers would have had a use for them.
+        is_news = any(self.inference.elements(value) is None for value in tensors) or self.is_refined(node)
         for value, tensor in tensors.items():
-            replace_value(value, builder.constant(tensor, name=value.name))
+            constant = builder.constant(tensor, name=value.name)
+            if is_news:
+                self.refined.add(constant)
+            replace_value(value, constant)
         erase_unused([node])
         return 1
 
@@ -117,6 +141,9 @@ class _Folding:
             copy.origins = tuple(dict.fromkeys((*node.origins, *inner.origins)))
             values.update(zip(inner.outputs, copy.outputs, strict=True))
             made.append(copy)
+        # What the branch reads may be better known than when it was typed, and what it answers than what either might.
+        self.refined.update(value for copy in made for value in copy.inputs if value is not None)
+        self.refined.update(values.get(output, output) for output in taken.outputs)
         for old, inner_output in zip(node.outputs, taken.outputs, strict=True):
             new = values.get(inner_output, inner_output)
             if cannot_replace(old, new, fresh=False) is not None:
