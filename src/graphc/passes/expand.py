@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from graphc.errors import TypeInferenceError
 from graphc.ir import GRAPHC_DOMAIN, Builder, Graph, Node, Value
 from graphc.ops import infer_node
+from graphc.ops.base import node_names
 from graphc.ops.decomposition import can_expand, expand
-from graphc.passes.base import PassContext, register_pass
+from graphc.passes.base import PassContext, UnfitNodeError, register_pass
 
 
 @register_pass
@@ -37,8 +39,11 @@ class Expand:
         if not can_expand(node) or _is_compiled(node, context) or not context.permit(self.name, node):
             return changes
         outputs = [(number, value) for number, value in enumerate(graph.outputs) if value.producer is node]
-        if not expand(node):
-            return changes
+        try:
+            if not expand(node):
+                return changes
+        except TypeInferenceError as error:
+            raise UnfitNodeError(f"{node.op}: {error.message}", nodes=node_names(node), hint=error.hint) from error
         # A graph's outputs keep their names.
         copies: dict[str, Value] = {}
         for number, old in outputs:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from graphc.errors import GraphcError, PassError
 from graphc.ir import Graph
 from graphc.ir.verify import verify
-from graphc.passes.base import Pass, PassContext, Refusal, describe_pass
+from graphc.passes.base import Pass, PassContext, Refusal, UnfitNodeError, describe_pass
 from graphc.passes.pipeline import parse_pipeline, print_pipeline
 
 ALL = ("all",)
@@ -90,6 +90,7 @@ class PassManager:
         """Runs every pass on `graph`, in place.
 
         Raises:
+            TypeInferenceError: A node of the model does not fit its operator.
             PassError: A pass failed or broke an invariant. It names the pass and those that ran before it, and its
                 `reproducer` is the graph and pipeline in text form from which the failure can be repeated.
         """
@@ -104,6 +105,8 @@ class PassManager:
                 run = _timed(pass_, graph, context)
                 if self.verify:
                     verify(graph)
+            except UnfitNodeError:
+                raise
             except Exception as error:
                 raise _failure(pass_, self.pipeline[:position], before, error) from error
             runs.append(run)
