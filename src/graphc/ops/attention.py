@@ -173,6 +173,10 @@ def _infer_rotary(ctx: InferenceContext) -> Sequence[Type]:
         ctx.fail(f"input of shape {list(shape)} must have 3 or 4 axes")
     if len(shape) == 3 and ctx.node.int_attribute("num_heads", 0) < 1:
         ctx.fail("an input of three axes needs num_heads")
+    caches, rank = [ctx.shape(1), ctx.shape(2)], 2 if ctx.has(3) else 3
+    if any(len(cache) != rank for cache in caches) or (ctx.has(3) and len(ctx.shape(3)) != 2):
+        given = ", ".join(map(str, map(list, caches)))
+        ctx.fail(f"the caches must have {rank} axes{' and the positions 2' if ctx.has(3) else ''}, not shapes {given}")
     return [ctx.tensor(0).with_shape(shape)]
 
 

@@ -7,9 +7,10 @@ from typing import TypedDict
 
 import numpy as np
 
+from graphc.errors import OptionError, TypeInferenceError
 from graphc.ir import Dim, Node, TensorType, Type, dtypes
 from graphc.ir.dtypes import DType
-from graphc.ops.base import Array, Datum, ExpressionContext, InferenceContext, Operator, Trait, register
+from graphc.ops.base import Array, Datum, ExpressionContext, InferenceContext, Operator, Trait, node_names, register
 from graphc.ops.conversion import convert
 from graphc.ops.elementwise import (
     broadcast_inputs,
@@ -79,7 +80,10 @@ def cast_target(node: Node, like_type: DType | None) -> DType:
         return like_type
     found = node.attributes["to"]
     assert isinstance(found, int), f"attribute to is {found!r}"
-    return dtypes.from_onnx(found)
+    try:
+        return dtypes.from_onnx(found)
+    except OptionError as error:
+        raise TypeInferenceError(f"{node.op}: attribute to is an {error.message}", nodes=node_names(node)) from error
 
 
 def _infer_cast(ctx: InferenceContext) -> Sequence[Type]:

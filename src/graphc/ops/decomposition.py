@@ -76,11 +76,27 @@ def expand(node: Node) -> bool:
     results = decompose(builder, node, node.inputs)
     if results is None:
         return False
-    for old, new in zip(node.outputs, results, strict=False):
-        if new is not None:
-            old.replace_all_uses(new)
+    made = [(old, new) for old, new in zip(node.outputs, results, strict=False) if new is not None]
+    for old, new in made:
+        if not _agree(old.type, new.type):
+            message = f"{node.op}: these inputs make {new.type} of output {old.name!r}, which is {old.type}"
+            raise TypeInferenceError(message, nodes=node_names(node))
+    for old, new in made:
+        old.replace_all_uses(new)
     graph.remove(node)
     return True
+
+
+def _agree(left: Type | None, right: Type | None) -> bool:
+    """Whether two types may be of one value: nothing that both know differs."""
+    if not isinstance(left, TensorType) or not isinstance(right, TensorType):
+        return True
+    if left.dtype != right.dtype or left.shape is None or right.shape is None:
+        return left.dtype == right.dtype
+    pairs = zip(left.shape, right.shape, strict=False)
+    return len(left.shape) == len(right.shape) and not any(
+        isinstance(a, int) and isinstance(b, int) and a != b for a, b in pairs
+    )
 
 
 def standard_form(node: Node) -> Graph:

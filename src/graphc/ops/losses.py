@@ -15,10 +15,13 @@ def _loss_shape(ctx: InferenceContext) -> Type:
     scores, labels = ctx.shape(0), ctx.shape(1)
     if len(scores) < 2 or len(labels) != len(scores) - 1:
         ctx.fail(f"labels of shape {list(labels)} do not fit scores of shape {list(scores)}")
+    expected = (scores[0], *scores[2:])
+    if any(isinstance(a, int) and isinstance(b, int) and a != b for a, b in zip(labels, expected, strict=True)):
+        ctx.fail(f"labels of shape {list(labels)} do not fit scores of shape {list(scores)}")
     reduction = ctx.node.str_attribute("reduction", "mean")
     if reduction not in ("none", "sum", "mean"):
         ctx.fail(f"reduction {reduction!r} is none of none, sum, mean")
-    return ctx.tensor(0).with_shape((scores[0], *scores[2:]) if reduction == "none" else ())
+    return ctx.tensor(0).with_shape(expected if reduction == "none" else ())
 
 
 def _infer_likelihood(ctx: InferenceContext) -> Sequence[Type]:

@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from hypothesis import strategies as st
 
 from graphc.errors import TypeInferenceError
-from graphc.ir import Builder, Graph, TensorType, Value, clone_node
+from graphc.ir import Builder, DType, Graph, TensorType, Value, clone_node
 from graphc.ops.inference import infer_node
 from graphc.passes.rules import Chooser
 from graphc.testing.choosing import DrawChooser, SeedChooser, chance, permutation
 from graphc.testing.instances import OPSET
 from graphc.testing.oracle import calm_inputs
-from graphc.testing.samples import MAX_SIZE, NUMBERS, SAMPLERS, Operand, Sample, ints, tensor_type, values
+from graphc.testing.samples import (
+    FLOATS,
+    MAX_SIZE,
+    NUMBERS,
+    SAMPLERS,
+    Operand,
+    OperatorSampler,
+    Sample,
+    ints,
+    tensor_type,
+    values,
+)
 
 
 @dataclass(frozen=True)
@@ -25,18 +36,24 @@ class GraphOptions:
 
     Args:
         max_nodes: Most nodes, constants not counted.
-        operators: Names of the operators that may occur; all of `SAMPLERS` if empty.
+        operators: Names of the operators that may occur; all of `samplers` if empty.
         without: Names of operators that must not occur.
+        samplers: How nodes of each operator are made.
+        kinds: Dtypes of inputs that no node asks for.
+        ranks: Their ranks, least and most.
     """
 
     max_nodes: int = 10
     operators: Collection[str] = ()
     without: Collection[str] = ()
+    samplers: Mapping[str, OperatorSampler] = field(default_factory=lambda: SAMPLERS)
+    kinds: Sequence[DType] = FLOATS
+    ranks: tuple[int, int] = (0, 4)
 
     @property
     def names(self) -> list[str]:
         """Operators that may occur, in a fixed order."""
-        return [n for n in (self.operators or SAMPLERS) if n in SAMPLERS and n not in self.without]
+        return [n for n in (self.operators or self.samplers) if n in self.samplers and n not in self.without]
 
 
 def graphs(
@@ -78,7 +95,7 @@ class _Growing:
         self.graph = Graph("random", opset=OPSET)
         self.builder = Builder(self.graph, infer=infer_node)
         self.pool: list[Value] = []
-        self.add_input(tensor_type(choose, NUMBERS if chance(choose, 20) else NUMBERS[:1]))
+        self.add_input(tensor_type(choose, NUMBERS if chance(choose, 20) else NUMBERS[:1], options.ranks))
 
     def add_input(self, type_: TensorType) -> Value:
         value = self.graph.add_input(self.graph.fresh_name("x"), type_)
@@ -88,16 +105,16 @@ class _Growing:
     def forward(self) -> None:
         """Adds a node that reads values of the pool, the newest ones preferred."""
         value = self.choose.pick(self.pool[::-1][:4]) if chance(self.choose, 70) else self.choose.pick(self.pool)
-        fitting = [name for name in self.options.names if SAMPLERS[name].accepts(value.tensor_type)]
+        fitting = [name for name in self.options.names if self.options.samplers[name].accepts(value.tensor_type)]
         if not fitting:
-            value = self.add_input(tensor_type(self.choose))
-            fitting = [name for name in self.options.names if SAMPLERS[name].accepts(value.tensor_type)]
+            value = self.add_input(tensor_type(self.choose, self.options.kinds, self.options.ranks))
+            fitting = [name for name in self.options.names if self.options.samplers[name].accepts(value.tensor_type)]
         if not fitting:
             return
         producer = value.producer
         chained = producer is not None and producer.op_type in fitting and chance(self.choose, 25)
         op_type = producer.op_type if producer is not None and chained else self.choose.pick(fitting)
-        sample = SAMPLERS[op_type].sample(value.tensor_type, self.choose)
+        sample = self.options.samplers[op_type].sample(value.tensor_type, self.choose)
         if sample is not None:
             self.apply(op_type, value, sample)
 
@@ -105,7 +122,7 @@ class _Growing:
         operands = [value, *(self.operand(operand) for operand in sample.operands[1:])]
         while operands[-1] is None:
             operands.pop()
-        outputs = SAMPLERS[op_type].outputs(sample)
+        outputs = self.options.samplers[op_type].outputs(sample)
         attributes: dict[str, Any] = sample.attributes
         try:
             first = self.builder.op(op_type, *operands, outputs=outputs, **attributes)

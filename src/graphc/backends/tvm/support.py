@@ -49,7 +49,7 @@ def supports(node: Node, target: Target) -> Verdict:
         return refused(f"{node.op} has no kernel for these inputs and attributes")
     for expression in expressions:
         for scalar in walk(expression.body):
-            if reason := _scalar_refusal(scalar):
+            if reason := _scalar_refusal(scalar) or _rank_refusal(scalar, node):
                 return refused(reason)
     return accepted()
 
@@ -83,6 +83,14 @@ def _scalar_refusal(scalar: Scalar) -> str:
     if isinstance(scalar, Reduce | ArgReduce) and any(not isinstance(a, int) for a in _extents(scalar)):
         return "it reduces over an unbound extent"
     return ""
+
+
+def _rank_refusal(scalar: Scalar, node: Node) -> str:
+    """Of a model that is not valid: an input of a rank that its operator's definition does not foresee."""
+    if not isinstance(scalar, Load) or (value := node.input(scalar.input)) is None:
+        return ""
+    rank = len(value.tensor_type.dims)
+    return f"input {scalar.input} (%{value.name}) has rank {rank}" if rank != len(scalar.indices) else ""
 
 
 def _extents(scalar: Reduce | ArgReduce) -> list[object]:
