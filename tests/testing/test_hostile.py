@@ -65,7 +65,7 @@ def test_a_campaign_finds_each_defect_once_and_keeps_it_small(tmp_path: Path, mo
         return hostile.campaign.Isolation(broken, workers=workers)
 
     monkeypatch.setattr(campaign, "isolation", isolation)
-    found = campaign.fuzz_import([model()], count=150, corpus=tmp_path)
+    found = campaign.fuzz_import([model()], count=150, keep=tmp_path)
     assert found.tried == 150
     assert sorted(finding.status for finding in found.findings) == ["crashed", "raised"]
     assert {path.name for path in tmp_path.iterdir()} == {finding.file_name for finding in found.findings}

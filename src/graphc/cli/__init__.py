@@ -43,7 +43,7 @@ COMMANDS: Mapping[str, Command] = {
     "bench": Command("bench", "how fast it is beside ONNX Runtime and OpenVINO"),
     "passes": Command("passes", "the passes there are, their options, the pipelines"),
     "rules": Command("rules", "the rewrite rules, and tests of them on random instances of their own patterns"),
-    "fuzz": Command("fuzz", "damaged models against the importer and the compiler"),
+    "fuzz": Command("fuzz", "damaged models, to be refused or compiled; random ones, beside ONNX Runtime"),
     "conformance": Command("conformance", "the ONNX backend suite: what passes, compiled or with steps in NumPy"),
     "devices": Command("devices", "what this machine is, what code it runs, what can be compiled for"),
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from graphc.cli.common import add_json, natural, positive, print_json
 from graphc.cli.progress import Progress
@@ -16,24 +16,32 @@ from graphc.errors import OptionError
 if TYPE_CHECKING:
     from graphc.testing.hostile import Campaign
 
-DESCRIPTION = """Damage models at random, in bytes, fields, names, extents, nesting and files beside the model, and see
-what graphc makes of each, in a process with 5 s and 2 GiB: it must be compiled, or refused with an error that says why.
-Anything else (a crash, a hang, an exception of a library below) is a finding. Exits with 1 where there is one."""
+DESCRIPTION = """Models that no one has written.
+
+`import` damages models at random, in bytes, fields, names, extents, nesting and files beside the model. Each must be
+compiled, in a process with 5 s and 2 GiB, or be refused with an error that says why. `models` makes random valid models
+of a hundred operators, compiles them for this machine and compares the results with those of ONNX Runtime.
+
+Anything else (a crash, a hang, an exception of a library below, another result) is a finding. Exits with 1 where there
+is one."""
 
 EXAMPLES = """
   graphc fuzz import --minutes 5
   graphc fuzz import model.onnx --count 1000 --seed 7 --keep findings
+  graphc fuzz models --count 500 --nodes 30
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of the command."""
-    actions = parser.add_subparsers(dest="action", metavar="import", required=True)
+    actions = parser.add_subparsers(dest="action", metavar="import|models", required=True)
     importing = actions.add_parser("import", help="damaged models, to be refused or compiled")
     importing.add_argument(
         "models", nargs="*", metavar="MODEL", type=Path, help="models to damage (default: the ONNX backend suite's)"
     )
-    for action in (importing,):
+    comparing = actions.add_parser("models", help="random valid models, beside ONNX Runtime")
+    comparing.add_argument("--nodes", type=positive, default=15, metavar="N", help="most nodes (default: %(default)s)")
+    for action in (importing, comparing):
         action.add_argument("--minutes", type=float, metavar="N", help="how long (default: 1, or as --count says)")
         action.add_argument("--count", type=positive, metavar="N", help="models to try")
         action.add_argument("--seed", type=natural, default=0, metavar="N", help="other models (default: %(default)s)")
@@ -43,24 +51,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Tries models; 1 where one of them finds a defect."""
+    """Tries models; 1 where there is a finding."""
     with installed():
         from graphc.testing.hostile import fuzz_import
         from graphc.testing.isolation import default_workers
+        from graphc.testing.random_models import fuzz_models
     if options.minutes is not None and options.minutes <= 0:
         raise OptionError(f"--minutes {options.minutes:g}: expected a positive number")
     minutes = 1.0 if options.minutes is None and options.count is None else options.minutes
     with Progress() as progress:
         progress("reading models", 0, 1)
-        campaign = fuzz_import(
-            _models(options.models),
-            seed=options.seed,
-            seconds=None if minutes is None else 60 * minutes,
-            count=options.count,
-            workers=options.jobs or default_workers(),
-            corpus=options.keep,
-            progress=progress,
-        )
+        common: dict[str, Any] = {
+            "seed": options.seed,
+            "seconds": None if minutes is None else 60 * minutes,
+            "count": options.count,
+            "workers": options.jobs or default_workers(),
+            "keep": options.keep,
+            "progress": progress,
+        }
+        if options.action == "import":
+            campaign = fuzz_import(_models(options.models), **common)
+        else:
+            campaign = fuzz_models(max_nodes=options.nodes, **common)
     if options.json:
         print_json(campaign.to_json())
     else:

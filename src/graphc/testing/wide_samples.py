@@ -374,7 +374,7 @@ WIDE_SAMPLERS: dict[str, OperatorSampler] = {
     **_table("GatherND", NUMBERS, _SOME, _gather_nd),
     **_table("ScatterElements", NUMBERS, _SOME, _scatter_elements),
     **_table("ScatterND", NUMBERS, _SOME, _scatter_nd),
-    **_table("OneHot", INTEGERS, (0, 3), _one_hot),
+    **_table("OneHot", INTEGERS, (1, 3), _one_hot),
     **_table("Concat", ELEMENTS, _SOME, _concat),
     **_table("Split", NUMBERS, _SOME, _split, _number_of_outputs),
     **_table("DepthToSpace", (dtypes.FLOAT32,), _IMAGE, _depth_to_space),

@@ -90,7 +90,7 @@ def fuzz_import(
     seconds: float | None = None,
     count: int | None = None,
     workers: int = 2,
-    corpus: Path | None = None,
+    keep: Path | None = None,
     progress: Callable[[str, int, int], None] = lambda what, done, total: None,
 ) -> Campaign:
     """Mutates models and tries them.
@@ -101,7 +101,7 @@ def fuzz_import(
         seconds: How long to go on; as long as `count` says if None.
         count: How many to try; no limit if None.
         workers: Processes at once.
-        corpus: Folder where findings are kept.
+        keep: Folder where findings are kept.
         progress: Told how far the work is.
     """
     campaign = Campaign()
@@ -127,9 +127,9 @@ def fuzz_import(
             seen.add(kind)
             finding = _reduced(lens, mutant(models, number), kind, outcome, number)
             campaign.findings.append(finding)
-            if corpus is not None:
-                corpus.mkdir(parents=True, exist_ok=True)
-                (corpus / finding.file_name).write_bytes(finding.model)
+            if keep is not None:
+                keep.mkdir(parents=True, exist_ok=True)
+                (keep / finding.file_name).write_bytes(finding.model)
     return campaign
 
 
