@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from graphc.backends.tvm import generic
-from graphc.ir import Layout, TensorType, Value, blocked, dtypes
+from graphc.ir import Builder, Layout, TensorType, Value, blocked, dtypes
 from graphc.target import Target
 from tests.backends.tvm.harness import ARM, TARGETS, body, check
 
@@ -160,3 +162,40 @@ def test_operations_are_counted_at_each_point_and_reduced_element() -> None:
     assert one.flops == 2 * 15
     total = generic.lower(body([normal(3, 5)], lambda b, x: b.op("ReduceSum", b.op("Neg", x), keepdims=0)), TARGETS[0])
     assert total.flops == 2 * 15
+
+
+@given(
+    st.lists(st.sampled_from([1, 2, 5, 17, 33]), min_size=1, max_size=4),
+    st.data(),
+    st.sampled_from(TARGETS),
+    st.integers(0, 2**16),
+)
+@settings(max_examples=25, deadline=None)
+def test_normalizations_over_any_axes(shape: list[int], data: st.DataObject, target: Target, seed: int) -> None:
+    axes = data.draw(st.lists(st.integers(0, len(shape) - 1), min_size=1, unique=True))
+    x = np.random.default_rng(seed).standard_normal(shape).astype(np.float32) + np.float32(1)
+
+    def make(b: Builder, value: Value) -> Value:
+        centred = b.op("MeanVarianceNormalization", value, axes=tuple(axes))
+        peak = b.op("ReduceMax", value, b.constant(ints(*axes[:1])), keepdims=1)
+        return b.op("Add", centred, peak)
+
+    check(body([x], make), [x], generic.lower, target, rtol=1e-4)
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=str)
+@pytest.mark.parametrize("channels", [32, 20])
+@pytest.mark.parametrize("axes", [(1,), (0, 2, 3), (2,), (3,), (1, 3)], ids=str)
+def test_normalizations_of_blocked_images(target: Target, channels: int, axes: tuple[int, ...]) -> None:
+    x = normal(2, channels, 5, 6)
+    kind = TensorType(dtypes.FLOAT32, x.shape, _block(target))
+    graph = body([kind], lambda b, v: b.op("MeanVarianceNormalization", v, axes=axes))
+    graph.outputs[0].type = kind
+    check(graph, [x], generic.lower, target, rtol=1e-4)
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=str)
+@pytest.mark.parametrize("channels", [1, 3, 6, 8, 20])
+def test_what_channels_share_is_computed_for_several_at_once(target: Target, channels: int) -> None:
+    x, grid = normal(2, channels, 7, 9), RNG.uniform(-1.2, 1.2, (2, 5, 37, 2)).astype(np.float32)
+    check(body([x, grid], lambda b, *v: b.op("GridSample", *v)), [x, grid], generic.lower, target, rtol=1e-4)

@@ -23,10 +23,12 @@ from graphc.ops.expr import (
     SCALAR_OPS,
     ArgReduce,
     Call,
+    Const,
     IndexValue,
     Load,
     Reduce,
     Scalar,
+    children,
     walk,
 )
 
@@ -74,6 +76,13 @@ def emit(builder: KernelBuilder, problem: Problem, operands: Sequence[int]) -> N
         fill_halo(builder, operand, type_)
 
 
+TILES = (8, 6, 5, 4, 3, 2)
+"""Iterations that may share work: few enough that what they read stays in a cache."""
+
+SHARED_COST = 16
+"""Scalar operations on a vector that are worth it."""
+
+
 @dataclass
 class Loop:
     """One loop of the nest: what it is called, how far it runs."""
@@ -100,6 +109,57 @@ class Nest:
         self.free = FreeSymbols(problem.elements)
         self.reductions = [s for s in problem.scalars() if isinstance(s, Reduce)]
         self.loops, self.index, self.lane_axis = self._storage_loops()
+        self.inner: list[Loop] = []
+        self.shared: list[Scalar] = []
+        self._reorder()
+        if not self.inner:
+            self._tile()
+
+    def _reorder(self) -> None:
+        """Puts loops that no reduction depends on inside of those that one does, so that each is computed once.
+
+        Sums down columns then run a vector of columns at a time, and each row that is divided by them follows.
+        """
+        if not self.loops:
+            return
+        outer, lane = self.loops[:-1], self.loops[-1]
+        needed = {name for reduction in self.reductions for name in self.free[reduction]}
+        independent = [loop for loop in outer if not self._names_of(loop.name) & needed]
+        if not needed or not independent:
+            return
+        dependent = [loop for loop in outer if loop not in independent]
+        if self._names_of(lane.name) & needed:
+            self.loops, self.inner = [*dependent, lane], independent
+        else:
+            self.loops = [*dependent, *independent, lane]
+
+    def _tile(self) -> None:
+        """Runs several iterations of a loop inside of the vector's where they share most of their work.
+
+        Places in a grid and their weights are then computed once for a few channels, which read at them.
+        """
+        if not self.loops or self.lane_axis is not None:
+            return
+        lanes = self._names_of(self.loops[-1].name)
+        for position, loop in enumerate(self.loops[:-1]):
+            names = self._names_of(loop.name)
+            width = next((n for n in TILES if isinstance(loop.extent, int) and loop.extent % n == 0), 1)
+            if width == 1 or len(names) != 1:
+                continue
+            moving = [scalar for scalar in self.problem.scalars() if _is_work(scalar) and self.free[scalar] & lanes]
+            alike = [scalar for scalar in moving if not self.free[scalar] & names]
+            saved, whole = (sum(map(_weight, scalars)) for scalars in (alike, moving))
+            if any(isinstance(s, Reduce | ArgReduce) for s in moving) or saved < SHARED_COST or 3 * saved < whole:
+                continue
+            kept = {id(scalar) for scalar in alike}
+            readers = [s for s in self.problem.scalars() if id(s) not in kept]
+            self.shared = list({id(c): c for s in readers for c in children(s) if id(c) in kept}.values())
+            (name,) = names
+            inner = Loop(f"{loop.name}t", width)
+            self.index[name] = substitute(self.index[name], {loop.name: symbol(loop.name) * width + symbol(inner.name)})
+            self.loops[position] = Loop(loop.name, loop.extent // width)
+            self.inner = [inner]
+            return
 
     def _storage_loops(self) -> tuple[list[Loop], dict[str, Dim], str | None]:
         """Loops over the first output's storage, the logical index over them, and the blocked lane axis if any."""
@@ -161,7 +221,7 @@ class Nest:
 
     def _outer(self, depth: int, bound: Mapping[str, Dim], scope: Scope) -> None:
         """Loops from `depth` inward; reductions that are bound by now are computed first."""
-        scope = self._hoist(bound, scope)
+        scope = self._hoist(bound, scope, Lane())
         if depth == len(self.loops) - 1:
             self._vector_loop(self.loops[depth], bound, scope, parallel=depth == 0)
             return
@@ -182,16 +242,16 @@ class Nest:
                 return depth
         return -1
 
-    def _hoist(self, bound: Mapping[str, Dim], scope: Scope) -> Scope:
+    def _hoist(self, bound: Mapping[str, Dim], scope: Scope, lane: Lane) -> Scope:
         """Computes every reduction whose index symbols are all bound, once, before the loops inside."""
         axes = self._axes(bound)
         known = set(axes)
         pending = [r for r in self.reductions if id(r) not in scope.values and self.free[r] <= known]
-        if len(bound) == len(self.loops):
+        if len(bound) == len(self.loops) + len(self.inner):
             return Scope({**scope.axes, **axes}, scope.values)
         result = Scope({**scope.axes, **axes}, dict(scope.values))
         for reduction in pending:
-            self.renderer.render(reduction, Lane(), result)
+            self.renderer.render(reduction, lane, result)
         return result
 
     def _axes(self, bound: Mapping[str, Dim]) -> dict[str, Dim]:
@@ -245,11 +305,12 @@ class Nest:
         shared = parallel and self._parallel()
         if lanes == 1:
             with self.builder.parallel(loop.extent, loop.name, enable=shared) as variable:
-                self._point(Lane(), {**bound, loop.name: variable}, scope.inner({}))
+                self._inside(Lane(), {**bound, loop.name: variable}, scope.inner({}), self.inner)
             return
         vectors = loop.extent // lanes
         if shared:
-            chunk = max(1, CHUNK // lanes)
+            repeats = product(loop.extent for loop in self.inner)
+            chunk = max(1, CHUNK // (lanes * repeats)) if isinstance(repeats, int) else 1
             with self.builder.parallel(vectors // chunk, loop.name) as outer, self.builder.serial(chunk) as inner:
                 self._vector((outer * chunk + inner) * lanes, lanes, None, loop, bound, scope)
             done = vectors // chunk * chunk
@@ -268,7 +329,18 @@ class Nest:
     ) -> None:
         with self.builder.lanes(lanes) as name:
             place = start + symbol(name)
-            self._point(Lane(name, lanes, count), {**bound, loop.name: place}, scope.inner({}))
+            self._inside(Lane(name, lanes, count), {**bound, loop.name: place}, scope.inner({}), self.inner)
+
+    def _inside(self, lane: Lane, bound: Mapping[str, Dim], scope: Scope, loops: Sequence[Loop]) -> None:
+        """The loops inside of the vector's, after what does not depend on them."""
+        if not loops:
+            self._point(lane, bound, scope)
+            return
+        scope = self._hoist(bound, scope, lane)
+        for scalar in self.shared:
+            self.renderer.render(scalar, lane, scope)
+        with self.builder.serial(loops[0].extent, loops[0].name) as variable:
+            self._inside(lane, {**bound, loops[0].name: variable}, scope.inner({}), loops[1:])
 
     def _point(self, lane: Lane, bound: Mapping[str, Dim], scope: Scope) -> None:
         """One element, or one vector of them, of every output."""
@@ -280,6 +352,15 @@ class Nest:
             value = self.renderer.stored(element, lane, scope)
             index = [axes[axis.name] for axis in self.problem.axes]
             store(self.builder, value, type_, operand, index, lane)
+
+
+def _is_work(scalar: Scalar) -> bool:
+    return not isinstance(scalar, Const | IndexValue)
+
+
+def _weight(scalar: Scalar) -> int:
+    """Rough cost of a scalar itself."""
+    return SCALAR_OPS[scalar.op].cost if isinstance(scalar, Call) else 1
 
 
 def _is_index(scalar: Scalar) -> bool:
