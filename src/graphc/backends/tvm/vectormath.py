@@ -3,8 +3,8 @@
 TVM lowers `exp`, `tanh` and their like to one libm call per lane, five to eleven times slower than a polynomial over
 the vector. These are the float32 ones that models spend time in; the rest stay libm calls (see `scalar_ops`).
 
-Sources: `exp`, `log`: Cephes (S. L. Moshier, netlib.org/cephes), expf and logf; `erf`: the rational minimax
-approximation used by Eigen; `tanh` and the logistic function follow from `exp`.
+Sources: `exp`, `log`: Cephes (S. L. Moshier, netlib.org/cephes), expf and logf; `erf`, `tanh`: the rational minimax
+approximations used by Eigen; the logistic function follows from `exp`.
 """
 
 from __future__ import annotations
@@ -29,6 +29,11 @@ _ERF_DENOMINATOR = (
     *(-1.45660718464996e-05, -2.13374055278905e-04, -1.68282697438203e-03, -7.37332916720468e-03),
     *(-1.42647390514189e-02,),
 )
+_TANH_NUMERATOR = (
+    *(-2.76076847742355e-16, 2.00018790482477e-13, -8.60467152213735e-11, 5.12229709037114e-08),
+    *(1.48572235717979e-05, 6.37261928875436e-04, 4.89352455891786e-03),
+)
+_TANH_DENOMINATOR = (1.19825839466702e-06, 1.18534705686654e-04, 2.26843463243900e-03, 4.89352518554385e-03)
 
 
 def _float(value: float, lanes: int) -> Expr:
@@ -56,13 +61,18 @@ def exp(x: Expr) -> Expr:
     # min and max keep the second operand where a comparison fails, so a NaN passes through both.
     x = bind(T.max(_float(-104.0, lanes), T.min(_float(89.0, lanes), x)))
     n = bind(T.call_llvm_pure_intrin(_type("float32", lanes), "llvm.rint", x * _float(1.4426950408889634, lanes)))
-    r = bind(x - n * _float(_LN2_HIGH, lanes))
-    r = bind(r - n * _float(_LN2_LOW, lanes))
-    y = bind(_horner(r, _EXP, lanes) * (r * r) + r + _float(1.0, lanes))
+    y = bind(_exp_of(x, n, lanes))
     # 2**n in two factors, so that neither overflows nor underflows before the product does.
     whole = bind(T.Cast(_type("int32", lanes), n))
     half = bind(T.shift_right(whole, _int(1, lanes)))
     return y * _power_of_two(half, lanes) * _power_of_two(whole - half, lanes)
+
+
+def _exp_of(x: Expr, n: Expr, lanes: int) -> Expr:
+    """`exp(x) / 2**n`, where `n` is the integer next to `x / log(2)`."""
+    r = bind(x - n * _float(_LN2_HIGH, lanes))
+    r = bind(r - n * _float(_LN2_LOW, lanes))
+    return _horner(r, _EXP, lanes) * (r * r) + r + _float(1.0, lanes)
 
 
 def exp_nonpositive(x: Expr) -> Expr:
@@ -71,9 +81,7 @@ def exp_nonpositive(x: Expr) -> Expr:
     # At the lower bound n is -127, whose power of two has a zero exponent field: the float 0.
     x = bind(T.max(_float(-88.0, lanes), x))
     n = bind(T.call_llvm_pure_intrin(_type("float32", lanes), "llvm.rint", x * _float(1.4426950408889634, lanes)))
-    r = bind(x - n * _float(_LN2_HIGH, lanes))
-    r = bind(r - n * _float(_LN2_LOW, lanes))
-    y = bind(_horner(r, _EXP, lanes) * (r * r) + r + _float(1.0, lanes))
+    y = bind(_exp_of(x, n, lanes))
     return y * _power_of_two(T.Cast(_type("int32", lanes), n), lanes)
 
 
@@ -116,23 +124,21 @@ def erf(x: Expr) -> Expr:
 
 
 def sigmoid(x: Expr) -> Expr:
-    """The logistic function, 1 / (1 + exp(-x))."""
+    """The logistic function, 1 / (1 + exp(-x)), within 3 ulp; 0 below -88.4, NaN for NaN."""
     lanes = lanes_of(x)
     one = _float(1.0, lanes)
-    return one / (one + exp(_float(0.0, lanes) - x))
+    # At the lower bound the result is 1; at the upper one n is 128, whose power of two has the exponent of infinity.
+    x = bind(T.max(_float(-87.0, lanes), T.min(_float(88.7, lanes), _float(0.0, lanes) - x)))
+    n = bind(T.call_llvm_pure_intrin(_type("float32", lanes), "llvm.rint", x * _float(1.4426950408889634, lanes)))
+    return one / (one + _exp_of(x, n, lanes) * _power_of_two(T.Cast(_type("int32", lanes), n), lanes))
 
 
 def tanh(x: Expr) -> Expr:
-    """Hyperbolic tangent: `1 - 2 / (exp(2x) + 1)` away from zero, an odd polynomial near it, where that cancels."""
+    """Hyperbolic tangent within 5 ulp; odd, 1 beyond 8, NaN for NaN."""
     lanes = lanes_of(x)
-    x = bind(x)
-    one = _float(1.0, lanes)
-    far = bind(one - _float(2.0, lanes) / (exp(x * _float(2.0, lanes)) + one))
-    z = bind(x * x)
-    # Cephes tanhf: |x| < 0.625.
-    near_terms = (-5.70498872745e-3, 2.06390887954e-2, -5.37397155531e-2, 1.33314422036e-1, -3.33332819422e-1)
-    near = bind(_horner(z, near_terms, lanes) * z * x + x)
-    return T.Select(z < _float(0.390625, lanes), near, far)
+    x = bind(T.max(_float(-7.99881172180175781, lanes), T.min(_float(7.99881172180175781, lanes), x)))
+    square = bind(x * x)
+    return x * _horner(square, _TANH_NUMERATOR, lanes) / _horner(square, _TANH_DENOMINATOR, lanes)
 
 
 FLOAT32 = {"exp": exp, "log": log, "erf": erf, "sigmoid": sigmoid, "tanh": tanh}
