@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 
 from tvm.tirx.script.builder import ir as T
 
 from graphc.backends.tvm import vectormath
-from graphc.backends.tvm.element_types import SUPPORTED_DTYPES, compute_dtype, isnan, number, tir_dtype
+from graphc.backends.tvm.element_types import SUPPORTED_DTYPES, compute_dtype, isnan, named, number, tir_dtype
 from graphc.backends.tvm.tir import Expr, Register, bind, broadcast, lanes_of
 from graphc.errors import BackendError
 from graphc.ir import dtypes
@@ -70,7 +71,7 @@ def _integer_division(rounding: str) -> Renderer:
         if rounding in ("floordiv", "div"):
             result = T.floordiv(left, divisor) if rounding == "floordiv" else T.truncdiv(left, divisor)
             if dtype.kind == "int":
-                result = T.Select(T.EQ(right, number(-1, dtype, lanes)), zero - left, result)
+                result = T.Select(T.EQ(right, number(-1, dtype, lanes)), _negative(dtype, lanes, left), result)
             return T.Select(T.EQ(right, zero), zero, result)
         remainder = T.floormod(left, divisor) if rounding == "mod" else T.truncmod(left, divisor)
         return T.Select(unsafe, zero, remainder)
@@ -159,24 +160,45 @@ def _absolute(dtype: DType, lanes: int, value: Expr) -> Expr:
     if dtype.is_float:
         return T.call_llvm_pure_intrin(tir_dtype(dtype, lanes), "llvm.fabs", value)
     value = bind(value)
-    return (
-        value
-        if dtype.kind == "uint"
-        else T.Select(value < number(0, dtype, lanes), number(0, dtype, lanes) - value, value)
-    )
+    if dtype.kind == "uint":
+        return value
+    return T.Select(value < number(0, dtype, lanes), _negative(dtype, lanes, value), value)
+
+
+def _wrapping(op: str) -> Renderer:
+    """Integer arithmetic that wraps.
+
+    To TVM, sums and products of 32 and 64 bits never overflow, and LLVM makes use of that. At twice the width they do
+    not; LLVM narrows what is cut off again back to one plain instruction.
+    """
+    function: Callable[[Expr, Expr], Expr] = {"add": operator.add, "sub": operator.sub, "mul": operator.mul}[op]
+
+    def render(dtype: DType, lanes: int, left: Expr, right: Expr) -> Expr:
+        held = compute_dtype(dtype)
+        if held.bits < 32:
+            return function(left, right)
+        kind = "uint" if op == "mul" and held.kind == "uint" else "int"
+        wide = named(f"{kind}{2 * held.bits}", lanes)
+        return T.Cast(tir_dtype(held, lanes), function(T.Cast(wide, left), T.Cast(wide, right)))
+
+    return render
+
+
+def _negative(dtype: DType, lanes: int, value: Expr) -> Expr:
+    return _wrapping("sub")(dtype, lanes, number(0, dtype, lanes), value)
 
 
 _ARITHMETIC: dict[str, Renderer] = {
-    "add": _plain(lambda a, b: a + b),
-    "sub": _plain(lambda a, b: a - b),
-    "mul": _plain(lambda a, b: a * b),
-    "neg": lambda dtype, lanes, value: number(-0.0 if dtype.is_float else 0, dtype, lanes) - value,
     "abs": _absolute,
     "sign": _sign,
     **{op: _compare(op) for op in ("eq", "ne", "lt", "le", "gt", "ge")},
 }
 _FLOAT: dict[str, Renderer] = {
     **_ARITHMETIC,
+    "add": _plain(lambda a, b: a + b),
+    "sub": _plain(lambda a, b: a - b),
+    "mul": _plain(lambda a, b: a * b),
+    "neg": lambda dtype, lanes, value: number(-0.0, dtype, lanes) - value,
     "div": _plain(lambda a, b: a / b),
     "floordiv": lambda dtype, lanes, a, b: _intrinsic("llvm.floor")(dtype, lanes, a / b),
     "mod": _float_mod,
@@ -210,6 +232,8 @@ _FLOAT: dict[str, Renderer] = {
 }
 _INTEGER: dict[str, Renderer] = {
     **_ARITHMETIC,
+    **{op: _wrapping(op) for op in ("add", "sub", "mul")},
+    "neg": _negative,
     **{op: _integer_division(op) for op in ("div", "floordiv", "mod", "fmod")},
     "max": _plain(T.max),
     "min": _plain(T.min),
