@@ -77,6 +77,7 @@ class PackageView:
             *(("inputs", str(spec)) for spec in manifest.inputs),
             *(("outputs", str(spec)) for spec in manifest.outputs),
             *(("symbols", text) for text in symbols),
+            ("batch", f"rows of {manifest.batch.symbol} are independent" if manifest.batch else ""),
             ("decides", _parameters_text(manifest)),
             ("weights", size(manifest.weights_size)),
             *(
@@ -116,6 +117,7 @@ class PackageView:
             "inputs": [vars(spec) for spec in manifest.inputs],
             "outputs": [vars(spec) for spec in manifest.outputs],
             "symbols": {name: vars(symbol) for name, symbol in manifest.symbols.items()},
+            "batch": vars(manifest.batch) if manifest.batch else None,
             "parameters": list(manifest.parameters),
             "specializations": manifest.specializations,
             "weights_bytes": manifest.weights_size,

@@ -20,6 +20,7 @@ from graphc.ops import host
 from graphc.package import (
     OPTIONAL,
     SEQUENCE,
+    BatchAxes,
     BufferPlan,
     Code,
     Copy,
@@ -123,6 +124,7 @@ def write(
     model: bytes | None,
     versions: Mapping[str, str],
     parameters: tuple[str, ...] = (),
+    batch: BatchAxes | None = None,
 ) -> Manifest:
     """Compiles what the programs need and writes the package.
 
@@ -136,6 +138,7 @@ def write(
         model: Bytes of the model to embed, if any.
         versions: Versions of the tools, for the record.
         parameters: Inputs whose values decide what runs.
+        batch: Along which axes rows are independent, if that was proved.
     """
     cache = ObjectCache(options.cache)
     objects = compile_kernels(programs, options, cache)
@@ -163,6 +166,7 @@ def write(
         versions=versions,
         parameters=parameters,
         specializations=options.specializations if parameters else 0,
+        batch=batch,
     )
     return write_package(path, manifest, code=code, weights=weights.builder, model=model)
 

@@ -15,6 +15,7 @@ from graphc.backends.base import Backend, content_key
 from graphc.backends.source import source_digest
 from graphc.compiler import cache as object_cache
 from graphc.compiler.assembly import input_symbols, write
+from graphc.compiler.batching import batch_axes
 from graphc.compiler.options import CompileOptions, DimChoice, expand_dims
 from graphc.compiler.plugins import load_plugins
 from graphc.compiler.program import Program, build_program
@@ -26,7 +27,7 @@ from graphc.frontend.source import ModelSource
 from graphc.ir import Graph, Node, TensorType
 from graphc.ops import find
 from graphc.ops.parameter_inputs import parameter_inputs
-from graphc.package import MODEL, Manifest, Package
+from graphc.package import MODEL, BatchAxes, Manifest, Package
 from graphc.runtime import Executable, load, set_compile_hook
 from graphc.target import Target, parse_targets
 
@@ -252,8 +253,17 @@ def build_package(lowered: Lowered, output: str | os.PathLike[str], options: Com
         options,
         model=_embedded(source) if options.embed_model or specializes or not lowered.programs else None,
         versions=_versions(),
+        batch=_proved_batch(lowered),
         parameters=lowered.parameters,
     )
+
+
+def _proved_batch(lowered: Lowered) -> BatchAxes | None:
+    """The axes along which rows are independent; None where that is not so, or where values decide what runs."""
+    if not lowered.programs or lowered.parameters:
+        return None
+    found = batch_axes(lowered.imported.graph, [program.bindings for program in lowered.programs])
+    return found if isinstance(found, BatchAxes) else None
 
 
 def cpu_targets(text: str) -> list[Target]:
