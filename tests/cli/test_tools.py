@@ -270,3 +270,16 @@ def test_bench_of_the_zoo_without_a_checkout(graphc: Call, monkeypatch: pytest.M
     monkeypatch.setattr(package, "__file__", str(tmp_path / "a" / "b" / "__init__.py"))
     result = graphc("bench", "--zoo")
     assert result.status == 1 and "clone graphc" in result.err
+
+
+def test_tune_keeps_what_it_finds(graphc: Call, mlp: Path, tmp_path: Path) -> None:
+    kept = tmp_path / "choices.json"
+    result = graphc("tune", mlp, "--dim", "batch=4", "--rounds", "1", "--output", kept)
+    assert result.status == 0, result.err
+    assert "a call before" in result.out and f"kept in {kept}" in result.out
+    data = graphc("tune", mlp, "--dim", "batch=4", "--rounds", "1", "--output", kept, "--json").json
+    assert data[0]["model"] == mlp.stem and data[0]["before"] > 0
+    assert len(json.loads(kept.read_text())["regions"]) == len(data[0]["regions"])
+    for arguments in (["--target", "cpu:x86-64-v3"], []):
+        refused = graphc("tune", mlp, "--rounds", "1", "--output", kept, *arguments)
+        assert (refused.status == 1 and "hint:" in refused.err) or "no effect" in refused.err

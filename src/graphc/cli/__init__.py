@@ -41,6 +41,7 @@ COMMANDS: Mapping[str, Command] = {
     "verify": Command("verify", "is it right, and where it first is not"),
     "profile": Command("profile", "where the time goes, kernel by kernel"),
     "bench": Command("bench", "how fast it is beside ONNX Runtime and OpenVINO"),
+    "tune": Command("tune", "how each kernel is best cut on this machine, by measuring"),
     "passes": Command("passes", "the passes there are, their options, the pipelines"),
     "rules": Command("rules", "the rewrite rules, and tests of them on random instances of their own patterns"),
     "fuzz": Command("fuzz", "damaged models, to be refused or compiled; random ones, beside ONNX Runtime"),

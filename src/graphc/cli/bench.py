@@ -8,27 +8,24 @@ import sys
 import tempfile
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import graphc
 from graphc.cli.common import (
-    Dims,
     add_compile_options,
     add_json,
     add_threads,
     comma_list,
     compile_options,
-    parse_dims,
     positive,
     print_json,
 )
-from graphc.cli.feeds import Given, add_inputs, parse_inputs
+from graphc.cli.feeds import add_inputs, single_feed
 from graphc.cli.progress import Progress
 from graphc.cli.table import size, table
 from graphc.cli.toolchain import installed
-from graphc.cli.values import compile_values, parse_values, value_arrays
-from graphc.errors import InputError, OptionError, ToolchainError
-from graphc.package import TensorSpec
+from graphc.cli.values import compile_values
+from graphc.errors import OptionError, ToolchainError
 from graphc.testing.compare import format_seconds
 
 if TYPE_CHECKING:
@@ -113,22 +110,12 @@ def _zoo(options: argparse.Namespace) -> int:
 def _measure(options: argparse.Namespace, model: Path) -> Benchmark:
     with installed():
         from graphc.testing.benchmark import benchmark
-    given = parse_inputs(options.inputs)
-    dims = parse_dims(options.dims)
-    for name, extents in dims.items():
-        if isinstance(extents, list):
-            raise OptionError(f"--dim {name}: a benchmark is of one shape; give one extent")
-    values = parse_values(options.values)
-    for name, several in values.items():
-        if len(several) > 1:
-            raise OptionError(f"--value {name}: a benchmark is of one value; give one")
-    given.arrays.update(value_arrays(values, _specs(model)) if values else {})
-    dims |= {name: array.shape for name, array in given.arrays.items()}
+    inputs, dims = single_feed(options, model, "a benchmark")
     with Progress() as progress:
         chosen = compile_options(options, progress)
         return benchmark(
             model,
-            _inputs(given, options.seed, model, dims),
+            inputs,
             dims=dims,
             against=options.against,
             threads=options.threads,
@@ -138,44 +125,7 @@ def _measure(options: argparse.Namespace, model: Path) -> Benchmark:
         )
 
 
-_FIELDS = ("level", "passes", "winograd", "specializations", "require_compiled", "cache", "jobs", "progress")
-
-
-def _specs(model: Path) -> list[TensorSpec]:
-    """The model's inputs that are tensors of known rank."""
-    from graphc.frontend import import_model
-    from graphc.ir import TensorType
-
-    kinds = [(value.name, value.type) for value in import_model(model).inputs]
-    return [
-        TensorSpec(name, kind.dtype.name, tuple(dim if isinstance(dim, int) else str(dim) for dim in kind.shape or ()))
-        for name, kind in kinds
-        if isinstance(kind, TensorType)
-    ]
-
-
-def _inputs(given: Given, seed: int, model: Path, dims: Dims) -> dict[str, Any]:
-    """Inputs for the model with its dimensions bound: those given, and seeded ones."""
-    from graphc.frontend import import_model
-    from graphc.ir import TensorType
-    from graphc.testing.inputs import index_ranges, seeded_inputs
-
-    graph = import_model(model, dims=dims)
-    specs, shapes = [], []
-    for value in graph.inputs:
-        kind = value.type
-        if value.name in given.arrays:
-            continue
-        if not isinstance(kind, TensorType) or not kind.is_static:
-            symbols = sorted(kind.symbols()) if isinstance(kind, TensorType) else []
-            raise InputError(
-                f"{model.name}: nothing says what shape input {value.name!r} ({kind}) has",
-                hint=" ".join(f"--dim {name}=N" for name in symbols) or f"give it with --input {value.name}=file.npy",
-            )
-        shapes.append(kind.static_shape)
-        specs.append(TensorSpec(value.name, kind.dtype.name, kind.static_shape))
-    drawn = seeded_inputs(specs, shapes, seed=seed, ranges={**index_ranges(graph), **given.ranges})
-    return {value.name: {**drawn, **given.arrays}[value.name] for value in graph.inputs}
+_FIELDS = ("level", "passes", "winograd", "tuning", "specializations", "require_compiled", "cache", "jobs", "progress")
 
 
 def _text(result: Benchmark) -> str:

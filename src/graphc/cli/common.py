@@ -91,6 +91,7 @@ def add_compile_options(parser: argparse.ArgumentParser, *, pipeline: str = "--p
         metavar="N",
         help="variants compiled for values that come where --value leaves them open (default: 16)",
     )
+    group.add_argument("--no-tuning", action="store_true", help="cut kernels by the cost model alone; graphc tune")
     group.add_argument("--require-compiled", action="store_true", help="a step that has no kernel is an error")
     group.add_argument("--verify-passes", action="store_true", help="verify the graph after every pass")
     group.add_argument("--jobs", type=positive, metavar="N", help="kernels compiled at once (default: all processors)")
@@ -219,6 +220,7 @@ def compile_options(options: argparse.Namespace, progress: Callable[[str, int, i
         level=f"O{options.level or 2}",
         passes=options.pipeline,
         winograd=not options.no_winograd,
+        tuning=not options.no_tuning,
         require_compiled=options.require_compiled,
         embed_model=getattr(options, "embed_model", False),
         specializations=16 if options.specializations is None else options.specializations,
@@ -242,6 +244,7 @@ def refuse_compile_options(options: argparse.Namespace) -> None:
         "--passes": options.pipeline,
         "--no-winograd": options.no_winograd,
         "--specializations": options.specializations is not None,
+        "--no-tuning": options.no_tuning,
         "--require-compiled": options.require_compiled,
         "--verify-passes": options.verify_passes,
         "--plugin": options.plugins,

@@ -237,3 +237,66 @@ def _bindings_of(specs: tuple[TensorSpec, ...], arrays: Inputs) -> dict[str, int
             if isinstance(extent, str) and symbols_of(extent) == (extent,):
                 bindings[extent] = found
     return bindings
+
+
+def single_feed(options: argparse.Namespace, model: Path, what: str) -> tuple[dict[str, Any], Dims]:
+    """Inputs for a model at the one shape that the options mean, and what its dimensions are bound to.
+
+    Args:
+        options: With the arguments of `add_inputs` and `add_compile_options`.
+        model: An ONNX file.
+        what: That needs one shape, for messages.
+
+    Raises:
+        OptionError: An option gives several extents or values.
+        InputError: Nothing says what shape an input has.
+    """
+    given = parse_inputs(options.inputs)
+    dims = parse_dims(options.dims)
+    for name, extents in dims.items():
+        if isinstance(extents, list):
+            raise OptionError(f"--dim {name}: {what} is of one shape; give one extent")
+    values = parse_values(options.values)
+    for name, several in values.items():
+        if len(several) > 1:
+            raise OptionError(f"--value {name}: {what} is of one value; give one")
+    given.arrays.update(value_arrays(values, _specs(model)) if values else {})
+    dims |= {name: array.shape for name, array in given.arrays.items()}
+    return _model_inputs(given, options.seed, model, dims), dims
+
+
+def _specs(model: Path) -> list[TensorSpec]:
+    """The model's inputs that are tensors of known rank."""
+    from graphc.frontend import import_model
+    from graphc.ir import TensorType
+
+    kinds = [(value.name, value.type) for value in import_model(model).inputs]
+    return [
+        TensorSpec(name, kind.dtype.name, tuple(dim if isinstance(dim, int) else str(dim) for dim in kind.shape or ()))
+        for name, kind in kinds
+        if isinstance(kind, TensorType)
+    ]
+
+
+def _model_inputs(given: Given, seed: int, model: Path, dims: Dims) -> dict[str, Any]:
+    """Inputs for the model with its dimensions bound: those given, and seeded ones."""
+    from graphc.frontend import import_model
+    from graphc.ir import TensorType
+    from graphc.testing.inputs import index_ranges, seeded_inputs
+
+    graph = import_model(model, dims=dims)
+    specs, shapes = [], []
+    for value in graph.inputs:
+        kind = value.type
+        if value.name in given.arrays:
+            continue
+        if not isinstance(kind, TensorType) or not kind.is_static:
+            symbols = sorted(kind.symbols()) if isinstance(kind, TensorType) else []
+            raise InputError(
+                f"{model.name}: nothing says what shape input {value.name!r} ({kind}) has",
+                hint=" ".join(f"--dim {name}=N" for name in symbols) or f"give it with --input {value.name}=file.npy",
+            )
+        shapes.append(kind.static_shape)
+        specs.append(TensorSpec(value.name, kind.dtype.name, kind.static_shape))
+    drawn = seeded_inputs(specs, shapes, seed=seed, ranges={**index_ranges(graph), **given.ranges})
+    return {value.name: {**drawn, **given.arrays}[value.name] for value in graph.inputs}

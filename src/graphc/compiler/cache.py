@@ -21,6 +21,11 @@ def default_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "graphc"
 
 
+def tuning_path(isa: str) -> Path:
+    """Where what `graphc tune` found for an instruction set is kept."""
+    return default_folder() / "tuning" / f"{isa}.json"
+
+
 def variant_path(key: str) -> Path:
     """Where the package of a shape compiled on demand is kept; its folder exists when this returns.
 

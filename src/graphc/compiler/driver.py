@@ -19,6 +19,7 @@ from graphc.compiler.batching import batch_axes
 from graphc.compiler.options import CompileOptions, DimChoice, expand_dims
 from graphc.compiler.plugins import load_plugins
 from graphc.compiler.program import Program, build_program
+from graphc.compiler.tuned import tuned_for
 from graphc.compiler.values import Array, bind_values, expand_values, shapes_of
 from graphc.errors import OptionError, PackageError, ToolchainError, UnsupportedError
 from graphc.frontend import Imported, bind_dims, export_model, read_model
@@ -29,7 +30,7 @@ from graphc.ops import find
 from graphc.ops.parameter_inputs import parameter_inputs
 from graphc.package import MODEL, BatchAxes, Manifest, Package
 from graphc.runtime import Executable, load, set_compile_hook
-from graphc.target import Target, parse_targets
+from graphc.target import Target, detect_host, parse_targets
 
 EMBEDDED_LIMIT = 2_000_000_000
 """Bytes of weights above which a model is no single protobuf message."""
@@ -358,15 +359,21 @@ def _compile_on_demand(package: Package, bindings: Mapping[str, int], values: Ma
         winograd=recorded.get("winograd", "true") == "true",
         require_compiled=strict,
         specializations=0,
+        tuning=recorded.get("tuning", "true") == "true",
         cache=object_cache.default_folder(),
     )
+    # What runs here is split for the cores that are here.
+    own = detect_host().isa
+    target = ",".join("cpu" if isa == own else f"cpu:{isa}" for isa in manifest.code)
     told = [(name, array.shape, array.tobytes()) for name, array in sorted(values.items())]
     key = content_key(
         [manifest.hashes[MODEL], sorted(recorded.items()), sorted(bindings.items()), told, sorted(manifest.code)]
     )
-    path = object_cache.variant_path(content_key([key, source_digest(), sorted(_versions().items())]))
+    measured = [
+        tuned_for(machine, options).digest() for machine in parse_targets(target) if isinstance(machine, Target)
+    ]
+    path = object_cache.variant_path(content_key([key, source_digest(), measured, sorted(_versions().items())]))
     if not path.exists():
-        target = ",".join(f"cpu:{isa}" for isa in manifest.code)
         compile_package(package.read(MODEL), path, target=target, dims=dict(bindings), values=values, options=options)
     return path
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
+from graphc.backends.tuning import TuningDatabase
 from graphc.errors import OptionError
 
 DimChoice: TypeAlias = "int | Sequence[int | str | None]"
@@ -34,6 +35,8 @@ class CompileOptions:
         embed_model: Whether the package carries the model, so that further shapes can be compiled where it runs.
         specializations: Variants that one load of the package may have compiled for values of its parameters, where
             the compile leaves some open; 0 leaves them to the variant for any value, with its steps on the host.
+        tuning: Whether regions are cut as measurements say: those that ship with graphc, and those of `graphc tune`.
+        tuned: Measurements to use in place of those.
         verify: Whether the graph is verified after every pass.
         cache: Folder of compiled objects; None compiles everything anew.
         jobs: Kernels compiled at once.
@@ -49,6 +52,8 @@ class CompileOptions:
     require_compiled: bool = False
     embed_model: bool = False
     specializations: int = 16
+    tuning: bool = True
+    tuned: TuningDatabase | None = None
     verify: bool = False
     cache: Path | None = None
     jobs: int = 2
@@ -80,6 +85,7 @@ class CompileOptions:
             "passes": self.passes or "",
             "backend": self.backend,
             "winograd": str(self.winograd).lower(),
+            **({} if self.tuning else {"tuning": "false"}),
             # What is compiled on demand is held to it too.
             **({"require_compiled": "true"} if self.require_compiled else {}),
         }

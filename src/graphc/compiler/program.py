@@ -9,6 +9,7 @@ from graphc import memory
 from graphc.backends.base import Backend, Kernel
 from graphc.compiler.limits import refuse_huge_arena, refuse_huge_tensors
 from graphc.compiler.options import CompileOptions
+from graphc.compiler.tuned import tuned_for
 from graphc.compiler.values import Array
 from graphc.errors import BackendError, OptionError, UnsupportedError
 from graphc.ir import GRAPHC_DOMAIN, Graph, Node
@@ -130,6 +131,7 @@ def _lower(
     """The kernel of each node that has one, and the others with reasons. A region that none takes is dissolved."""
     kernels: dict[Node, Kernel] = {}
     host: list[HostReason] = []
+    chosen = {"winograd": options.winograd, "tuned": tuned_for(target, options)}
     pending = assign_buffers(graph).steps
     while pending:
         refused: list[Node] = []
@@ -139,7 +141,7 @@ def _lower(
                 host.append(HostReason(node, verdict.reason))
                 continue
             try:
-                kernels[node] = backend.lower(node, target, {"winograd": options.winograd})
+                kernels[node] = backend.lower(node, target, chosen)
             except BackendError:
                 if not node.is_op(REGION, GRAPHC_DOMAIN):
                     raise

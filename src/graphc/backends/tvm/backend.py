@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from graphc.backends.base import Kernel
 from graphc.backends.regions import body_of, inputs_of
+from graphc.backends.tuning import Choice, region_key
 from graphc.backends.tvm import (
     attention,
     batch_matmul,
+    choices,
     conv,
     depthwise,
     gemm,
@@ -61,7 +64,8 @@ class TvmBackend:
         Args:
             region: A Region, or any one node that `supports` accepts.
             target: The CPU.
-            options: `winograd` (bool): whether 3x3 convolutions may be transformed.
+            options: `winograd` (bool): whether 3x3 convolutions may be transformed; `tuned`: a `TuningDatabase`, by
+                `region_key`; `template`: the only one to ask.
 
         Raises:
             BackendError: No template takes it; says what each answered.
@@ -71,10 +75,38 @@ class TvmBackend:
         own = operators.template_of(body)
         if own is not None:
             return own(body, target, constants, options)
+        known = options.get("tuned") or {}
+        found = known.get(region_key(body, constants, target)) if known else None
+        if found is not None and (options.get("winograd", True) or found.choice.get("template") != "winograd"):
+            try:
+                kernel = self._lower(region, body, target, constants, {**options, **found.choice})
+                return replace(kernel, schedule={**kernel.schedule, "tuned": f"{found.gain:.2f}x"})
+            except BackendError:
+                # Measured with other templates than these: the cost model decides.
+                pass
+        return self._lower(region, body, target, constants, options)
+
+    def alternatives(self, region: Node, target: Target, options: Mapping[str, Any]) -> tuple[str, list[Choice]]:
+        """What a region is known by, and the choices worth measuring; none where there is nothing to choose.
+
+        Args:
+            region: As of `lower`.
+            target: The CPU.
+            options: As of `lower`.
+        """
+        body = body_of(region)
+        constants = frozenset(i for i, value in enumerate(inputs_of(region)) if value.constant is not None)
+        return region_key(body, constants, target), choices.alternatives(body, target, constants, options)
+
+    def _lower(
+        self, region: Node, body: Graph, target: Target, constants: frozenset[int], options: Mapping[str, Any]
+    ) -> Kernel:
         refusals = []
         # No template tiles nothing; the generic one writes the halo, or the identity of a reduction over nothing.
         empty = any(value.tensor_type.numel == 0 for value in (*body.inputs, *body.outputs))
         for name, lower in TEMPLATES[-1:] if empty else TEMPLATES:
+            if options.get("template", name) != name:
+                continue
             try:
                 return lower(body, target, constants, options)
             except BackendError as refusal:

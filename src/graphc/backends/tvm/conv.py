@@ -19,6 +19,7 @@ from graphc.backends.tvm.conv_problem import Convolution, Source, check_weights,
 from graphc.backends.tvm.conv_shapes import row_joins, two_dimensional, with_joined_rows
 from graphc.backends.tvm.conv_tiles import (
     MOST_VECTORS,
+    ORDERS,
     Plane,
     Schedule,
     Tile,
@@ -58,18 +59,16 @@ def lower(body: Graph, target: Target, constants: frozenset[int], options: Mappi
         body: One Conv and its epilogue.
         target: The CPU.
         constants: Numbers of the body's inputs that are constants.
-        options: `conv_tile` overrides the register tile: `(rows, columns, vectors)`.
+        options: `conv_tile` overrides the register tile: `(rows, columns, vectors)`; `conv_order` what neighbouring
+            tasks share: "rows" or "channels".
 
     Raises:
         BackendError: The body is something else; the message says what.
     """
     body = two_dimensional(body)
-    problem = convolution_of(body)
-    if problem.is_depthwise and problem.group > 1:
-        raise BackendError("the convolution is depthwise: vectors of channels share no input")
-    check_weights(problem, body, constants)
+    problem = _accepted(body, constants)
     shapes = [with_joined_rows(body, count) for count in row_joins(body)]
-    plans = [_plan(shape, convolution_of(shape), target, options.get("conv_tile")) for shape in shapes]
+    plans = [_plan(shape, convolution_of(shape), target, options) for shape in shapes]
     body, plan = min(zip(shapes, plans, strict=True), key=lambda choice: choice[1].schedule.cost)
 
     def emit(builder: KernelBuilder) -> None:
@@ -88,37 +87,73 @@ def lower(body: Graph, target: Target, constants: frozenset[int], options: Mappi
     )
 
 
-def _plan(body: Graph, problem: Convolution, target: Target, override: tuple[int, int, int] | None) -> _Plan:
-    lanes = target.lanes(dtypes.FLOAT32)
-    grouped = problem.group > 1
-    source = source_of(problem, body.inputs[problem.data].tensor_type, reads_padding=grouped)
+def alternatives(body: Graph, target: Target, constants: frozenset[int]) -> list[dict[str, Any]]:
+    """Options of `lower` worth measuring: the best tile of each width, and the best of all in either order.
+
+    Raises:
+        BackendError: As of `lower`.
+    """
+    body = two_dimensional(body)
+    problem = _accepted(body, constants)
+    plane = _plane(problem, _packed(body, problem, target, 1))
+    widths = range(1, min(plane.blocks, MOST_VECTORS) + 1)
+    tiles = [choose_tile(target, plane, vectors=width) for width in widths]
+    tiles.sort(key=lambda tile: sweep_cost(tile, plane))
+    found: list[dict[str, Any]] = [{"conv_tile": [tile.rows, tile.columns, tile.vectors]} for tile in tiles]
+    return found + [{**found[0], "conv_order": order} for order in ORDERS]
+
+
+def _accepted(body: Graph, constants: frozenset[int]) -> Convolution:
+    """The convolution of a body that this template takes.
+
+    Raises:
+        BackendError: It does not; the message says why.
+    """
+    problem = convolution_of(body)
+    if problem.is_depthwise and problem.group > 1:
+        raise BackendError("the convolution is depthwise: vectors of channels share no input")
+    check_weights(problem, body, constants)
+    return problem
+
+
+def _packed(body: Graph, problem: Convolution, target: Target, vectors: int) -> DirectWeights:
+    """The weights in panels of so many vectors of output channels."""
+    source = _source(body, problem)
     # Groups start at any channel: of planes, each is a block of its own.
-    depth = 1 if grouped and not source.is_blocked else min(source.block, problem.inputs)
+    depth = 1 if problem.group > 1 and not source.is_blocked else min(source.block, problem.inputs)
+    kernel = problem.window.kernel
+    lanes = target.lanes(dtypes.FLOAT32)
+    return DirectWeights(problem.outputs, problem.inputs, problem.group, (kernel[0], kernel[1]), depth, vectors, lanes)
 
-    def weights(vectors: int) -> DirectWeights:
-        kernel = problem.window.kernel
-        return DirectWeights(
-            problem.outputs, problem.inputs, problem.group, (kernel[0], kernel[1]), depth, vectors, lanes
-        )
 
-    def plane(packed: DirectWeights) -> Plane:
-        rows, columns = problem.window.output
-        work = round(problem.inputs // problem.group * packed.waste) * packed.taps[0] * packed.taps[1]
-        image = problem.inputs * problem.height * problem.width * 4
-        return Plane(rows, columns, packed.blocks, problem.batch, work, packed.elements * 4, image)
+def _source(body: Graph, problem: Convolution) -> Source:
+    return source_of(problem, body.inputs[problem.data].tensor_type, reads_padding=problem.group > 1)
 
+
+def _plane(problem: Convolution, packed: DirectWeights) -> Plane:
+    rows, columns = problem.window.output
+    work = round(problem.inputs // problem.group * packed.waste) * packed.taps[0] * packed.taps[1]
+    image = problem.inputs * problem.height * problem.width * 4
+    return Plane(rows, columns, packed.blocks, problem.batch, work, packed.elements * 4, image)
+
+
+def _plan(body: Graph, problem: Convolution, target: Target, options: Mapping[str, Any]) -> _Plan:
+    source = _source(body, problem)
+    override, order = options.get("conv_tile"), options.get("conv_order")
     if override is not None:
-        packed = weights(override[2])
-        return _Plan(problem, source, packed, choose_schedule(target, plane(packed), Tile(*override)))
-    if not grouped:
-        schedule = choose_schedule(target, plane(weights(1)))
-        return _Plan(problem, source, weights(schedule.tile.vectors), schedule)
-    most = min(-(-problem.outputs // lanes), MOST_VECTORS)
-    choices = [weights(vectors) for vectors in range(1, most + 1)]
-    tiles = [choose_tile(target, plane(packed), vectors=packed.vectors) for packed in choices]
-    costs = [sweep_cost(tile, plane(packed)) for tile, packed in zip(tiles, choices, strict=True)]
+        packed = _packed(body, problem, target, override[2])
+        schedule = choose_schedule(target, _plane(problem, packed), Tile(*override), order)
+        return _Plan(problem, source, packed, schedule)
+    if problem.group == 1:
+        schedule = choose_schedule(target, _plane(problem, _packed(body, problem, target, 1)), order=order)
+        return _Plan(problem, source, _packed(body, problem, target, schedule.tile.vectors), schedule)
+    most = min(-(-problem.outputs // target.lanes(dtypes.FLOAT32)), MOST_VECTORS)
+    choices = [_packed(body, problem, target, vectors) for vectors in range(1, most + 1)]
+    planes = [_plane(problem, packed) for packed in choices]
+    tiles = [choose_tile(target, plane, vectors=packed.vectors) for plane, packed in zip(planes, choices, strict=True)]
+    costs = [sweep_cost(tile, plane) for tile, plane in zip(tiles, planes, strict=True)]
     best = costs.index(min(costs))
-    return _Plan(problem, source, choices[best], choose_schedule(target, plane(choices[best]), tiles[best]))
+    return _Plan(problem, source, choices[best], choose_schedule(target, planes[best], tiles[best], order))
 
 
 def _describe(plan: _Plan) -> dict[str, Any]:

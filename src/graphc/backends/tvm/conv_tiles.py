@@ -27,6 +27,7 @@ BYTES_PER_STEP = 8
 """Bytes from beyond L2 that move in the time of one vector multiply-add."""
 
 Order = Literal["rows", "channels"]
+ORDERS: tuple[Order, ...] = ("rows", "channels")
 
 
 @dataclass(frozen=True)
@@ -143,8 +144,8 @@ def choose_tile(target: Target, plane: Plane, *, vectors: int | None = None) -> 
     return min((tile for tile in fitting(target, plane) if vectors in (None, tile.vectors)), key=cost)
 
 
-def choose_schedule(target: Target, plane: Plane, tile: Tile | None = None) -> Schedule:
-    """The schedule that takes the least time on the target's cores, with the tile given or the best one."""
+def choose_schedule(target: Target, plane: Plane, tile: Tile | None = None, order: Order | None = None) -> Schedule:
+    """The schedule that takes the least time on the target's cores, with the tile and the order given or the best."""
     tile = tile or choose_tile(target, plane)
     macs = plane.rows * plane.columns * plane.blocks * plane.repeats * plane.depth * target.vector_bytes // 4
     parallel = macs >= PARALLEL_MACS
@@ -170,8 +171,9 @@ def choose_schedule(target: Target, plane: Plane, tile: Tile | None = None) -> S
     if groups * plane.repeats < 2 * threads:
         options += [("channels", rows) for rows in _slices(height, threads)]
     options += [("rows", rows) for rows in _slices(height, threads)]
-    order, task_rows = min(options, key=lambda option: (cost(*option), -option[1]))
-    return Schedule(tile, order, task_rows, parallel, round(cost(order, task_rows), 3))
+    allowed = [option for option in options if order in (None, option[0])]
+    found, task_rows = min(allowed, key=lambda option: (cost(*option), -option[1]))
+    return Schedule(tile, found, task_rows, parallel, round(cost(found, task_rows), 3))
 
 
 def _slices(height: int, threads: int) -> list[int]:

@@ -63,12 +63,7 @@ def lower(body: Graph, target: Target, constants: frozenset[int], options: Mappi
         BackendError: The body is something else; the message says what.
     """
     body = two_dimensional(body)
-    problem = convolution_of(body)
-    if not problem.is_depthwise or problem.group == 1:
-        raise BackendError("the convolution is not depthwise")
-    if problem.window.kernel[0] * problem.window.kernel[1] > MOST_TAPS:
-        raise BackendError(f"more than {MOST_TAPS} taps")
-    check_weights(problem, body, constants)
+    problem = _accepted(body, constants)
     lanes = target.lanes(dtypes.FLOAT32)
     plan = _plan(body, problem, target, options.get("depthwise_tile"))
     taps = problem.window.kernel[0] * problem.window.kernel[1]
@@ -91,6 +86,35 @@ def lower(body: Graph, target: Target, constants: frozenset[int], options: Mappi
         packed={problem.weights: (weight_bytes, depthwise_packing(lanes))},
         workspaces=plan.source.workspaces,
     )
+
+
+def alternatives(body: Graph, target: Target, constants: frozenset[int]) -> list[dict[str, Any]]:
+    """Options of `lower` worth measuring: the best tile of each height.
+
+    Raises:
+        BackendError: As of `lower`.
+    """
+    problem = _accepted(two_dimensional(body), constants)
+    tiles = sorted(tile_costs(target, problem.window).items(), key=lambda entry: entry[1])
+    best: dict[int, tuple[int, int]] = {}
+    for tile, _ in tiles:
+        best.setdefault(tile[0], tile)
+    return [{"depthwise_tile": list(tile)} for tile in best.values()]
+
+
+def _accepted(body: Graph, constants: frozenset[int]) -> Convolution:
+    """The convolution of a body that this template takes.
+
+    Raises:
+        BackendError: It does not; the message says why.
+    """
+    problem = convolution_of(body)
+    if not problem.is_depthwise or problem.group == 1:
+        raise BackendError("the convolution is not depthwise")
+    if problem.window.kernel[0] * problem.window.kernel[1] > MOST_TAPS:
+        raise BackendError(f"more than {MOST_TAPS} taps")
+    check_weights(problem, body, constants)
+    return problem
 
 
 def _plan(body: Graph, problem: Convolution, target: Target, override: tuple[int, int] | None) -> _Plan:
@@ -127,6 +151,12 @@ def tile_uses(window: StaticWindow, rows: int, columns: int) -> _Uses:
 
 def choose_tile(target: Target, window: StaticWindow) -> tuple[int, int]:
     """Rows and columns of the tile with which all results take the fewest vector operations."""
+    costs = tile_costs(target, window)
+    return min(costs, key=costs.__getitem__)
+
+
+def tile_costs(target: Target, window: StaticWindow) -> dict[tuple[int, int], tuple[float, int]]:
+    """For every tile, rows by columns: its vector operations, and its rank among equals."""
     taps = window.kernel[0] * window.kernel[1]
     registers = target.vector_registers
     # Taps that do not fit beside the results are operands in memory, a load for every multiply-add.
@@ -147,7 +177,7 @@ def choose_tile(target: Target, window: StaticWindow) -> tuple[int, int]:
         for rows in range(1, min(4, window.output[0]) + 1)
         for columns in range(1, min(most // rows, window.output[1]) + 1)
     ]
-    return min(tiles, key=cost)
+    return {tile: cost(tile) for tile in tiles}
 
 
 def _parts(extent: int, size: int) -> list[tuple[int, int]]:

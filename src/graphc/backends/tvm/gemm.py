@@ -14,7 +14,7 @@ import numpy as np
 from graphc.backends.base import Kernel, Packing
 from graphc.backends.tvm.assemble import build_kernel
 from graphc.backends.tvm.contraction import Contraction, contraction_of, extent_of
-from graphc.backends.tvm.gemm_tiles import Tile, with_ways
+from graphc.backends.tvm.gemm_tiles import Tile, fitting, sweep_cost, with_ways
 from graphc.backends.tvm.product import Product, Schedule, choose_schedule, packed_panel, read_by
 from graphc.backends.tvm.tir import KernelBuilder
 from graphc.backends.tvm.widening import WideLeft
@@ -72,6 +72,22 @@ def lower(body: Graph, target: Target, constants: frozenset[int], options: Mappi
         packed={weight: (schedule.packed_elements * problem.right.type.dtype.itemsize, packing)},
         workspaces=[] if wide is None else [wide.elements * problem.dtype.itemsize],
     )
+
+
+def alternatives(body: Graph, target: Target, constants: frozenset[int]) -> list[dict[str, Any]]:
+    """Options of `lower` worth measuring: the best tile of each width.
+
+    Raises:
+        BackendError: As of `lower`.
+    """
+    problem = contraction_of(body)
+    _check(problem, body, constants)
+    rows, columns = extent_of(problem.axes[:-1]), extent_of(problem.axes[-1:])
+    vectors = -(-columns // target.lanes(problem.right.type.dtype))
+    best: dict[int, Tile] = {}
+    for tile in sorted(fitting(target, rows, vectors), key=lambda tile: sweep_cost(tile, rows, vectors)):
+        best.setdefault(tile.vectors, tile)
+    return [{"tile": [tile.rows, tile.vectors]} for tile in best.values()]
 
 
 def _check(problem: Contraction, body: Graph, constants: frozenset[int]) -> set[int]:

@@ -89,11 +89,7 @@ def lower(body: Graph, target: Target, constants: frozenset[int], options: Mappi
     """
     if not options.get("winograd", True):
         raise BackendError("Winograd convolution is turned off")
-    problem = convolution_of(body)
-    window = problem.window
-    if window.kernel != (3, 3) or window.strides != (1, 1) or window.dilations != (1, 1) or problem.group != 1:
-        raise BackendError("the convolution is not 3x3 of stride 1, dense in taps and channels")
-    check_weights(problem, body, constants)
+    problem = _accepted(body, constants)
     plan = choose_plan(problem, target, size=options.get("winograd_size"), order=options.get("winograd_order"))
     if plan is None:
         raise BackendError("a direct convolution is faster")
@@ -123,6 +119,30 @@ def lower(body: Graph, target: Target, constants: frozenset[int], options: Mappi
         packed={problem.weights: filters},
         workspaces=[*parts.workspaces(), *parts.source.workspaces],
     )
+
+
+def alternatives(body: Graph, target: Target, constants: frozenset[int]) -> list[dict[str, Any]]:
+    """Options of `lower` worth measuring: every size of tiles in either order.
+
+    Raises:
+        BackendError: As of `lower`.
+    """
+    _accepted(body, constants)
+    return [{"winograd_size": size, "winograd_order": order} for size in (4, 2) for order in ("tiles", "channels")]
+
+
+def _accepted(body: Graph, constants: frozenset[int]) -> Convolution:
+    """The convolution of a body that can be transformed.
+
+    Raises:
+        BackendError: It cannot; the message says why.
+    """
+    problem = convolution_of(body)
+    window = problem.window
+    if window.kernel != (3, 3) or window.strides != (1, 1) or window.dilations != (1, 1) or problem.group != 1:
+        raise BackendError("the convolution is not 3x3 of stride 1, dense in taps and channels")
+    check_weights(problem, body, constants)
+    return problem
 
 
 class _Winograd:
