@@ -66,7 +66,7 @@ def _expand(b: Builder, node: Node, x: Values) -> Values | None:
         return None
     channels, outputs = data.tensor_type.dims[1], weights.tensor_type.dims[0]
     spatial = node.output.tensor_type.dims[2:]
-    if not all(isinstance(extent, int) for extent in (channels, outputs, *spatial)):
+    if not isinstance(channels, int) or not all(isinstance(extent, int) for extent in (outputs, *spatial)):
         return None
     columns = b.op(
         "DeformColumns",
@@ -76,31 +76,25 @@ def _expand(b: Builder, node: Node, x: Values) -> Values | None:
         **kept(node, *_GEOMETRY),
     )
     # A picture of one row is as good as any: the taps are channels by now.
-    flat = b.op("Reshape", columns, numbers(b, 0, 0, 1, -1))
+    flat = b.op("Reshape", columns, numbers(b, 0, channels * math.prod(taps), 1, -1))
     kernel = b.op("Reshape", weights, numbers(b, 0, -1, 1, 1))
     made = b.op("Conv", flat, kernel, given(x, 3), kernel_shape=(1, 1), group=node.int_attribute("group", 1))
     return [b.op("Reshape", made, numbers(b, 0, 0, *(extent for extent in spatial if isinstance(extent, int))))]
 
 
 def _columns(b: Builder, node: Node, x: Values) -> Values | None:
-    data, kernel = needed(x, 0), node.ints_attribute("kernel_shape") or ()
+    """(batch, channels, taps, spatial...), as a convolution with an output channel for each tap of each channel."""
+    data, offset, kernel = needed(x, 0), needed(x, 1), node.ints_attribute("kernel_shape") or ()
     channels, dtype = data.tensor_type.dims[1], data.tensor_type.dtype
-    if not isinstance(channels, int):
+    spatial = offset.tensor_type.dims[2:]
+    if not isinstance(channels, int) or not all(isinstance(extent, int) for extent in spatial):
         return None
     count = math.prod(kernel)
     picks = np.tile(np.eye(count, dtype=dtype.numpy), (channels, 1)).reshape(channels * count, 1, *kernel)
-    return [
-        b.op(
-            "DeformConv",
-            data,
-            b.constant(picks),
-            needed(x, 1),
-            None,
-            given(x, 2),
-            group=channels,
-            **kept(node, *_GEOMETRY),
-        )
-    ]
+    geometry = kept(node, *_GEOMETRY)
+    made = b.op("DeformConv", data, b.constant(picks), offset, None, given(x, 2), group=channels, **geometry)
+    extents = [extent for extent in spatial if isinstance(extent, int)]
+    return [b.op("Reshape", made, numbers(b, 0, channels, count, *extents))]
 
 
 def _express_columns(ctx: ExpressionContext) -> Sequence[TensorExpr]:
@@ -108,8 +102,7 @@ def _express_columns(ctx: ExpressionContext) -> Sequence[TensorExpr]:
     spatial, kernel = x.dims[2:], node.ints_attribute("kernel_shape") or ()
     window, count = window_of(node, spatial, kernel), math.prod(kernel)
     axes = axes_of(ctx.outputs[0].dims)
-    batch, column, *outputs = indices_of(axes)
-    channel, tap = floordiv(column, count), mod(column, count)
+    batch, channel, tap, *outputs = indices_of(axes)
     part = floordiv(channel, floordiv(x.dims[1], node.int_attribute("offset_group", 1)))
     taps: list[Dim] = []
     rest = tap
