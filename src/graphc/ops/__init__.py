@@ -6,6 +6,7 @@ from graphc.ops import attention_expansion as attention_expansion
 from graphc.ops import bits as bits
 from graphc.ops import choice as choice
 from graphc.ops import classical as classical
+from graphc.ops import columns as columns
 from graphc.ops import compiler_ops as compiler_ops
 from graphc.ops import contraction as contraction
 from graphc.ops import contrib as contrib

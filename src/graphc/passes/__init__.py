@@ -1,5 +1,6 @@
 """What changes a graph: the pass manager, the rule language, a file or folder of rules a pass, pipelines as data."""
 
+from graphc.passes import conv_forms as conv_forms
 from graphc.passes import cse as cse
 from graphc.passes import dce as dce
 from graphc.passes import decompose as decompose
