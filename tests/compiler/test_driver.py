@@ -288,11 +288,15 @@ def test_an_input_without_rank_needs_a_shape() -> None:
     assert_agrees(proto, {"x": normal(2, 3)}, dims={"x": [2, 3]})
 
 
-def test_inputs_that_are_no_tensors_are_refused_by_name() -> None:
+def test_sequences_are_lists() -> None:
     sequence = helper.make_tensor_sequence_value_info("several", onnx.TensorProto.FLOAT, None)
     nodes = [helper.make_node("ConcatFromSequence", ["several"], ["y"], axis=0)]
-    with pytest.raises(UnsupportedError, match="several"):
-        graphc.compile(model(nodes, [sequence], ["y"]))
+    with graphc.compile(model(nodes, [sequence], ["y"])) as module:
+        assert str(module.inputs[0]) == "several: seq(float32[...])"
+        parts = [normal(2, 3), normal(1, 3)]
+        np.testing.assert_array_equal(module({"several": parts})["y"], np.concatenate(parts))
+        with pytest.raises(InputError, match="element 1 of input 'several'"):
+            module({"several": [parts[0], 1.0]})
 
 
 def test_dims_of_other_inputs_follow(tmp_path: Path) -> None:

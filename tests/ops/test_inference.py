@@ -273,7 +273,7 @@ def grow(b: Builder, step: str, value: Value, seed: int) -> Value:
     match step:
         case "transpose":
             return b.op("Transpose", value, perm=np.roll(range(rank), seed % 3).tolist())
-        case "reshape":
+        case "reshape" if 0 not in dims(value)[:-1]:
             return b.op("Reshape", value, b.constant(np.array([0] * (rank - 1) + [-1])))
         case "slice":
             return b.op("Slice", value, *map(b.constant, ([seed % 2], [2**31 - 1], [axis], [1 + seed % 2])))

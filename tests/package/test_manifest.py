@@ -9,7 +9,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from graphc.errors import PackageError
-from graphc.package import BatchAxes, Code, HostTensor, KernelStep, Location, Manifest, SymbolRange, TensorSpec, Variant
+from graphc.package import (
+    BatchAxes,
+    Body,
+    BranchStep,
+    Carried,
+    Code,
+    CopyStep,
+    HostTensor,
+    KernelStep,
+    Lane,
+    Location,
+    LoopStep,
+    Manifest,
+    RaiseStep,
+    SymbolRange,
+    TensorSpec,
+    Variant,
+)
 from tests.package.strategies import manifests
 
 ODD_VALUES: list[Any] = [None, True, -1, 1 << 63, 1 << 70, 0.5, "", "x", "arena", [], [1], {}, {"type": "kernel"}]
@@ -167,3 +184,51 @@ def test_the_proof_that_rows_are_independent_is_kept() -> None:
 def test_a_proof_about_axes_that_do_not_exist_is_refused(batch: BatchAxes, message: str) -> None:
     with pytest.raises(PackageError, match=message):
         batched(batch=batch)
+
+
+def looped(**changes: Any) -> Variant:
+    """A loop over 3 rows of the input, whose body adds to a carried row and collects it."""
+    row, state = 16, Carried(Location("arena"), Location("arena", 0, 16), Location("arena", 0, 32), 0, 1, 16)
+    loop = LoopStep(
+        0, 3, carried=(state,), lanes=(Lane(Location("input"), 2, 0, row), Lane(Location("output"), 3, 32, -row))
+    )
+    body = Body(
+        (
+            KernelStep("add", (Location("slot", 0), Location("slot", 2), Location("slot", 1))),
+            CopyStep(Location("slot", 1), Location("slot", 3), row),
+        )
+    )
+    fields: dict[str, Any] = {"steps": (loop,), "bodies": (body,), "slots": (row,) * 4}
+    return Variant("v3", {"n": 3}, ((3, 4),), ((3, 4),), 48, **{**fields, **changes})
+
+
+def test_control_steps_survive_the_round_trip() -> None:
+    branch = BranchStep(Location("weight"), 0, 1, (HostTensor(Location("output"), "float32", (3, 4)),))
+    raises = Body((RaiseStep("it does not fit"),))
+    for variant in (looped(), looped(steps=(branch,), bodies=(raises, raises), slots=())):
+        manifest = small(variants=(variant,), weights_size=1)
+        assert Manifest.from_json(manifest.to_json()) == manifest
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"bodies": ()}, "body 0 does not exist"),
+        ({"bodies": (Body((BranchStep(Location("arena"), 0, 0),)),)}, r"bodies\[0\].steps\[0\]: body 0"),
+        ({"slots": (16, 16, 16)}, "slot 3 does not exist"),
+        ({"slots": (16, 8, 16, 16)}, "outside slot 1"),
+        ({"slots": (16, 16, 32, 16)}, "outside input 0"),
+        ({"bodies": (Body((CopyStep(Location("arena"), Location("slot", 0), 17),)),)}, "outside slot 0"),
+        ({"steps": (LoopStep(0, None, limit=Location("arena", 0, 44)),)}, "outside arena 0"),
+        ({"steps": (LoopStep(0, 3, lanes=(Lane(Location("input"), 0, 0, -16),)),)}, "32 bytes before the beginning"),
+        ({"steps": (BranchStep(Location("arena", 0, 48), 0, 0),)}, "outside arena 0"),
+    ],
+)
+def test_control_steps_that_reach_too_far_are_refused(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(PackageError, match=words):
+        small(variants=(looped(**changes),))
+
+
+def test_a_loop_along_arrays_knows_its_trips() -> None:
+    with pytest.raises(PackageError, match="number of iterations"):
+        LoopStep(0, None, lanes=(Lane(Location("input"), 0, 0, 4),))

@@ -89,6 +89,8 @@ class Backend(Protocol):
     """What turns regions into kernels."""
 
     name: str
+    runs_control: bool
+    """Whether bodies of If, Loop and Scan are compiled where they can be, and run by the launcher."""
 
     def supports(self, node: Node, target: Target) -> Verdict:
         """Whether a node has a compiled form on `target`, or why not."""

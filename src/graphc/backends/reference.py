@@ -21,6 +21,7 @@ class ReferenceBackend:
     """Leaves every node to the host."""
 
     name = "reference"
+    runs_control = False
 
     def supports(self, node: Node, target: Target) -> Verdict:
         """Never: each node runs in NumPy."""

@@ -14,7 +14,7 @@ from graphc.cli.values import compile_values
 from graphc.errors import GraphcError, OptionError, ToolchainError
 
 if TYPE_CHECKING:
-    from graphc.compiler.program import HostReason
+    from graphc.compiler.lowering import HostReason
     from graphc.frontend import Problem, Report
 
 DESCRIPTION = """Report everything that graphc cannot compile or run in a model: invalid parts, unknown operators, and

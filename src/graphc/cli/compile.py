@@ -80,7 +80,7 @@ def _facts(program: Program) -> dict[str, Any]:
         "values": {name: value.tolist() for name, value in program.values.items()},
         "target": program.target.name,
         "steps": len(program.buffers.steps),
-        "kernels": len({kernel.key for kernel in program.kernels.values()}),
+        "kernels": len({kernel.key for _, kernel in program.all_kernels()}),
         "host_steps": [
             {"op": host.node.op, "nodes": list(host.node.origins), "reason": host.reason} for host in program.host
         ],
@@ -105,7 +105,7 @@ def _summary(lowered: Lowered, options: CompileOptions) -> str:
                 describe(program.bindings, program.values, lowered.parameters),
                 program.target.name,
                 str(len(program.buffers.steps)),
-                str(len({kernel.key for kernel in program.kernels.values()})),
+                str(len({kernel.key for _, kernel in program.all_kernels()})),
                 str(len(program.host)),
                 size(plan.peak),
                 f"{size(plan.lower_bound)}" + (f" (+{gap} %)" if plan.gap else " (met)"),

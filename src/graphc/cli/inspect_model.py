@@ -165,7 +165,7 @@ def _constants(graph: Graph) -> list[int]:
 
 def _summary(program: Program, nodes: int) -> str:
     steps = program.buffers.steps
-    distinct = count(len({kernel.key for kernel in program.kernels.values()}), "kernel")
+    distinct = count(len({kernel.key for _, kernel in program.all_kernels()}), "kernel")
     calls = f"{count(len(program.kernels), 'call')} of {distinct}"
     return facts(
         [

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from graphc.cli.table import names, percent, quantity, shorten, size, table
-from graphc.package import KernelStep, Variant
+from graphc.package import Variant
 
 if TYPE_CHECKING:
     from graphc.compiler.program import Program
@@ -47,10 +47,7 @@ class KernelUse:
 def kernels_of_program(program: Program) -> list[KernelUse]:
     """Kernels of a compiled variant, in order of first use."""
     found: dict[str, KernelUse] = {}
-    for node in program.buffers.steps:
-        kernel = program.kernels.get(node)
-        if kernel is None:
-            continue
+    for node, kernel in program.all_kernels():
         kind = node.outputs[0].tensor_type
         use = found.setdefault(
             kernel.key,
@@ -71,11 +68,10 @@ def kernels_of_program(program: Program) -> list[KernelUse]:
 def kernels_of_variant(variant: Variant) -> list[KernelUse]:
     """Kernels of a package's variant, in order of first use."""
     found: dict[str, KernelUse] = {}
-    for step in variant.steps:
-        if isinstance(step, KernelStep):
-            template, _, what = step.label.partition(": ")
-            use = found.setdefault(step.symbol, KernelUse(step.symbol, template, what, step.flops, step.bytes))
-            use.origins.append(step.origins)
+    for step in variant.kernel_steps:
+        template, _, what = step.label.partition(": ")
+        use = found.setdefault(step.symbol, KernelUse(step.symbol, template, what, step.flops, step.bytes))
+        use.origins.append(step.origins)
     return list(found.values())
 
 

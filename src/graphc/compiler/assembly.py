@@ -7,16 +7,13 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-
-from graphc.backends.base import Backend, Kernel, Packing
-from graphc.backends.regions import inputs_of
+from graphc.backends.base import Backend, Kernel
 from graphc.compiler.cache import ObjectCache
 from graphc.compiler.options import CompileOptions
+from graphc.compiler.places import Bodies, Places, Weights, known_shape
 from graphc.compiler.program import Program
 from graphc.errors import BackendError
-from graphc.ir import Graph, MapType, Node, OptionalType, SequenceType, Tensor, TensorType, Type, Value
-from graphc.ops import host
+from graphc.ir import Graph, MapType, Node, OptionalType, SequenceType, TensorType, Type, Value
 from graphc.package import (
     OPTIONAL,
     SEQUENCE,
@@ -24,40 +21,13 @@ from graphc.package import (
     BufferPlan,
     Code,
     Copy,
-    HostStep,
-    HostTensor,
-    KernelStep,
-    Location,
     Manifest,
     SymbolRange,
     TensorSpec,
     Variant,
-    WeightsBuilder,
     write_package,
 )
-from graphc.passes.buffers import Storage
 from graphc.target import Target
-
-_SLOT = "string"
-"""dtype named for operands whose type only the data tells."""
-
-
-class Weights:
-    """The weights region under construction: each constant once in each form that some kernel reads."""
-
-    def __init__(self) -> None:
-        self.builder = WeightsBuilder()
-        self._places: dict[tuple[bytes, Packing | None], Location] = {}
-
-    def place(self, tensor: Tensor, packing: Packing | None) -> Location:
-        """Where a constant lies, packed if asked."""
-        key = (tensor.digest(), packing)
-        found = self._places.get(key)
-        if found is None:
-            array = tensor.array()
-            packed = array if packing is None else packing.apply(array)
-            found = self._places[key] = self.builder.add(np.ascontiguousarray(packed).reshape(packed.shape))
-        return found
 
 
 def compile_kernels(
@@ -70,7 +40,7 @@ def compile_kernels(
     """
     wanted: dict[tuple[str, str], tuple[Kernel, Node]] = {}
     for program in programs:
-        for node, kernel in program.kernels.items():
+        for node, kernel in program.all_kernels():
             wanted.setdefault((program.target.isa, kernel.symbol), (kernel, node))
     objects: dict[str, dict[str, bytes]] = {program.target.isa: {} for program in programs}
     missing = []
@@ -203,7 +173,8 @@ def _wrapped(name: str, kind: Type | None) -> TensorSpec:
 
 def assemble_variant(program: Program, source: Graph, weights: Weights) -> Variant:
     """The step table of one program."""
-    places = _Places(program, weights)
+    bodies = Bodies()
+    places = Places(program, weights, bodies)
     steps = [places.step(number, node) for number, node in enumerate(program.buffers.steps)]
     named = [
         BufferPlan(storage.root.name, storage.start, storage.end, program.plan.offsets[i], storage.size)
@@ -211,91 +182,21 @@ def assemble_variant(program: Program, source: Graph, weights: Weights) -> Varia
     ]
     for (step, _), position in program.workspaces.items():
         start, end, size = program.intervals[position]
-        kernel = program.kernels[program.buffers.steps[step]]
-        named.append(BufferPlan(f"workspace of {kernel.template}", start, end, program.plan.offsets[position], size))
+        node = program.buffers.steps[step]
+        owner = program.kernels[node].template if node in program.kernels else node.op_type
+        named.append(BufferPlan(f"workspace of {owner}", start, end, program.plan.offsets[position], size))
     return Variant(
         isa=program.target.isa,
         bindings={name: program.bindings[name] for name in input_symbols(source)},
-        inputs=tuple(_known_shape(value) for value in program.graph.inputs),
-        outputs=tuple(_known_shape(value) for value in program.graph.outputs),
+        inputs=tuple(known_shape(value) for value in program.graph.inputs),
+        outputs=tuple(known_shape(value) for value in program.graph.outputs),
         arena_size=program.plan.peak,
         lower_bound=program.plan.lower_bound,
         buffers=tuple(named),
         steps=tuple(steps),
         copies=tuple(Copy(number, places.host_tensor(value)) for number, value in program.buffers.copies),
         objects=program.buffers.objects,
+        bodies=tuple(bodies.bodies),
+        slots=tuple(bodies.slots),
         values={name: value.tobytes() for name, value in program.values.items()},
     )
-
-
-def _known_shape(value: Value) -> tuple[int, ...] | None:
-    kind = value.type
-    return kind.static_shape if isinstance(kind, TensorType) and kind.is_static else None
-
-
-class _Places:
-    """Locations of a program's values."""
-
-    def __init__(self, program: Program, weights: Weights) -> None:
-        self.program = program
-        self.weights = weights
-        self.offsets = {id(storage): program.plan.offsets[i] for i, storage in enumerate(program.buffers.arena())}
-
-    def step(self, number: int, node: Node) -> KernelStep | HostStep:
-        """The table's entry for one node."""
-        kernel = self.program.kernels.get(node)
-        return self._host_step(node) if kernel is None else self._kernel_step(number, node, kernel)
-
-    def _kernel_step(self, number: int, node: Node, kernel: Kernel) -> KernelStep:
-        inputs = inputs_of(node)
-        arguments = []
-        for position, operand in enumerate(kernel.operands):
-            if operand.kind == "workspace":
-                offset = self.program.plan.offsets[self.program.workspaces[number, position]]
-                arguments.append(Location("arena", 0, offset))
-            elif operand.kind == "output":
-                outputs = [value for value in node.outputs if value.is_used] or list(node.outputs)
-                arguments.append(self.location(outputs[operand.index]))
-            else:
-                arguments.append(self.location(inputs[operand.index], operand.packing))
-        assert isinstance(kernel.flops, int) and isinstance(kernel.bytes, int)
-        return KernelStep(
-            symbol=kernel.symbol,
-            arguments=tuple(arguments),
-            dims=tuple(int(dim) for dim in kernel.dims if isinstance(dim, int)),
-            label=f"{kernel.template}: {node.name or node.op_type}",
-            origins=node.origins,
-            flops=kernel.flops,
-            bytes=kernel.bytes,
-        )
-
-    def _host_step(self, node: Node) -> HostStep:
-        return HostStep(
-            op_type=node.op_type,
-            domain=node.domain,
-            version=node.version,
-            payload=host.serialize(node),
-            inputs=tuple(None if value is None else self.host_tensor(value) for value in host.operands(node)),
-            outputs=tuple(self.host_tensor(value) if value.name else None for value in node.outputs),
-            label=f"host: {node.op_type}",
-            origins=node.origins,
-        )
-
-    def location(self, value: Value, packing: Packing | None = None) -> Location:
-        """Where a value lies."""
-        storage = self.program.buffers.storage[value]
-        if storage.kind == "weight":
-            return self._weight(storage, packing)
-        offset = self.offsets[id(storage)] if storage.kind == "arena" else 0
-        return Location(storage.kind, 0 if storage.kind == "arena" else storage.index, offset)
-
-    def _weight(self, storage: Storage, packing: Packing | None) -> Location:
-        tensor = storage.root.constant
-        assert tensor is not None
-        return self.weights.place(tensor, packing)
-
-    def host_tensor(self, value: Value) -> HostTensor:
-        """A value as an operand of a host step, or the source of a copy."""
-        kind = value.type
-        dtype = kind.dtype.name if isinstance(kind, TensorType) else _SLOT
-        return HostTensor(self.location(value), dtype, _known_shape(value))

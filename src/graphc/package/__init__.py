@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from graphc.package.archive import ALIGNMENT, Member
+from graphc.package.control import BranchStep, Carried, CopyStep, Lane, LoopStep, RaiseStep
 from graphc.package.expression import evaluate, symbols_of
 from graphc.package.file import MODEL, Package, atomic_file, write_package
 from graphc.package.manifest import (
     FORMAT_VERSION,
-    MAX_ARGUMENTS,
     PARAMETER_ELEMENTS,
     BatchAxes,
     BufferPlan,
     Code,
     Copy,
-    HostStep,
-    KernelStep,
     Manifest,
     Variant,
 )
 from graphc.package.safetensors import Blob, WeightsBuilder
+from graphc.package.steps import MAX_ARGUMENTS, Body, BodyStep, HostStep, KernelStep, Step
 from graphc.package.tensor import (
     MAP_KEYS,
     OPTIONAL,
@@ -42,16 +41,25 @@ __all__ = [
     "SEQUENCE",
     "BatchAxes",
     "Blob",
+    "Body",
+    "BodyStep",
+    "BranchStep",
     "BufferPlan",
+    "Carried",
     "Code",
     "Copy",
+    "CopyStep",
     "HostStep",
     "HostTensor",
     "KernelStep",
+    "Lane",
     "Location",
+    "LoopStep",
     "Manifest",
     "Member",
     "Package",
+    "RaiseStep",
+    "Step",
     "SymbolRange",
     "TensorSpec",
     "Variant",

@@ -10,15 +10,14 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
 
 from graphc.errors import PackageError
 from graphc.package import codec
 from graphc.package.expression import symbols_of
+from graphc.package.limits import Limits
+from graphc.package.steps import Body, HostStep, KernelStep, Step
 from graphc.package.tensor import (
-    MAX_BYTES,
     HostTensor,
-    Location,
     SymbolRange,
     TensorSpec,
     check_extents,
@@ -27,65 +26,8 @@ from graphc.package.tensor import (
 )
 
 FORMAT_VERSION = 1
-MAX_ARGUMENTS = 40
 PARAMETER_ELEMENTS = 64
 """Elements that an input may have for a variant to be keyed by its value."""
-
-
-@dataclass(frozen=True)
-class KernelStep:
-    """One call of a compiled kernel.
-
-    Attributes:
-        symbol: The kernel's C symbol: `int32_t kernel(const int64_t* dims, void* a0, ..., void* aN-1)`.
-        arguments: Where its pointers point, at most 40.
-        dims: What `dims` holds.
-        label: The kernel's kind for profiles, e.g. `conv3x3+relu`.
-        origins: The ONNX nodes it came from.
-        flops: Floating-point (or integer) operations of one call, 0 if unknown.
-        bytes: Least traffic of one call, 0 if unknown.
-    """
-
-    TAG: ClassVar[str] = "kernel"
-    symbol: str
-    arguments: tuple[Location, ...]
-    dims: tuple[int, ...] = ()
-    label: str = ""
-    origins: tuple[str, ...] = ()
-    flops: int = 0
-    bytes: int = 0
-
-    def __post_init__(self) -> None:
-        if not self.symbol.isidentifier() or not self.symbol.isascii():
-            raise PackageError(f"kernel symbol {self.symbol!r} is not a C identifier")
-        if len(self.arguments) > MAX_ARGUMENTS:
-            raise PackageError(f"kernel {self.symbol}: {len(self.arguments)} arguments; at most {MAX_ARGUMENTS}")
-        if any(abs(dim) > MAX_BYTES for dim in self.dims):
-            raise PackageError(f"kernel {self.symbol}: a dimension does not fit 63 bits")
-
-
-@dataclass(frozen=True)
-class HostStep:
-    """One operator evaluated in NumPy by `graphc.ops.host.evaluate(payload, arrays)`.
-
-    Attributes:
-        op_type: ONNX operator name; with `domain` and `version` for reports.
-        payload: A serialized ONNX NodeProto, opaque here.
-        inputs: Operands; None is an optional input left out.
-        outputs: Results.
-        label: For profiles.
-        origins: The ONNX nodes it came from.
-    """
-
-    TAG: ClassVar[str] = "host"
-    op_type: str
-    domain: str
-    version: int
-    payload: bytes
-    inputs: tuple[HostTensor | None, ...]
-    outputs: tuple[HostTensor | None, ...]
-    label: str = ""
-    origins: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -121,6 +63,8 @@ class Variant:
         lower_bound: The largest sum of live bytes: what no plan can beat.
         buffers: The memory plan, for reports.
         steps: In order of execution.
+        bodies: Of branches and loops; a body's steps name later ones only, so that none is inside itself.
+        slots: Size in bytes of each place that loops set.
         copies: Outputs that no step writes.
         objects: Number of object slots.
     """
@@ -130,11 +74,13 @@ class Variant:
     inputs: tuple[tuple[int, ...] | None, ...]
     outputs: tuple[tuple[int, ...] | None, ...]
     arena_size: int
-    steps: tuple[KernelStep | HostStep, ...]
+    steps: tuple[Step, ...]
     lower_bound: int = 0
     buffers: tuple[BufferPlan, ...] = ()
     copies: tuple[Copy, ...] = ()
     objects: int = 0
+    bodies: tuple[Body, ...] = ()
+    slots: tuple[int, ...] = ()
     values: Mapping[str, bytes] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -142,6 +88,12 @@ class Variant:
         check_not_negative("number of object slots", self.objects)
         for shape in (*self.inputs, *self.outputs):
             check_extents(shape or (), "shape of a variant")
+
+    @property
+    def kernel_steps(self) -> tuple[KernelStep, ...]:
+        """The kernel calls, those of bodies last."""
+        lists = (self.steps, *(body.steps for body in self.bodies))
+        return tuple(step for steps in lists for step in steps if isinstance(step, KernelStep))
 
     @property
     def host_steps(self) -> tuple[HostStep, ...]:
@@ -314,46 +266,17 @@ def _check_variant(manifest: Manifest, variant: Variant) -> None:
     for copy in variant.copies:
         if not 0 <= copy.output < len(manifest.outputs):
             raise PackageError(f"a copy to output {copy.output}, which does not exist")
-    limits = _Limits(manifest, variant)
+    limits = Limits(manifest, variant)
     for index, step in enumerate(variant.steps):
         try:
-            if isinstance(step, KernelStep):
-                for location in step.arguments:
-                    limits.check(location, 0)
-            else:
-                for operand in (*step.inputs, *step.outputs):
-                    if operand is not None:
-                        limits.check(operand.location, operand.nbytes)
+            limits.check_step(step, -1)
         except PackageError as error:
             raise PackageError(f"steps[{index}]: {error.message}") from error
+    for number, body in enumerate(variant.bodies):
+        for index, inner in enumerate(body.steps):
+            try:
+                limits.check_step(inner, number)
+            except PackageError as error:
+                raise PackageError(f"bodies[{number}].steps[{index}]: {error.message}") from error
     for copy in variant.copies:
         limits.check(copy.source.location, copy.source.nbytes)
-
-
-class _Limits:
-    """How far each region of a variant reaches, in bytes."""
-
-    def __init__(self, manifest: Manifest, variant: Variant) -> None:
-        def sizes(specs: tuple[TensorSpec, ...], shapes: tuple[tuple[int, ...] | None, ...]) -> list[int]:
-            return [
-                MAX_BYTES if shape is None else math.prod(shape) * numpy_dtype(spec.dtype).itemsize
-                for spec, shape in zip(specs, shapes, strict=True)
-            ]
-
-        self.sizes = {
-            "arena": [variant.arena_size],
-            "weight": [manifest.weights_size],
-            "input": sizes(manifest.inputs, variant.inputs),
-            "output": sizes(manifest.outputs, variant.outputs),
-            "object": [MAX_BYTES] * min(variant.objects, 1 << 20),
-        }
-
-    def check(self, location: Location, nbytes: int) -> None:
-        sizes = self.sizes[location.kind]
-        if location.index >= len(sizes):
-            raise PackageError(f"{location.kind} {location.index} does not exist; there are {len(sizes)}")
-        if location.offset + nbytes > sizes[location.index]:
-            raise PackageError(
-                f"{nbytes} bytes at offset {location.offset} are outside {location.kind} {location.index}"
-                f" of {sizes[location.index]} bytes"
-            )

@@ -121,7 +121,7 @@ class SymbolRange:
             raise PackageError(f"symbol range {self.minimum}..{self.maximum} is empty")
 
 
-KINDS = ("arena", "weight", "input", "output", "object")
+KINDS = ("arena", "weight", "input", "output", "object", "slot")
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,8 @@ class Location:
 
     Attributes:
         kind: `arena` and `weight` are one region each (index 0); `input` and `output` are the call's arrays; `object`
-            is a slot of the call holding what a host step made, where its size is known only at run time.
+            is a slot of the call holding what a host step made, where its size is known only at run time; `slot` is a
+            place that the loop around sets.
         index: Which input, output or slot.
         offset: Bytes from the start of that region or array.
     """

@@ -12,6 +12,7 @@ from graphc.passes import layout as layout
 from graphc.passes import merge_matmuls as merge_matmuls
 from graphc.passes import order as order
 from graphc.passes import raising as raising
+from graphc.passes import scan_axes as scan_axes
 from graphc.passes import simplify as simplify
 from graphc.passes import transposed_conv as transposed_conv
 from graphc.passes.base import PASSES, Pass, PassContext, Refusal, describe_pass, refuse, register_pass

@@ -125,7 +125,10 @@ def _convert_readers(graph: Graph, value: Value) -> int:
     readers = [
         use
         for use in value.uses
-        if isinstance(use.user, Graph) or not (_is_convolution(use.user) or _computes_in_any_layout(use.user))
+        if isinstance(use.user, Graph)
+        # A body reads what it captures as it is declared.
+        or use.user.graph is not graph
+        or not (_is_convolution(use.user) or _computes_in_any_layout(use.user))
     ]
     if not readers or value.producer is None:
         return 0

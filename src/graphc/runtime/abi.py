@@ -6,13 +6,15 @@ import ctypes
 
 import numpy as np
 
-VERSION = 3
+VERSION = 4
 """`GRAPHC_ABI` of native/launcher.h: raised with every change of what is declared here."""
 
-# Bases: arena, weights, then the call's arrays (inputs, outputs), then object slots.
+# Bases: arena, weights, then the call's arrays (inputs, outputs), then object slots, then places that loops set.
 ARENA, WEIGHTS, FIRST_ARRAY = 0, 1, 2
 ARGUMENT = np.dtype([("base", "<i8"), ("offset", "<i8")])
 STEP = np.dtype([("kernel", "<u8"), ("arguments", "<u8"), ("dims", "<u8"), ("argument_count", "<i8")])
+COPY, BRANCH, LOOP, RAISE = range(4)
+"""What rows without kernel do, as native/control.c names them."""
 
 
 class Call(ctypes.Structure):

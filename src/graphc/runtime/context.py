@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from graphc.errors import ExecutionError, GraphcError
-from graphc.package import Copy, HostStep, HostTensor, KernelStep, numpy_dtype
+from graphc.package import Copy, HostStep, HostTensor, KernelStep, RaiseStep, numpy_dtype
 from graphc.runtime import abi
 from graphc.runtime.memory import DATA_OFFSET, Array, address, allocate, array_handle
 
@@ -44,7 +44,7 @@ class Context:
         self.program = program
         self.arena = allocate(variant.arena_size)
         count = program.input_count + program.output_count
-        self._bases = (ctypes.c_void_p * (abi.FIRST_ARRAY + count + variant.objects))()
+        self._bases = (ctypes.c_void_p * (abi.FIRST_ARRAY + count + variant.objects + len(variant.slots)))()
         self._bases[abi.ARENA], self._bases[abi.WEIGHTS] = address(self.arena), address(program.weights)
         self._arrays = (ctypes.c_ssize_t * count)()
         self.inputs: Sequence[Array] = ()
@@ -60,7 +60,7 @@ class Context:
 
     def _call(self, part: KernelRange) -> abi.Call:
         return abi.Call(
-            self.program.table.ctypes.data,
+            address(self.program.table.rows),
             part.first,
             part.last,
             ctypes.addressof(self._bases),
@@ -160,12 +160,17 @@ class Context:
 
     def _fail(self, shift: int, status: int) -> None:
         """Raises for what the launcher answered."""
-        index = (status >> 32) + shift
-        step = self.program.variant.steps[index]
-        assert isinstance(step, KernelStep)
-        raise ExecutionError(
-            f"step {index} ({step.label or step.symbol}) failed with status {status & 0xFFFFFFFF}", nodes=step.origins
-        )
+        row = status >> 32
+        step = self.program.table.steps[row]
+        # Rows of bodies come after those of steps.
+        name = step.symbol if isinstance(step, KernelStep) and not step.label else step.label
+        where = f"step {row + shift} ({name})" if row < self.program.own_rows else f"{name}, a step of a body,"
+        if isinstance(step, RaiseStep):
+            raise ExecutionError(
+                f"the branch taken does not fit the shapes that the model was compiled for: {step.message}",
+                nodes=step.origins,
+            )
+        raise ExecutionError(f"{where} failed with status {status & 0xFFFFFFFF}", nodes=step.origins)
 
     def _execute_host(self, part: HostPart) -> None:
         step, evaluate = part.step, self.program.evaluate

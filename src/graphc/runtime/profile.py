@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from graphc.package import HostStep, Variant, atomic_file
+from graphc.package import HostStep, KernelStep, LoopStep, Variant, atomic_file
 from graphc.runtime.memory import Array
 
 
@@ -133,8 +133,8 @@ def summarize(variant: Variant, stamps: Array, spans: Array, threads: int) -> Pr
     rows = []
     for index, (step, time) in enumerate(zip(variant.steps, medians.tolist(), strict=True)):
         host = isinstance(step, HostStep)
-        name = step.op_type if isinstance(step, HostStep) else step.symbol
-        flops, size = (0, 0) if isinstance(step, HostStep) else (step.flops, step.bytes)
+        flops, size = (step.flops, step.bytes) if isinstance(step, KernelStep | LoopStep) else (0, 0)
+        name = step.op_type if isinstance(step, HostStep) else step.symbol if isinstance(step, KernelStep) else ""
         rows.append(StepTime(index, step.label or name, "host" if host else "kernel", step.origins, time, flops, size))
     timeline = (stamps[typical] - spans[typical, 0]).tolist()
     return Profile(

@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from graphc.package import HostStep, KernelStep, Location, Manifest, Variant, numpy_dtype
+from graphc.package import HostStep, Location, Manifest, Variant, numpy_dtype
 from graphc.runtime import abi
 from graphc.runtime.context import Context, HostPart, KernelRange
 from graphc.runtime.host import Evaluate
 from graphc.runtime.library import Library
-from graphc.runtime.memory import READY, Array, address
+from graphc.runtime.memory import READY, Array
 from graphc.runtime.shortcut import Function, build
+from graphc.runtime.table import Table
 
 _empty = np.empty
 
@@ -23,6 +24,7 @@ class Program:
     """A variant with its kernels found and its tables built.
 
     Attributes:
+        own_rows: Rows of the variant's steps, before those of bodies.
         shortens: Whether calls may have a short way: one range of kernels writes all outputs.
         takes_objects: Whether some input is no tensor.
 
@@ -62,7 +64,8 @@ class Program:
         ]
         self._by_position = [(index, shape, dtype) for index, (_, shape, dtype) in enumerate(self.input_rows)]
         self.parts = self._split()
-        self._build_table(library)
+        self.table = Table(variant, library.kernel, self._base)
+        self.own_rows = sum(part.last - part.first for part in self.parts if isinstance(part, KernelRange))
         self._idle: list[Context] = []
         self._shortcut: Function | None = None
         kernels = len(self.parts) == 1 and isinstance(self.parts[0], KernelRange) and not variant.copies
@@ -72,7 +75,7 @@ class Program:
         self.arenas = 0
 
     def _split(self) -> list[KernelRange | HostPart]:
-        """The steps as runs of kernels and single host steps, in order."""
+        """The steps as runs of the launcher and single host steps, in order."""
         parts: list[KernelRange | HostPart] = []
         rows = 0
         for index, step in enumerate(self.variant.steps):
@@ -86,22 +89,6 @@ class Program:
             rows += 1
         return parts
 
-    def _build_table(self, library: Library) -> None:
-        kernels = [step for step in self.variant.steps if isinstance(step, KernelStep)]
-        addresses = {symbol: library.kernel(symbol) for symbol in {step.symbol for step in kernels}}
-        arguments = [(self._base(place), place.offset) for step in kernels for place in step.arguments]
-        dims = [dim for step in kernels for dim in step.dims]
-        self._arguments = np.array(arguments, abi.ARGUMENT)
-        self._dims = np.array(dims, np.int64)
-        self.table = np.zeros(len(kernels), abi.STEP)
-        next_argument, next_dim = address(self._arguments), address(self._dims)
-        for row, step in zip(self.table, kernels, strict=True):
-            row["kernel"] = addresses[step.symbol]
-            row["arguments"], row["dims"] = next_argument, next_dim
-            row["argument_count"] = len(step.arguments)
-            next_argument += abi.ARGUMENT.itemsize * len(step.arguments)
-            next_dim += self._dims.itemsize * len(step.dims)
-
     def _base(self, place: Location) -> int:
         first = {
             "arena": abi.ARENA,
@@ -109,6 +96,7 @@ class Program:
             "input": abi.FIRST_ARRAY,
             "output": abi.FIRST_ARRAY + self.input_count,
             "object": abi.FIRST_ARRAY + self.input_count + self.output_count,
+            "slot": abi.FIRST_ARRAY + self.input_count + self.output_count + self.variant.objects,
         }
         return first[place.kind] + place.index
 

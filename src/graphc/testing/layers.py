@@ -16,7 +16,7 @@ import numpy as np
 
 from graphc.ir import GRAPHC_DOMAIN, Graph, Node, TensorType, Value
 from graphc.ops.evaluate import captured_inputs, evaluate_graph, evaluate_node
-from graphc.package import HostStep, HostTensor, KernelStep
+from graphc.package import HostTensor, KernelStep, Step
 from graphc.testing.verification import Difference, Tolerance, compare_array
 
 if TYPE_CHECKING:
@@ -159,9 +159,9 @@ class _Held:
         return datum if storage.root is value else np.reshape(datum, value.tensor_type.static_shape)
 
 
-def _places(program: Program, node: Node, step: KernelStep | HostStep) -> Sequence[tuple[Value, HostTensor]]:
+def _places(program: Program, node: Node, step: Step) -> Sequence[tuple[Value, HostTensor]]:
     """The values that a step has made, and where they lie now."""
-    if isinstance(step, HostStep):
+    if not isinstance(step, KernelStep):
         pairs = zip(node.outputs, step.outputs, strict=False)
         return [(value, tensor) for value, tensor in pairs if tensor is not None]
     kernel = program.kernels[node]

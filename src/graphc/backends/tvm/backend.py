@@ -53,6 +53,7 @@ class TvmBackend:
     """Compiles regions through TVM for CPUs."""
 
     name = "tvm"
+    runs_control = True
 
     def supports(self, node: Node, target: Target) -> Verdict:
         """Whether `node` has a compiled form, with the types it has now, or why not."""

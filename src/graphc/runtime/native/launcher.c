@@ -39,27 +39,34 @@ static int64_t now_ns(void) {
   return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
 }
 
+int64_t graphc_rows(const Call* call, int64_t first, int64_t last, int64_t* stamps) {
+  char** bases = call->bases;
+  int64_t result = 0;
+  for (int64_t i = first; i < last && !result; i++) {
+    const Step* step = &call->steps[i];
+    if (stamps) stamps[2 * i] = now_ns();
+    if (step->kernel) {
+      void* pointers[GRAPHC_MAX_ARGUMENTS];
+      for (int64_t a = 0; a < step->argument_count; a++)
+        pointers[a] = bases[step->arguments[a].base] + step->arguments[a].offset;
+      int32_t status = graphc_call_kernel(step->kernel, step->dims, pointers, (int32_t)step->argument_count);
+      if (status) result = i << 32 | (uint32_t)status;
+    } else {
+      result = graphc_control(call, i);
+    }
+    if (stamps) stamps[2 * i + 1] = now_ns();
+  }
+  return result;
+}
+
 GRAPHC_EXPORT int64_t graphc_run(const Call* call) {
   char** bases = call->bases;
   for (int64_t i = 0; i < call->array_count; i++) {
     intptr_t array = call->arrays[i];
     bases[call->first_array + i] = call->data_offset ? *(char**)(array + call->data_offset) : (char*)array;
   }
-  int64_t result = 0;
   pool->enter((int32_t)call->threads);
-  for (int64_t i = call->first; i < call->last; i++) {
-    const Step* step = &call->steps[i];
-    void* pointers[GRAPHC_MAX_ARGUMENTS];
-    for (int64_t a = 0; a < step->argument_count; a++)
-      pointers[a] = bases[step->arguments[a].base] + step->arguments[a].offset;
-    if (call->stamps) call->stamps[2 * i] = now_ns();
-    int32_t status = graphc_call_kernel(step->kernel, step->dims, pointers, (int32_t)step->argument_count);
-    if (call->stamps) call->stamps[2 * i + 1] = now_ns();
-    if (status) {
-      result = i << 32 | (uint32_t)status;
-      break;
-    }
-  }
+  int64_t result = graphc_rows(call, call->first, call->last, call->stamps);
   pool->leave();
   return result;
 }

@@ -4,13 +4,14 @@
 
 #include "pool.h"
 
-#define GRAPHC_ABI 3
+#define GRAPHC_ABI 4
 
 typedef struct {
   int64_t base;    // index into Call.bases
   int64_t offset;  // bytes
 } Argument;
 
+// A kernel call; or, where `kernel` is NULL, what control.c does.
 typedef struct {
   void* kernel;
   const Argument* arguments;
@@ -32,3 +33,9 @@ typedef struct {
 
 // Zero, or index of the failed step in the upper and its status in the lower 32 bits.
 GRAPHC_EXPORT int64_t graphc_run(const Call* call);
+
+// Runs rows [first, last), stamping each where stamps is not NULL; the pool is entered. Answers as graphc_run.
+int64_t graphc_rows(const Call* call, int64_t first, int64_t last, int64_t* stamps);
+
+// Runs a row without kernel; answers as graphc_run.
+int64_t graphc_control(const Call* call, int64_t row);

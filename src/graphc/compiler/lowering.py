@@ -1,0 +1,198 @@
+"""From a graph to kernels: passes, the kernel of each node, and control flow, whose bodies go the same way."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from graphc import memory
+from graphc.backends.base import Backend, Kernel
+from graphc.compiler.control import ALIGNMENT, Body, Control, bodies_of, close_body, is_control, refusal
+from graphc.compiler.options import CompileOptions
+from graphc.compiler.tuned import tuned_for
+from graphc.errors import BackendError, OptionError
+from graphc.ir import GRAPHC_DOMAIN, Graph, Node
+from graphc.ops.ill_typed import RAISE
+from graphc.passes import PassContext, PassManager, PipelineReport, default_pipeline
+from graphc.passes.buffers import BufferPlan, assign_buffers
+from graphc.passes.fuse import REGION, dissolve
+from graphc.passes.manager import ALL
+from graphc.target import Target, Verdict
+
+_SEARCH_NODES = 20_000
+"""Node budget of the complete search for a memory plan: deterministic, well under a second."""
+
+
+@dataclass(frozen=True)
+class HostReason:
+    """A node that runs on the host, and why."""
+
+    node: Node
+    reason: str
+
+
+@dataclass
+class Lowered:
+    """The steps of a graph.
+
+    Args:
+        kernels: Kernel of each node that has one.
+        controls: Each control node that the launcher runs.
+        host: Nodes that run on the host. What is left raises an error.
+    """
+
+    kernels: dict[Node, Kernel]
+    controls: dict[Node, Control]
+    host: list[HostReason]
+
+
+class _On:
+    """A backend's answers for one target, as passes ask them."""
+
+    def __init__(self, backend: Backend, target: Target) -> None:
+        self._backend = backend
+        self._target = target
+
+    def supports(self, node: Node) -> Verdict:
+        return self._backend.supports(node, self._target)
+
+
+class Lowering:
+    """Lowers graphs for one target.
+
+    Args:
+        backend: That makes kernels.
+        target: Lowered for.
+        options: What the compile was told.
+
+    Raises:
+        OptionError: A pass to print the graph at is none of the pipeline.
+    """
+
+    def __init__(self, backend: Backend, target: Target, options: CompileOptions) -> None:
+        self.backend, self.target, self.options = backend, target, options
+        self.capability = _On(backend, target)
+        self.chosen = {"winograd": options.winograd, "tuned": tuned_for(target, options)}
+        passes = options.passes if options.passes is not None else default_pipeline(options.level, "cpu")
+        self.manager = PassManager(
+            passes, verify=options.verify, print_before=options.print_before, print_after=options.print_after
+        )
+        _check_printed(self.manager, (*options.print_before, *options.print_after))
+
+    def optimize(self, graph: Graph) -> PipelineReport:
+        """Runs the passes over a graph.
+
+        Raises:
+            PassError: A pass failed.
+        """
+        options = {"winograd": self.options.winograd}
+        return self.manager.run(graph, PassContext(target=self.target, capability=self.capability, options=options))
+
+    def lower(self, graph: Graph) -> Lowered:
+        """The kernel of each node that has one, and the others. A region that no template takes is dissolved.
+
+        Raises:
+            BackendError: A node could not be lowered.
+        """
+        lowered = Lowered({}, {}, [])
+        pending = assign_buffers(graph).steps
+        done: set[Node] = set()
+        while pending:
+            refused: list[Node] = []
+            for node in pending:
+                if not self._lower_node(node, lowered):
+                    refused.append(node)
+            for region in refused:
+                dissolve(graph, region)
+            done.update(pending)
+            pending = [node for node in assign_buffers(graph).steps if node not in done] if refused else []
+        return lowered
+
+    def _lower_node(self, node: Node, lowered: Lowered) -> bool:
+        """Finds out what a node becomes; False for a region that no template takes."""
+        if self.backend.runs_control and node.is_op(RAISE, GRAPHC_DOMAIN):
+            return True
+        if self.backend.runs_control and is_control(node):
+            control = self._lower_control(node)
+            if isinstance(control, Control):
+                lowered.controls[node] = control
+            else:
+                lowered.host.append(HostReason(node, control))
+            return True
+        verdict = self.capability.supports(node)
+        if not verdict:
+            lowered.host.append(HostReason(node, verdict.reason))
+            return True
+        try:
+            lowered.kernels[node] = self.backend.lower(node, self.target, self.chosen)
+        except BackendError:
+            if not node.is_op(REGION, GRAPHC_DOMAIN):
+                raise
+            return False
+        return True
+
+    def _lower_control(self, node: Node) -> Control | str:
+        """A control node with its bodies lowered, or why it runs on the host."""
+        reason = refusal(node)
+        if reason is not None:
+            return reason
+        bodies = []
+        for graph in bodies_of(node):
+            closed, captured = close_body(graph)
+            self.optimize(closed)
+            lowered = self.lower(closed)
+            if lowered.host:
+                first = lowered.host[0]
+                return f"its body has {first.node.op}, which runs on the host: {first.reason}"
+            buffers = assign_buffers(closed)
+            plan, workspaces = plan_arena(buffers, lowered.kernels, lowered.controls)
+            body = Body(
+                graph=closed,
+                kernels=lowered.kernels,
+                controls=lowered.controls,
+                buffers=buffers,
+                plan=plan,
+                workspaces=workspaces,
+                captured=captured,
+            )
+            bodies.append(body)
+        return Control(node, tuple(bodies))
+
+
+def _check_printed(manager: PassManager, names: Sequence[str]) -> None:
+    known = {*ALL, *(pass_.name for pass_ in manager.pipeline)}
+    for name in names:
+        if name not in known:
+            raise OptionError(f"no pass {name!r} to print the graph at; there are: {', '.join(sorted(known))}")
+
+
+def plan_arena(
+    buffers: BufferPlan, kernels: Mapping[Node, Kernel], controls: Mapping[Node, Control]
+) -> tuple[memory.Plan, dict[tuple[int, int], int]]:
+    """Where everything in the arena lies, and the position in the plan of each workspace."""
+    intervals, workspaces = arena_intervals(buffers, kernels, controls)
+    return memory.plan(intervals, alignment=ALIGNMENT, node_budget=_SEARCH_NODES), workspaces
+
+
+def arena_intervals(
+    buffers: BufferPlan, kernels: Mapping[Node, Kernel], controls: Mapping[Node, Control]
+) -> tuple[list[tuple[int, int, int]], dict[tuple[int, int], int]]:
+    """Everything that needs a place in the arena, and at which position each workspace stands in that list.
+
+    Workspaces are named by step and operand; that of a control node, in which its bodies run, by step and 0.
+    """
+    intervals = [(storage.start, storage.end, storage.size) for storage in buffers.arena()]
+    workspaces: dict[tuple[int, int], int] = {}
+    for step, node in enumerate(buffers.steps):
+        sizes: dict[int, int] = {}
+        if node in controls:
+            sizes[0] = controls[node].workspace
+        elif node in kernels:
+            for position, operand in enumerate(kernels[node].operands):
+                if operand.kind == "workspace":
+                    assert isinstance(operand.size, int)
+                    sizes[position] = operand.size
+        for position, size in sizes.items():
+            workspaces[step, position] = len(intervals)
+            intervals.append((step, step + 1, size))
+    return intervals, workspaces
