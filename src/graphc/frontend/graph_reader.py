@@ -11,6 +11,7 @@ import onnx
 from graphc.errors import GraphcError, ModelError, TypeInferenceError, UnsupportedError
 from graphc.frontend.attributes import attribute_kind, read_attribute
 from graphc.frontend.functions import Functions, call_attributes, domain_of, opsets_of
+from graphc.frontend.gradient import GRADIENT, write_gradient
 from graphc.frontend.opset import Draft, constant_tensor, raise_to
 from graphc.frontend.order import node_name, node_origins, producers, sort_nodes
 from graphc.frontend.schema import CANONICAL_OPSET, check_node, first_version, signature
@@ -173,6 +174,9 @@ class GraphReader:
             append=lambda made: self._append(graph, made, frame),
             fresh=self.unique.make,
         )
+        if (domain, draft.op_type) == GRADIENT and found is not None:
+            self._gradient(draft, scope, label)
+            return
         if draft.op_type == "Constant" and not domain:
             draft.attributes = {"value": constant_tensor(draft)}
         try:
@@ -183,6 +187,22 @@ class GraphReader:
         except (ModelError, UnsupportedError) as error:
             self.report(error)
         draft.finish()
+
+    def _gradient(self, draft: Draft, scope: Scope, label: str) -> None:
+        """Adds what a Gradient stands for."""
+
+        def named(attribute: str) -> list[Value]:
+            found = draft.attributes.get(attribute, ())
+            names = (found,) if isinstance(found, str) else found if isinstance(found, tuple) else ()
+            values = [lookup(str(name), scope, label) for name in names]
+            return [value for value in values if value is not None]
+
+        try:
+            [y] = named("y")
+            write_gradient(draft, y, named("xs"), named("zs"))
+        except (ModelError, UnsupportedError) as error:
+            self.report(error)
+            draft.finish()
 
     def _append(self, graph: Graph, node: Node, frame: Frame) -> Node:
         graph.append(node)

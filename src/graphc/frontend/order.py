@@ -115,6 +115,10 @@ def _find_cycle(needs: Sequence[Sequence[int]], stuck: set[int]) -> list[int]:
 def reads(node: onnx.NodeProto) -> Iterator[str]:
     """Names that a node reads, those that its subgraphs take from outside among them."""
     yield from (name for name in node.input if name)
+    if node.op_type == "Gradient":
+        # It reads values that its attributes name, and not those that it lists as inputs alone.
+        for attribute in node.attribute:
+            yield from (text.decode(errors="replace") for text in (attribute.s, *attribute.strings) if text)
     for graph in subgraphs(node):
         inside = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
         inside.update(tensor.values.name for tensor in graph.sparse_initializer)
