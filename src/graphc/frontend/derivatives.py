@@ -37,7 +37,7 @@ class Product:
 
     def op(self, op_type: str, *inputs: Value | None, **attributes: int | float | tuple[int, ...]) -> Value:
         """A node in front of the Gradient."""
-        return self.draft.op(op_type, *inputs, **attributes)
+        return self.draft.op(op_type, *inputs, outputs=(), **attributes)
 
     def number(self, value: float) -> Value:
         """A scalar of the output's dtype."""
@@ -177,8 +177,7 @@ def _reduce(p: Product, index: int) -> Value:
 
 
 def _transpose(p: Product, index: int) -> Value:
-    rank = len(p.shape(0))
-    perm = p.node.ints_attribute("perm", tuple(reversed(range(rank))))
+    perm = p.node.ints_attribute("perm") or tuple(reversed(range(len(p.shape(0)))))
     return p.op("Transpose", p.gradient, perm=tuple(int(axis) for axis in np.argsort(perm)))
 
 

@@ -99,7 +99,7 @@ def _recompute(draft: Draft, way: Sequence[Node], at: dict[Value, Value]) -> Non
     for node in way:
         reads = [None if value is None else at.get(value, value) for value in node.inputs]
         if reads != list(node.inputs):
-            at[node.output] = draft.op(node.op_type, *reads, **node.attributes)
+            at[node.output] = draft.op(node.op_type, *reads, outputs=(), **node.attributes)
 
 
 def _pull(draft: Draft, node: Node, at: dict[Value, Value], gradients: dict[Value, Value], needed: set[Value]) -> None:
