@@ -76,6 +76,21 @@ def test_a_condition_that_picks_a_branch() -> None:
     assert found(nodes, inputs, ["y"], initializers={"known": np.array(16000)}) == {"rate": ["If"]}
 
 
+def test_through_a_branch() -> None:
+    """The rank of the size, which is known, picks a branch that computes with its elements."""
+    then = helper.make_graph([helper.make_node("Add", ["size", "one"], ["t"])], "then", [], [info("t", None, [2], I64)])
+    other = helper.make_graph([helper.make_node("Neg", ["size"], ["e"])], "else", [], [info("e", None, [2], I64)])
+    nodes = [
+        helper.make_node("Size", ["size"], ["n"]),
+        helper.make_node("Equal", ["n", "two"], ["is"]),
+        helper.make_node("If", ["is"], ["shape"], then_branch=then, else_branch=other),
+        helper.make_node("Expand", ["x", "shape"], ["y"]),
+    ]
+    constants = {"one": np.array([1]), "two": np.array(2)}
+    inputs = [info("x", shape=[1]), info("size", shape=[2], elem=I64)]
+    assert found(nodes, inputs, ["y"], initializers=constants) == {"size": ["Expand"]}
+
+
 def test_what_follows_from_shapes_is_no_parameter() -> None:
     nodes = [
         helper.make_node("Shape", ["z"], ["s"]),

@@ -97,18 +97,32 @@ class _Search:
         node = value.producer
         if node is None:
             return frozenset({value}) if value in self.inputs and may_be_parameter(value) else None
-        operator = find(node)
-        if operator is None or operator.evaluate is None or operator.traits & _OPAQUE or depth > _DEPTH_LIMIT:
+        if depth > _DEPTH_LIMIT or not _may_be_small(value.type):
             return None
-        if not _may_be_small(value.type):
+        origins = self._origins(node, value.index)
+        if origins is None:
             return None
         found: set[Value] = set()
-        for given in node.inputs:
-            inner = frozenset() if given is None else self.sources(given, depth + 1)
+        for given in origins:
+            inner = self.sources(given, depth + 1)
             if inner is None:
                 return None
             found |= inner
         return frozenset(found)
+
+    def _origins(self, node: Node, index: int) -> list[Value] | None:
+        """What an output of a node folds from; None where it does not fold."""
+        if node.is_op("If"):
+            branches = [node.graph_attribute(name) for name in ("then_branch", "else_branch")]
+            condition = node.inputs[0]
+            known = None if condition is None else self.inference.elements(condition)
+            if known is not None:
+                branches = branches[:1] if known.all() else branches[1:]
+            return [*filter(None, node.inputs), *(branch.outputs[index] for branch in branches)]
+        operator = find(node)
+        if operator is None or operator.evaluate is None or operator.traits & _OPAQUE:
+            return None
+        return [value for value in node.inputs if value is not None]
 
 
 def _name(value: Value) -> str:
