@@ -226,6 +226,9 @@ def _simplest(index: Dim, axis: Axis, source: Dim) -> Dim:
 def _express_resize(ctx: ExpressionContext) -> Sequence[TensorExpr] | None:
     kind, output, mode = ctx.tensor(0), ctx.outputs[0], mode_of(ctx.node)
     policy = ctx.node.str_attribute("keep_aspect_ratio_policy", "stretch")
+    regional = ctx.node.str_attribute("coordinate_transformation_mode", "half_pixel") == "tf_crop_and_resize"
+    if regional and ctx.constant(1) is None:
+        return None
     if mode == "cubic" or ctx.node.int_attribute("antialias", 0) or policy != "stretch":
         return None
     if mode == "linear" and not kind.dtype.is_float:
