@@ -237,6 +237,7 @@ def test_dropout_passes_its_input() -> None:
     x = numbers(0, (3, 4), "float32")
     check(case("Dropout", [x], outputs=2), [x, np.ones((3, 4), np.bool_)])
     check(case("Dropout", [x, np.array(0.5, np.float32), np.array(False)], constants=[2]), [x])
+    check(case("Dropout", [x, np.array(0, np.float32), np.array(True)], constants=[1, 2]), [x])
     training = case("Dropout", [x, np.array(0.5, np.float32), np.array(True)], constants=[2])
     training.infer()
     assert training.express() is None

@@ -205,8 +205,12 @@ def _evaluate_dropout(node: Node, arrays: Sequence[Datum]) -> Sequence[Datum]:
 
 
 def _express_dropout(ctx: ExpressionContext) -> Sequence[TensorExpr] | None:
-    if len(ctx.inputs) > 2 and ctx.inputs[2] is not None and (ctx.constant(2) is None or _is_training(ctx.constant(2))):
-        return None
+    if len(ctx.inputs) > 2 and ctx.inputs[2] is not None:
+        mode = ctx.constant(2)
+        ratio = ctx.constant(1) if mode is None or _is_training(mode) else None
+        # Where nothing is dropped, training draws no random numbers.
+        if mode is None or (_is_training(mode) and (ratio is None or ratio.any())):
+            return None
     kind = ctx.tensor(0)
     kept, mask = axes_of(kind.dims), axes_of(kind.dims)
     data = TensorExpr(kept, broadcast_load(0, kind, indices_of(kept)))
