@@ -202,7 +202,8 @@ class Node:
         for name, value in self.attributes.items():
             if isinstance(value, Graph):
                 yield name, value
-            elif isinstance(value, tuple):
+            elif isinstance(value, tuple) and value and isinstance(value[0], Graph):
+                # Lists are of one kind; those of numbers may be long.
                 for item in value:
                     if isinstance(item, Graph):
                         yield name, item

@@ -47,6 +47,7 @@ from graphc.ops import slicing as slicing
 from graphc.ops import spectral as spectral
 from graphc.ops import state_space as state_space
 from graphc.ops import text as text
+from graphc.ops import tree_ensembles as tree_ensembles
 from graphc.ops import views as views
 from graphc.ops import vision as vision
 from graphc.ops.base import express as express

@@ -7,10 +7,11 @@ from typing import Any, TypeAlias
 
 from graphc.backends.base import Kernel
 from graphc.backends.regions import body_of, inputs_of
-from graphc.backends.tvm import linear_attention, recurrent, scan, scatter, top_k
+from graphc.backends.tvm import linear_attention, recurrent, scan, scatter, top_k, trees
 from graphc.errors import BackendError
 from graphc.ir import GRAPHC_DOMAIN, Graph, Node
 from graphc.ops.recurrent import RECURRENCE
+from graphc.ops.trees import TREES
 from graphc.target import Target, Verdict, accepted, refused
 
 Lower: TypeAlias = "Callable[[Graph, Target, frozenset[int], Mapping[str, Any]], Kernel]"
@@ -25,6 +26,7 @@ OPERATORS: Mapping[tuple[str, str], Lower] = {
     ("", "LinearAttention"): linear_attention.lower,
     ("", "TopK"): top_k.lower,
     (GRAPHC_DOMAIN, RECURRENCE): recurrent.lower,
+    (GRAPHC_DOMAIN, TREES): trees.lower,
 }
 """The template of each such operator, by domain and name. Tensors without elements come to it too."""
 
