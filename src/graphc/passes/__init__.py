@@ -4,6 +4,7 @@ from graphc.passes import conv_forms as conv_forms
 from graphc.passes import cse as cse
 from graphc.passes import dce as dce
 from graphc.passes import decompose as decompose
+from graphc.passes import einsum as einsum
 from graphc.passes import expand as expand
 from graphc.passes import fold as fold
 from graphc.passes import fold_batch_norm as fold_batch_norm
