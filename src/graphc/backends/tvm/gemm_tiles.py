@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from graphc.backends.tvm import element_types
+from graphc.backends.tvm import element_types, scalar_ops
 from graphc.backends.tvm.tir import Expr, KernelBuilder, Register, bind, broadcast
 from graphc.ir import Dim, dtypes
 from graphc.ir.dtypes import DType
@@ -101,6 +101,7 @@ def multiply(
     left: Callable[[int, Dim], Expr],
     right: Callable[[Dim, int], Expr],
     dtype: DType = dtypes.FLOAT32,
+    add: Callable[[Expr, Expr, Expr], Expr] = lambda total, a, b: total + a * b,
 ) -> list[list[Expr]]:
     """Sums `left(row, k) * right(k, vector)` over `0 <= k < depth` in registers.
 
@@ -112,6 +113,7 @@ def multiply(
         left: A scalar of the left operand.
         right: A vector of the right operand.
         dtype: Element type of operands and sums.
+        add: A sum with the product of two vectors added.
 
     Returns:
         The sum of each row and vector.
@@ -130,7 +132,7 @@ def multiply(
             factor = bind(broadcast(left(row, k), lanes))
             for v in range(tile.vectors):
                 register = sums[way][row][v]
-                register.value = register.value + factor * vectors[v]
+                register.value = add(register.value, factor, vectors[v])
 
     unroll = max(UNROLL, tile.ways)
     done = depth // unroll * unroll
@@ -141,11 +143,11 @@ def multiply(
     if depth - done != 0:
         with builder.serial(depth - done, "k") as k:
             step(done + k, 0)
-    return [[_total([way[row][v] for way in sums]) for v in range(tile.vectors)] for row in range(tile.rows)]
+    return [[_total([way[row][v] for way in sums], dtype) for v in range(tile.vectors)] for row in range(tile.rows)]
 
 
-def _total(registers: list[Register]) -> Expr:
+def _total(registers: list[Register], dtype: DType) -> Expr:
     result = registers[0].value
     for register in registers[1:]:
-        result = result + register.value
+        result = scalar_ops.apply("add", dtype, [result, register.value])
     return bind(result)
