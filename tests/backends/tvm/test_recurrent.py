@@ -106,7 +106,8 @@ def test_any_recurrence(cell: str, target: Target, data: st.DataObject) -> None:
         count = len(CELLS[cell].activations) * directions
         names = [data.draw(st.sampled_from(("Sigmoid", "Tanh", "Relu", "HardSigmoid"))) for _ in range(count)]
         attributes["activations"] = tuple(names)
-    lengths = [data.draw(st.integers(0, steps)) for _ in range(batch)] if flag("lengths") else None
+    # What is no length means nothing or everything; it must not be read or written at.
+    lengths = [data.draw(st.integers(-1, steps + 1)) for _ in range(batch)] if flag("lengths") else None
     arrays = operands(
         cell,
         steps,
@@ -148,6 +149,14 @@ def test_whatever_threads_share(cell: str, share: Any, monkeypatch: pytest.Monke
     arrays = operands(cell, 3, 13, 100, directions=2, inputs=30, lengths=[3, 1, 2] * 4 + [3])
     kernel = run(region(cell, arrays, direction="bidirectional"), arrays, HOST, frozenset({1}))
     assert kernel.schedule["shared"] == share
+
+
+@pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])
+@pytest.mark.parametrize("lengths", [[0], [3], [2, 0, 4]], ids=str)
+def test_steps_past_the_longest_sequence_are_zeros(direction: str, lengths: list[int]) -> None:
+    directions = 2 if direction == "bidirectional" else 1
+    arrays = operands("GRU", 7, len(lengths), 18, directions=directions, lengths=lengths)
+    run(region("GRU", arrays, direction=direction), arrays, HOST, frozenset({1}))
 
 
 def test_the_weights_of_a_step_that_computes_them_are_packed_as_constants_are() -> None:

@@ -10,31 +10,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from functools import partial
 from typing import Any
 
 from tvm.tirx.script.builder import ir as T
 
 from graphc.backends.base import Kernel
-from graphc.backends.tvm import element_types
 from graphc.backends.tvm.assemble import build_kernel
-from graphc.backends.tvm.gemm_tiles import Tile, multiply, with_ways
+from graphc.backends.tvm.loops import unravel
+from graphc.backends.tvm.recurrent_memory import INITIAL, INPUTS, Memory
 from graphc.backends.tvm.recurrent_plan import Extents, Plan, choose_plan
-from graphc.backends.tvm.render import Lane, Renderer, Scope
+from graphc.backends.tvm.recurrent_step import Tile
 from graphc.backends.tvm.tasks import PARALLEL_MACS, only
-from graphc.backends.tvm.tir import Expr, KernelBuilder, bind, broadcast
+from graphc.backends.tvm.tir import Expr, KernelBuilder
 from graphc.backends.tvm.transpose import copy_transposed
 from graphc.errors import BackendError
-from graphc.ir import GRAPHC_DOMAIN, Dim, Graph, Node, Value, dtypes
-from graphc.ir.symbolic import mod
-from graphc.ops.expr import Index, loads
+from graphc.ir import GRAPHC_DOMAIN, Dim, Graph, Node, dtypes
 from graphc.ops.recurrent import CELLS, RECURRENCE, directions_of
-from graphc.ops.recurrent_cells import BIAS, CELL, HIDDEN, PEEPHOLES, PROJECTED, STATES, SUMS, Phase, phases_of
+from graphc.ops.recurrent_cells import HIDDEN, Phase, phases_of
 from graphc.target import Target
-
-_INPUTS = ("data", "R", "bias", "lengths", "hidden", "cell", "peepholes", "W", "added")
-_OUTPUTS = ("sequence", "hidden", "cell")
-INITIAL = {HIDDEN: "hidden", CELL: "cell"}
 
 
 def lower(body: Graph, target: Target, constants: frozenset[int], options: Mapping[str, Any]) -> Kernel:
@@ -50,7 +43,7 @@ def lower(body: Graph, target: Target, constants: frozenset[int], options: Mappi
         BackendError: The body is something else; the message says what.
     """
     node = recurrence_of(body)
-    weights = {name: value for name, value in zip(_INPUTS, node.inputs, strict=False) if value and name in ("R", "W")}
+    weights = {name: value for name, value in zip(INPUTS, node.inputs, strict=False) if value and name in ("R", "W")}
     dtype = weights["R"].tensor_type.dtype
     phases = phases_of(node, dtype)
     extents = _extents(node)
@@ -67,7 +60,7 @@ def lower(body: Graph, target: Target, constants: frozenset[int], options: Mappi
             sizes.append(size)
 
     def emit(builder: KernelBuilder) -> None:
-        _Recurrence(builder, body, node, plan, phases, list(scratch), stored, target).emit()
+        _Recurrence(builder, body, node, plan, phases, list(scratch), stored).emit()
 
     depth = extents.hidden + extents.inputs
     macs = extents.steps * extents.batch * extents.directions * extents.hidden * depth * sum(map(len, plan.products))
@@ -134,62 +127,50 @@ class _Recurrence:
         phases: Sequence[Sequence[Phase]],
         carried: Sequence[int],
         stored: Mapping[str, int],
-        target: Target,
     ) -> None:
-        self.target = target
         self.builder = builder
         self.plan = plan
         self.phases = phases
-        self.inputs = {name: value for name, value in zip(_INPUTS, node.inputs, strict=False) if value is not None}
-        self.pointers = {value: number for number, value in enumerate(body.inputs)}
-        first = len(body.inputs)
-        self.outputs = {
-            name: first + body.outputs.index(value)
-            for name, value in zip(_OUTPUTS, node.outputs, strict=False)
-            if value in body.outputs
-        }
-        workspace = first + len(body.outputs)
-        self.states = {state: workspace + i for i, state in enumerate(carried)}
         self.stored = stored
-        self.weights: dict[str, int] = {
-            name: workspace + stored[name] if name in stored else self.pointers[self.inputs[name]]
-            for name in ("R", "W")
-            if name in self.inputs
-        }
+        self.memory = Memory(builder, body, node, plan, carried, stored)
         self.backwards = directions_of(node)
+        self.steps: Dim = plan.extents.steps
 
     def emit(self) -> None:
         plan, builder, extents = self.plan, self.builder, self.plan.extents
         for name in self.stored:
             self._pack(name)
+        if "lengths" in self.memory.inputs:
+            self.steps = self._longest()
         if plan.share == "units":
             with builder.serial(extents.directions, "direction") as direction:
                 self._each_sequence(0, lambda b: self._start(direction, b))
-            with builder.serial(extents.steps, "step") as step:
+            with builder.serial(self.steps, "step") as step:
                 for phase in range(len(plan.products)):
                     with builder.parallel(extents.directions * plan.panels, "task") as task:
-                        direction, panel = self._split(task, plan.panels, extents.directions)
+                        direction, panel = unravel(builder, task, (extents.directions, plan.panels))
                         self._panel(direction, step, phase, panel, 0)
             with builder.serial(extents.directions, "direction") as direction:
                 self._each_sequence(0, lambda b: self._finish(direction, b))
             return
         tasks = extents.directions * plan.rows.blocks
         with builder.parallel(tasks, "task", enable=plan.share == "sequences") as task:
-            direction, block = self._split(task, plan.rows.blocks, extents.directions)
+            direction, block = unravel(builder, task, (extents.directions, plan.rows.blocks))
             self._each_sequence(block, lambda b: self._start(direction, b))
-            with builder.serial(extents.steps, "step") as step:
+            with builder.serial(self.steps, "step") as step:
                 for phase in range(len(plan.products)):
                     with builder.serial(plan.panels, "panel") as panel:
                         self._panel(direction, step, phase, panel, block)
             self._each_sequence(block, lambda b: self._finish(direction, b))
 
-    def _split(self, task: Dim, inner: int, outer: int) -> tuple[Dim, Dim]:
-        builder = self.builder
-        direction, rest = builder.simplify(task // inner), builder.simplify(task % inner)
-        if inner > 1 and outer > 1:
-            direction = builder.bind_index(direction, 0, outer - 1, "direction")
-            rest = builder.bind_index(rest, 0, inner - 1, "rest")
-        return direction, rest
+    def _longest(self) -> Dim:
+        """Steps of the longest sequence: beyond it there is nothing to compute."""
+        builder, extents = self.builder, self.plan.extents
+        longest = builder.accumulator(1, "int64")
+        longest.value = T.int64(0)
+        with builder.serial(extents.batch, "b") as b:
+            longest.value = T.max(longest.value, self.memory.length(b))
+        return builder.name_value(T.min(longest.value, T.int64(extents.steps)), 0, extents.steps, "steps")
 
     def _each_sequence(self, block: Dim, emit: Callable[[Dim], None]) -> None:
         """`emit(b)` for every sequence of a block."""
@@ -200,82 +181,44 @@ class _Recurrence:
 
         self.plan.rows.each(self.builder, block, rows)
 
-    def _each_vector(self, emit: Callable[[Dim, int | None], None]) -> None:
-        """`emit(unit, count)` for every vector of hidden units; `count` is of the last one, where it has fewer."""
-        whole, rest = divmod(self.plan.extents.hidden, self.plan.lanes)
-        if whole:
-            with self.builder.serial(whole, "v") as vector:
-                emit(vector * self.plan.lanes, None)
-        if rest:
-            emit(whole * self.plan.lanes, rest)
-
-    def read(self, name: str, offset: Dim, count: int | None = None, lanes: int | None = None) -> Expr:
-        """A vector of an input."""
-        value = self.inputs[name]
-        width = lanes or self.plan.lanes
-        if value not in self.pointers:
-            return broadcast(_literal(value), width)
-        return self.builder.load(self.pointers[value], offset, width, 1, count if width > 1 else None)
-
-    def state(self, state: int, direction: Dim, b: Dim, step: Dim) -> Dim:
-        """Offset of a state vector before `step`."""
-        extents = self.plan.extents
-        place = direction * extents.batch + b
-        if state == HIDDEN:
-            place = place + mod(step, 2, self.builder.bounds) * (extents.directions * extents.batch)
-        return place * self.plan.padded
-
-    def depth(self, name: str) -> int:
-        """Elements of the vector that weights multiply."""
-        return self.plan.extents.hidden if name == "R" else self.plan.extents.inputs
-
-    def panel_start(self, name: str, direction: Dim, phase: int, panel: Dim) -> Dim:
-        """Offset of a panel in packed weights."""
-        plan, depth = self.plan, self.depth(name)
-        size = depth * len(plan.products[phase]) * plan.vectors * plan.lanes
-        return direction * plan.packed_elements(depth) + plan.start(phase, depth) + panel * size
-
-    def _outer_state(self, direction: Dim, b: Dim) -> Dim:
-        """Offset of an initial or a last state in its tensor."""
-        extents = self.plan.extents
-        place = b * extents.directions + direction if extents.batch_major else direction * extents.batch + b
-        return place * extents.hidden
-
-    def place(self, b: Dim, time: Dim) -> Dim:
-        """Number of a sequence's element at a time."""
-        extents = self.plan.extents
-        return b * extents.steps + time if extents.batch_major else time * extents.batch + b
-
     def _time(self, direction: Dim, step: Dim) -> Dim:
         """The time that a direction reaches at a step."""
-        last = self.plan.extents.steps - 1
+        last = self.steps - 1
         if len(self.backwards) == 1:
             return last - step if self.backwards[0] else step
-        return self.builder.bind_index(step + direction * (last - 2 * step), 0, last, "time")
+        return self.builder.bind_index(step + direction * (last - 2 * step), 0, self.plan.extents.steps - 1, "time")
 
     def _start(self, direction: Dim, b: Dim) -> None:
-        for state in (state for state in self.states if state in INITIAL):
+        for state in (state for state in self.memory.states if state in INITIAL):
 
             def write(unit: Dim, count: int | None, state: int = state) -> None:
-                value = broadcast(element_types.constant(0.0, self.plan.dtype), self.plan.lanes)
-                if INITIAL[state] in self.inputs:
-                    value = self.read(INITIAL[state], self._outer_state(direction, b) + unit, count)
-                place = self.state(state, direction, b, 0) + unit
-                self.builder.store(self.states[state], value, place, self.plan.lanes)
+                value = self.memory.zero
+                if INITIAL[state] in self.memory.inputs:
+                    value = self.memory.read(INITIAL[state], self.memory.outer_state(direction, b) + unit, count)
+                place = self.memory.state(state, direction, b, 0) + unit
+                self.builder.store(self.memory.states[state], value, place, self.plan.lanes)
 
-            self._each_vector(write)
+            self.memory.each_vector(write)
 
     def _finish(self, direction: Dim, b: Dim) -> None:
-        for state in (state for state in self.states if INITIAL.get(state) in self.outputs):
+        for state in (state for state in self.memory.states if INITIAL.get(state) in self.memory.outputs):
 
             def write(unit: Dim, count: int | None, state: int = state) -> None:
-                place = self.state(state, direction, b, self.plan.extents.steps) + unit
-                value = self.builder.load(self.states[state], place, self.plan.lanes)
-                output = self.outputs[INITIAL[state]]
-                offset = self._outer_state(direction, b) + unit
+                place = self.memory.state(state, direction, b, self.steps) + unit
+                value = self.builder.load(self.memory.states[state], place, self.plan.lanes)
+                output = self.memory.outputs[INITIAL[state]]
+                offset = self.memory.outer_state(direction, b) + unit
                 self.builder.store(output, value, offset, self.plan.lanes, 1, count)
 
-            self._each_vector(write)
+            self.memory.each_vector(write)
+        if "sequence" in self.memory.outputs and self.steps != self.plan.extents.steps:
+            with self.builder.serial(self.plan.extents.steps - self.steps, "time") as rest:
+                start = self.memory.place(b, self.steps + rest) * self.plan.extents.directions + direction
+                self.memory.each_vector(lambda unit, count: self._clear(start * self.plan.extents.hidden + unit, count))
+
+    def _clear(self, offset: Dim, count: int | None) -> None:
+        zero = self.memory.zero
+        self.builder.store(self.memory.outputs["sequence"], zero, offset, self.plan.lanes, 1, count)
 
     def _panel(self, direction: Dim, step: Dim, number: int, panel: Dim, block: Dim) -> None:
         """One panel of a phase against a block of sequences."""
@@ -285,7 +228,7 @@ class _Recurrence:
 
         def sequences(panel: Dim, vectors: int) -> None:
             for d, phases in enumerate(self.phases[:1] if same else self.phases):
-                tile = _Tile(self, phases[number], number, direction, step, time, panel, vectors)
+                tile = Tile(self.memory, phases[number], number, direction, step, time, panel, vectors)
                 with nullcontext() if same else builder.when(T.EQ(builder.index(direction), T.int64(d))):
                     plan.rows.each(builder, block, tile.emit)
 
@@ -299,169 +242,31 @@ class _Recurrence:
     def _pack(self, name: str) -> None:
         """Packs weights that the model computes, as `Plan.pack` does those that it holds."""
         plan, builder, extents = self.plan, self.builder, self.plan.extents
-        depth = self.depth(name)
+        depth = self.memory.depth(name)
         cut = plan.vectors * plan.lanes
 
         def gates(direction: Dim, panel: Dim, vectors: int) -> None:
             units = min(vectors * plan.lanes, extents.hidden - panel * cut) if isinstance(panel, int) else cut
             for phase, product in enumerate(plan.products):
                 width = len(product) * vectors * plan.lanes
-                base = self.panel_start(name, direction, phase, panel)
+                base = self.memory.panel_start(name, direction, phase, panel)
                 for place, gate in enumerate(product):
                     first = (direction * extents.gates + gate) * extents.hidden + panel * cut
 
                     def read(row: Dim, k: Dim, count: int | None, first: Dim = first) -> Expr:
-                        return self.read(name, (first + row) * depth + k, count)
+                        return self.memory.read(name, (first + row) * depth + k, count)
 
                     start = base + place * vectors * plan.lanes
                     copy_transposed(
-                        builder, read, units, depth, plan.lanes, self.weights[name], start, width, plan.dtype
+                        builder, read, units, depth, plan.lanes, self.memory.weights[name], start, width, plan.dtype
                     )
 
         parallel = extents.directions * plan.packed_elements(depth) >= PARALLEL_MACS
         with builder.parallel(extents.directions * plan.panels, "pack", enable=parallel) as task:
-            direction, panel = self._split(task, plan.panels, extents.directions)
+            direction, panel = unravel(builder, task, (extents.directions, plan.panels))
             if plan.full_panels:
                 with only(builder, panel, plan.panels, below=plan.full_panels):
                     gates(direction, panel, plan.vectors)
             if plan.tail_vectors:
                 with only(builder, panel, plan.panels, last=True):
                     gates(direction, plan.full_panels, plan.tail_vectors)
-
-
-class _Tile:
-    """A panel of hidden units in one phase of one step, for any sequences.
-
-    Args:
-        recurrence: What it is part of.
-        phase: What follows from the product.
-        number: The phase's number.
-        direction: The direction.
-        step: Steps before this one.
-        time: Where the step reads and writes the sequence.
-        panel: Number of the panel.
-        vectors: Vectors of hidden units in it.
-    """
-
-    def __init__(
-        self,
-        recurrence: _Recurrence,
-        phase: Phase,
-        number: int,
-        direction: Dim,
-        step: Dim,
-        time: Dim,
-        panel: Dim,
-        vectors: int,
-    ) -> None:
-        self.of = recurrence
-        self.phase = phase
-        self.direction = direction
-        self.step = step
-        self.time = time
-        self.vectors = vectors
-        self.first = panel * (recurrence.plan.vectors * recurrence.plan.lanes)
-        self.weights: dict[str, Dim] = {
-            name: recurrence.panel_start(name, direction, number, panel) for name in recurrence.weights
-        }
-
-    def emit(self, row: Dim, count: int) -> None:
-        """The new states of `count` sequences from `row` on."""
-        plan, builder, of = self.of.plan, self.of.builder, self.of
-        starts = [of.state(self.phase.left, self.direction, row + r, self.step) for r in range(count)]
-
-        def state(r: int, k: Dim) -> Expr:
-            return builder.load(of.states[self.phase.left], starts[r] + k)
-
-        def data(r: int, k: Dim) -> Expr:
-            return of.read("data", of.place(row + r, self.time) * plan.extents.inputs + k, lanes=1)
-
-        recurrent = self._product("R", count, state)
-        projected = self._product("W", count, data) if "W" in self.weights else None
-        for r in range(count):
-            for v in range(self.vectors):
-                sums = {SUMS + gate: recurrent[r][i][v] for i, gate in enumerate(self.phase.gates)}
-                if projected is not None:
-                    sums |= {PROJECTED + gate: projected[r][i][v] for i, gate in enumerate(self.phase.gates)}
-                self._renew(row + r, self.first + v * plan.lanes, sums)
-
-    def _product(self, name: str, count: int, left: Callable[[int, Dim], Expr]) -> list[list[list[Expr]]]:
-        """Sums by sequence, gate of the phase and vector."""
-        plan, of, vectors = self.of.plan, self.of, self.vectors
-        width = len(self.phase.gates) * vectors
-
-        def right(k: Dim, v: int) -> Expr:
-            return of.builder.load(of.weights[name], self.weights[name] + (k * width + v) * plan.lanes, plan.lanes)
-
-        tile = with_ways(Tile(count, width), of.target)
-        rows = multiply(of.builder, tile, plan.lanes, of.depth(name), left, right, plan.dtype)
-        return [[row[i : i + vectors] for i in range(0, width, vectors)] for row in rows]
-
-    def _renew(self, b: Dim, unit: Dim, sums: Mapping[int, Expr]) -> None:
-        """The new states of one vector of hidden units of one sequence."""
-        plan, builder, of = self.of.plan, self.of.builder, self.of
-        extents = plan.extents
-        count: int | None = None
-        if isinstance(unit, int) and unit + plan.lanes > extents.hidden:
-            count = extents.hidden - unit
-        place = of.place(b, self.time) * extents.directions + self.direction
-
-        def value(number: int) -> Expr:
-            if number < PROJECTED:
-                return sums[number]
-            if number < STATES:
-                gate = number - PROJECTED
-                if number not in sums:
-                    return of.read("data", (place * extents.gates + gate) * extents.hidden + unit, count)
-                if "added" not in of.inputs:
-                    return sums[number]
-                row = self.direction * extents.gates + gate
-                return sums[number] + of.read("added", row * extents.hidden + unit, count)
-            if number < PEEPHOLES:
-                state = number - STATES
-                return builder.load(of.states[state], of.state(state, self.direction, b, self.step) + unit, plan.lanes)
-            if number < BIAS:
-                row = self.direction * 3 + (number - PEEPHOLES)
-                return of.read("peepholes", row * extents.hidden + unit, count)
-            return of.read("bias", self.direction * extents.hidden + unit, count)
-
-        numbers = {load.input for result in self.phase.results.values() for load in loads(result)}
-        given = {number: partial(_constant, value(number)) for number in sorted(numbers)}
-        renderer = Renderer(builder, [], {}, given)
-        with builder.lanes(plan.lanes) as name:
-            scope, lane = Scope(), Lane(name, plan.lanes)
-            news = {state: renderer.render(result, lane, scope) for state, result in self.phase.results.items()}
-        active = self._active(b)
-        for state, new in news.items():
-            if active is not None and state in INITIAL:
-                # Past its end a sequence keeps its state, and its output is zero.
-                old = builder.load(of.states[state], of.state(state, self.direction, b, self.step) + unit, plan.lanes)
-                kept = bind(builder.choose(active, new, old))
-            else:
-                kept = new
-            after = of.state(state, self.direction, b, self.step + 1) + unit
-            builder.store(of.states[state], kept, after, plan.lanes)
-        if HIDDEN in news and "sequence" in of.outputs:
-            new = news[HIDDEN]
-            if active is not None:
-                new = builder.choose(active, new, broadcast(element_types.constant(0.0, plan.dtype), plan.lanes))
-            builder.store(of.outputs["sequence"], new, place * extents.hidden + unit, plan.lanes, 1, count)
-
-    def _active(self, b: Dim) -> Expr | None:
-        """On every lane, whether the sequence has not ended; None where none has lengths."""
-        of = self.of
-        if "lengths" not in of.inputs:
-            return None
-        length = T.Cast("int64", of.read("lengths", b, lanes=1))
-        return broadcast(of.builder.index(self.time) < length, of.plan.lanes)
-
-
-def _constant(value: Expr, _: Sequence[Index]) -> Expr:
-    return value
-
-
-def _literal(value: Value) -> Expr:
-    """A constant of one element, which is part of the body."""
-    tensor = value.constant
-    assert tensor is not None and tensor.size == 1
-    return element_types.constant(tensor.array().reshape(()).item(), tensor.dtype)

@@ -48,6 +48,7 @@ class Plan:
     """The schedule of a recurrence.
 
     Args:
+        target: The CPU.
         extents: Its sizes.
         dtype: Element type.
         lanes: Width of a vector.
@@ -58,6 +59,7 @@ class Plan:
         share: What threads share.
     """
 
+    target: Target
     extents: Extents
     dtype: DType
     lanes: int
@@ -91,6 +93,10 @@ class Plan:
     def panels(self) -> int:
         """All panels."""
         return self.full_panels + (self.tail_vectors > 0)
+
+    def accumulators(self, rows: int, vectors: int) -> Tile:
+        """The tile of some sequences times some vectors of weights, with sums enough to hide the latency."""
+        return with_ways(Tile(rows, vectors), self.target)
 
     def packed_elements(self, depth: int) -> int:
         """Elements of one direction's packed weights of a vector of `depth`."""
@@ -149,6 +155,7 @@ def choose_plan(extents: Extents, dtype: DType, phases: Sequence[Phase], target:
 
     tile = min(_tiles(target, gates, rows, vectors), key=cost)
     return Plan(
+        target,
         extents,
         dtype,
         lanes,
