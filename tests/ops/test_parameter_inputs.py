@@ -63,17 +63,24 @@ def test_through_arithmetic_that_folds() -> None:
     assert found(nodes, inputs, ["y"], initializers=constants) == {"half": ["Reshape"]}
 
 
-def test_a_condition_that_picks_a_branch() -> None:
+@pytest.mark.parametrize(("axis", "expected"), [(0, {}), (1, {"rate": ["If"]})])
+def test_a_condition_decides_where_branches_differ_in_shape(axis: int, expected: dict[str, list[str]]) -> None:
+    """Branches of equal shapes both run compiled, whichever is taken."""
     branches = {
-        f"{name}_branch": helper.make_graph([helper.make_node(op, ["x"], [name])], name, [], [info(name, shape=[4])])
-        for name, op in (("then", "Relu"), ("else", "Neg"))
+        f"{name}_branch": helper.make_graph(
+            [helper.make_node("Concat", ["x"] * count, [name], axis=1)],
+            name,
+            [],
+            [helper.make_empty_tensor_value_info(name)],
+        )
+        for name, count in (("then", 1), ("else", 1 + axis))
     }
     nodes = [
         helper.make_node("Equal", ["rate", "known"], ["is"]),
         helper.make_node("If", ["is"], ["y"], **branches),
     ]
-    inputs = [info("x", shape=[4]), info("rate", shape=[], elem=I64)]
-    assert found(nodes, inputs, ["y"], initializers={"known": np.array(16000)}) == {"rate": ["If"]}
+    inputs = [info("x", shape=[4, 3]), info("rate", shape=[], elem=I64)]
+    assert found(nodes, inputs, ["y"], initializers={"known": np.array(16000)}) == expected
 
 
 def test_through_a_branch() -> None:

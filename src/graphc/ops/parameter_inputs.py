@@ -15,6 +15,7 @@ from graphc.errors import GraphcError
 from graphc.ir import Graph, Node, TensorType, Type, Value
 from graphc.ir.symbolic import symbols
 from graphc.ops.base import UNKNOWN_PREFIX, Trait, express, find
+from graphc.ops.evaluate import captured_inputs
 from graphc.ops.inference import CONTENTS_LIMIT, Inference
 from graphc.package import PARAMETER_ELEMENTS
 
@@ -71,9 +72,8 @@ class _Search:
         self.missed.clear()
         try:
             self.inference.infer(node)
-            # A branch that is known is put in the place of its If, which no expression can say.
-            is_open = node.is_op("If") or _is_open(node)
-            if not is_open:
+            is_open = _is_open(node)
+            if not is_open and not operator.has(Trait.CONTROL):
                 is_open = express(node, self._note) is None
         except GraphcError:
             # Compiling says what is wrong with the node.
@@ -131,7 +131,8 @@ def _name(value: Value) -> str:
 
 def _is_open(node: Node) -> bool:
     """Whether the types of a node's outputs hold what only data tells, and its inputs do not yet."""
-    before = {name for value in node.inputs if value is not None for name in _unknowns(value.type)}
+    given = (*node.inputs, *captured_inputs(node))
+    before = {name for value in given if value is not None for name in _unknowns(value.type)}
     return any(
         not isinstance(value.type, TensorType) or value.type.shape is None or bool(_unknowns(value.type) - before)
         for value in node.outputs
