@@ -6,6 +6,7 @@ from graphc.ops import attention_expansion as attention_expansion
 from graphc.ops import bits as bits
 from graphc.ops import choice as choice
 from graphc.ops import classical as classical
+from graphc.ops import classical_forms as classical_forms
 from graphc.ops import columns as columns
 from graphc.ops import compiler_ops as compiler_ops
 from graphc.ops import contraction as contraction
@@ -27,6 +28,7 @@ from graphc.ops import loss_expansion as loss_expansion
 from graphc.ops import losses as losses
 from graphc.ops import movement as movement
 from graphc.ops import normalization as normalization
+from graphc.ops import optimizers as optimizers
 from graphc.ops import padding as padding
 from graphc.ops import pointwise as pointwise
 from graphc.ops import pooling as pooling

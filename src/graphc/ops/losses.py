@@ -1,4 +1,4 @@
-"""Losses, which inference models carry now and then, and the optimizers of the training preview."""
+"""Losses, which inference models carry now and then."""
 
 from __future__ import annotations
 
@@ -61,18 +61,5 @@ def _evaluate_cross_entropy(node: Node, inputs: Sequence[Datum]) -> Sequence[Dat
     return [loss.astype(scores.dtype), logs.astype(scores.dtype)]
 
 
-def _infer_optimizer(ctx: InferenceContext) -> Sequence[Type]:
-    """Outputs are the new values of the tensors after R and T, less the gradients that stand second among them."""
-    states = {"Adam": 2, "Adagrad": 1, "Momentum": 1}[ctx.node.op_type]
-    count = (len(ctx.inputs) - 2) // (2 + states)
-    if len(ctx.inputs) != 2 + count * (2 + states):
-        ctx.fail(f"{len(ctx.inputs)} inputs do not make up whole sets of {2 + states} after the rate and the step")
-    groups = [ctx.inputs[2 + i * count : 2 + (i + 1) * count] for i in range(2 + states)]
-    kept = [groups[0], *groups[2:]]
-    return [kind for group in kept for kind in group if kind is not None]
-
-
 register(Operator("NegativeLogLikelihoodLoss", _infer_likelihood, _evaluate_likelihood))
 register(Operator("SoftmaxCrossEntropyLoss", _infer_cross_entropy, _evaluate_cross_entropy))
-for name in ("Adagrad", "Adam", "Momentum"):
-    register(Operator(name, _infer_optimizer, domain="ai.onnx.preview.training"))
