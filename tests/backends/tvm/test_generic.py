@@ -199,3 +199,28 @@ def test_normalizations_of_blocked_images(target: Target, channels: int, axes: t
 def test_what_channels_share_is_computed_for_several_at_once(target: Target, channels: int) -> None:
     x, grid = normal(2, channels, 7, 9), RNG.uniform(-1.2, 1.2, (2, 5, 37, 2)).astype(np.float32)
     check(body([x, grid], lambda b, *v: b.op("GridSample", *v)), [x, grid], generic.lower, target, rtol=1e-4)
+
+
+@given(
+    st.sampled_from([1, 2, 3, 4, 5, 8]),
+    st.sampled_from([-3, -2, -1, 1, 2, 3]),
+    st.integers(1, 70),
+    st.sampled_from(["float32", "float64", "float16", "int8", "int64"]),
+    st.sampled_from(TARGETS),
+)
+@settings(max_examples=40, deadline=None)
+def test_pixels_repeated_skipped_and_turned_round(
+    repeats: int, step: int, extent: int, dtype: str, target: Target
+) -> None:
+    x = RNG.integers(-9, 9, (3, extent)).astype(dtype)
+    start, end = (0, extent) if step > 0 else (extent - 1, -extent - 1)
+
+    def make(b: Builder, value: Value) -> list[Value]:
+        scales = b.constant(np.array([1, repeats], np.float32))
+        how = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+        return [
+            b.op("Resize", value, None, scales, mode="nearest", **how),
+            b.op("Slice", value, *(b.constant(ints(v)) for v in (start, end, 1, step))),
+        ]
+
+    check(body([x], make), [x], generic.lower, target)

@@ -232,9 +232,34 @@ class _Rendering:
             stride = self._stride(offset)
         if stride == 0:
             return builder.load(operand, offset)
+        picked = self._picked(offset) if stride != 1 else None
+        if picked is not None:
+            return builder.load_picked(operand, *picked)
         if stride is None or (stride != 1 and lane.count is not None):
             return builder.gather(operand, self._within_count(offset), lane.lanes)
         return builder.load(operand, self._start(offset), lane.lanes, stride, lane.count)
+
+    def _picked(self, offset: Dim) -> tuple[Dim, list[int]] | None:
+        """Where lanes read that stand at constant distances within two vectors: the first place, each one's distance.
+
+        So it is where pixels are repeated, skipped or turned round.
+        """
+        builder, lane = self.builder, self.lane
+        count = lane.lanes if lane.count is None else lane.count
+        vectors = any(builder.is_vector(name) and name != lane.name for name in symbols(offset))
+        if lane.name is None or vectors or not isinstance(count, int):
+            return None
+        start = self._start(offset)
+        places: list[int] = []
+        for number in range(count):
+            distance = builder.simplify(substitute(offset, {lane.name: number}, builder.bounds) - start)
+            if not isinstance(distance, int):
+                return None
+            places.append(distance)
+        low = min(places)
+        if max(places) - low >= 2 * lane.lanes:
+            return None
+        return builder.simplify(start + low), [place - low for place in places] + [0] * (lane.lanes - count)
 
     def _within_count(self, offset: Dim) -> Expr:
         """Offsets of all lanes; those past the count get the tensor's start, so that nothing outside is read."""

@@ -235,6 +235,25 @@ class KernelBuilder:
         place = T.Ramp(self.index(offset), T.int64(1), lanes)
         return T.masked_load(f"{buffer.dtype}x{lanes}", buffer, place, mask)
 
+    def load_picked(self, operand: int, offset: Dim, places: Sequence[int]) -> Expr:
+        """Elements `offset + place` for constant places, of which the least is 0: whole vectors, then a shuffle.
+
+        Nothing outside of the stretch from the first to the last of them is read, which is at most two vectors long.
+        """
+        lanes, span = len(places), max(places) + 1
+        if span == 1:
+            return broadcast(self.load(operand, offset), lanes)
+        if span <= lanes:
+            width = 1 << (span - 1).bit_length()
+            width = width if lanes % width == 0 else lanes
+            vector = bind(self.load(operand, offset, width, 1, None if span == width else span))
+            # A shuffle must not answer more lanes than it is given.
+            return T.Shuffle([vector] * (lanes // width), list(places))
+        # The second vector ends where the stretch does, and overlaps the first.
+        second = span - lanes
+        vectors = [self.load(operand, offset, lanes), self.load(operand, offset + second, lanes)]
+        return T.Shuffle(vectors, [place if place < lanes else lanes + place - second for place in places])
+
     def gather(self, operand: int, offsets: Expr, lanes: int) -> Expr:
         """The elements at a vector of offsets, all of which must be readable."""
         return self.buffers[operand][broadcast(offsets, lanes)]
