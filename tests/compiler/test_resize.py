@@ -5,10 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from onnx import helper, numpy_helper
 
+from tests.compiler.agreement import assert_agrees
 from tests.compiler.compiled import check_compiled
 from tests.ops.differential import Case, case
 from tests.ops.oracles import numbers, seeds
@@ -100,3 +103,28 @@ def test_a_region_with_what_lies_outside(mode: str) -> None:
 def test_any_number_of_axes(shape: tuple[int, ...], mode: str) -> None:
     scales = np.linspace(0.7, 2.1, len(shape))
     check_compiled(resize(numbers(0, shape, "float32"), scales=scales, mode=mode, antialias=1), targets=["cpu"])
+
+
+@pytest.mark.parametrize("mode", ["nearest", "linear", "cubic"])
+def test_between_convolutions_pixels_stay_in_blocks_of_channels(mode: str) -> None:
+    weights = [
+        numpy_helper.from_array(numbers(i, shape, "float32"), f"w{i}")
+        for i, shape in enumerate([(20, 3, 3, 3), (4, 20, 3, 3)])
+    ]
+    sizes = numpy_helper.from_array(np.array([1, 20, 13, 9]), "sizes")
+    nodes = [
+        helper.make_node("Conv", ["x", "w0"], ["c"], pads=[1] * 4),
+        helper.make_node("Resize", ["c", "", "", "sizes"], ["r"], mode=mode),
+        helper.make_node("Relu", ["r"], ["p"]),
+        helper.make_node("Conv", ["p", "w1"], ["y"], pads=[1] * 4),
+    ]
+    shape = (1, 3, 8, 7)
+    graph = helper.make_graph(
+        nodes,
+        "upsampled",
+        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None)],
+        [*weights, sizes],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 22)], ir_version=10)
+    assert_agrees(model, {"x": numbers(2, shape, "float32")}, require_compiled=True, tolerance=1e-4).close()

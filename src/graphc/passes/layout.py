@@ -108,6 +108,8 @@ def _pads(node: Node) -> list[tuple[int, int]]:
 def _computes_in_any_layout(node: Node) -> bool:
     if node.domain == "" and (node.op_type in _POOLS or node.op_type in _FOLLOWERS):
         return True
+    if node.is_op("Resample", GRAPHC_DOMAIN):
+        return node.int_attribute("axis", -1) > 1
     operator = find(node)
     return operator is not None and operator.has(Trait.POINTWISE)
 

@@ -30,8 +30,8 @@ from graphc.ops.expr import (
     walk,
 )
 
-UNROLL_REDUCTION = 16
-"""Reductions of at most this many elements are unrolled."""
+UNROLL_REDUCTION = 27
+"""Reductions of at most this many elements, those of a 3x3x3 window, are unrolled."""
 
 _COMBINE = {"sum": "add", "prod": "mul", "max": "max", "min": "min", "any": "or", "all": "and"}
 
