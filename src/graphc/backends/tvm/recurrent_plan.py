@@ -19,6 +19,9 @@ Share = Literal["nothing", "sequences", "units"]
 """What threads share: nothing; directions and blocks of sequences, from first step to last; or panels of hidden units
 of every step, after each of which they wait for each other."""
 
+SHARED_STEP = PARALLEL_MACS // 4
+"""Multiply-adds from which threads share a step: between steps they do not sleep, and wait for each other shortly."""
+
 
 @dataclass(frozen=True)
 class Extents:
@@ -189,6 +192,6 @@ def _share(extents: Extents, gates: int, itemsize: int, target: Target) -> Share
     if imbalance(extents.directions, target.cores) <= IMBALANCE:
         return "sequences"
     enough = extents.directions * extents.batch >= 2 * target.cores and weights * itemsize <= target.l2_bytes // 2
-    if step >= PARALLEL_MACS and not enough:
+    if step >= SHARED_STEP and not enough:
         return "units"
     return "sequences" if extents.directions * extents.batch > 1 else "nothing"
