@@ -167,6 +167,9 @@ def _summary(program: Program, nodes: int) -> str:
     steps = program.buffers.steps
     distinct = count(len({kernel.key for _, kernel in program.all_kernels()}), "kernel")
     calls = f"{count(len(program.kernels), 'call')} of {distinct}"
+    if program.controls:
+        inside = sum(1 for _ in program.all_kernels()) - len(program.kernels)
+        calls = f"{count(len(program.kernels), 'call')} and {inside} in bodies, of {distinct}"
     return facts(
         [
             ("work", f"{count(nodes, 'node')} → {count(len(steps), 'step')}: {calls}"),

@@ -227,9 +227,10 @@ class Places:
         plan = scan_plan(node) if node.is_op("Scan") else None
         back = (*plan.input_reversed, *plan.output_reversed) if plan is not None else (0,) * len(collected)
         lanes = []
-        for value, backwards in zip((*scanned, *collected), back, strict=True):
-            trips = value.tensor_type.static_shape[0]
-            item = bytes_of(value) // trips if trips else 0
+        graph = control.bodies[0].graph
+        items = (*graph.inputs[control.states :][: len(scanned)], *graph.outputs[len(graph.outputs) - len(collected) :])
+        for value, part, backwards in zip((*scanned, *collected), items, back, strict=True):
+            item, trips = bytes_of(part), value.tensor_type.static_shape[0]
             first = (trips - 1) * item if backwards and trips else 0
             lanes.append(steps.Lane(self.location(value), self.bodies.slot(item), first, -item if backwards else item))
         return lanes[: len(scanned)], lanes[len(scanned) :]

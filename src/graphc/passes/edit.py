@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from graphc.ir import Graph, Node, Value
+from graphc.ir import Builder, Graph, Node, Value, clone_node
 
 
 def cannot_replace(old: Value, new: Value, *, fresh: bool) -> str | None:
@@ -40,6 +40,27 @@ def replace_value(old: Value, new: Value) -> None:
     old.replace_all_uses(new)
     if returned:
         old.name, new.name = new.name, old.name
+
+
+def copy_nodes(builder: Builder, nodes: Iterable[Node], values: dict[Value, Value]) -> list[Node]:
+    """Copies nodes of a subgraph to where a builder stands, under names that are free there.
+
+    Args:
+        builder: Of the graph around; its origins go in front of the nodes' own.
+        nodes: In order.
+        values: What stands for values of the subgraph; those that the copies make are added.
+
+    Returns:
+        The copies.
+    """
+    made = []
+    for node in nodes:
+        names = [builder.graph.fresh_name(value.name) if value.name else "" for value in node.outputs]
+        copy = builder.insert(clone_node(node, values, names))
+        copy.origins = tuple(dict.fromkeys((*builder.origins, *node.origins)))
+        values.update(zip(node.outputs, copy.outputs, strict=True))
+        made.append(copy)
+    return made
 
 
 def erase_unused(nodes: Iterable[Node]) -> list[Value]:

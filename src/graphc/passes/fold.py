@@ -14,7 +14,7 @@ from graphc.ops.base import Trait, find
 from graphc.ops.evaluate import evaluate_node
 from graphc.ops.inference import Inference
 from graphc.passes.base import PassContext, register_pass
-from graphc.passes.edit import cannot_replace, erase_unused, replace_value
+from graphc.passes.edit import cannot_replace, copy_nodes, erase_unused, replace_value
 
 
 @register_pass
@@ -134,13 +134,7 @@ class _Folding:
         taken = node.graph_attribute("then_branch" if known.reshape(()).item() else "else_branch")
         values: dict[Value, Value] = {}
         builder = Builder(graph, before=node, origins=node.origins)
-        made: list[Node] = []
-        for inner in taken.nodes:
-            names = [graph.fresh_name(value.name) if value.name else "" for value in inner.outputs]
-            copy = builder.insert(clone_node(inner, values, names))
-            copy.origins = tuple(dict.fromkeys((*node.origins, *inner.origins)))
-            values.update(zip(inner.outputs, copy.outputs, strict=True))
-            made.append(copy)
+        made = copy_nodes(builder, taken.nodes, values)
         # What the branch reads may be better known than when it was typed, and what it answers than what either might.
         self.refined.update(value for copy in made for value in copy.inputs if value is not None)
         self.refined.update(values.get(output, output) for output in taken.outputs)
