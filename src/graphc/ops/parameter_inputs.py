@@ -15,6 +15,7 @@ from graphc.errors import GraphcError
 from graphc.ir import Graph, Node, TensorType, Type, Value
 from graphc.ir.symbolic import symbols
 from graphc.ops.base import UNKNOWN_PREFIX, Trait, express, find
+from graphc.ops.decomposition import can_expand
 from graphc.ops.evaluate import captured_inputs
 from graphc.ops.inference import CONTENTS_LIMIT, Inference
 from graphc.package import PARAMETER_ELEMENTS
@@ -80,6 +81,9 @@ class _Search:
             return ()
         if not is_open:
             return ()
+        if operator.expression is None and not can_expand(node) and all(map(_is_scalar, node.inputs)):
+            # Nothing but folding makes it a constant, and it is made of so little that it may.
+            self.missed.update((value, None) for value in node.inputs if value is not None)
         own = [value for value in self.missed if value in node.inputs]
         traced = (self.sources(value, 0) for value in own)
         return list(dict.fromkeys(value for values in traced for value in sorted(values or (), key=_name)))
@@ -123,6 +127,10 @@ class _Search:
         if operator is None or operator.evaluate is None or operator.traits & _OPAQUE:
             return None
         return [value for value in node.inputs if value is not None]
+
+
+def _is_scalar(value: Value | None) -> bool:
+    return value is None or (isinstance(value.type, TensorType) and value.type.shape == ())
 
 
 def _name(value: Value) -> str:
