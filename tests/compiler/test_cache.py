@@ -17,6 +17,7 @@ from onnx import helper
 
 import graphc
 from graphc.compiler import CompileOptions, compile_package, default_cache
+from graphc.compiler.cache import keep_newest, variant_path
 from graphc.errors import InputError, ShapeNotCompiledError
 from graphc.package import Package
 from tests.compiler.agreement import assert_close
@@ -234,3 +235,15 @@ def test_the_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatc
     monkeypatch.delenv("GRAPHC_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert default_cache() == tmp_path / "graphc"
+
+
+def test_of_packages_for_values_the_newest_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRAPHC_CACHE", str(tmp_path))
+    other = variant_path("key", "other")
+    other.write_bytes(b"")
+    paths = [variant_path(f"key{age}", "group") for age in range(6)]
+    for age, path in enumerate(paths):
+        path.write_bytes(b"")
+        os.utime(path, (age, age))
+    keep_newest(paths[-1], 4)
+    assert [path.exists() for path in (other, *paths)] == [True, False, False, True, True, True, True]

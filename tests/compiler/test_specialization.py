@@ -201,6 +201,27 @@ def test_open_dimensions_and_open_values(hook: list[dict[str, Array]]) -> None:
     assert len(hook) == 3 and all(values for values in hook)
 
 
+def test_a_value_compiled_for_is_compiled_for_in_every_shape(hook: list[dict[str, Array]]) -> None:
+    module = graphc.compile(reduction(("batch", 4, 5)), specializations=1)
+    for batch in (1, 2, 3):
+        x = X[:1].repeat(batch, 0)
+        assert_close("y", summed(1, x), module({"x": x, "axes": axes(1)})["y"])
+        assert host_steps(module, {"x": x, "axes": axes(1)}) == []
+    assert_close("y", summed(0), module({"x": X, "axes": axes(0)})["y"])
+    assert [len(values) for values in hook] == [1, 1, 1, 0]
+
+
+def test_an_operator_of_scalars_folds() -> None:
+    names = ["bins", "length", "rate", "low", "high"]
+    values = {"bins": 8, "length": 16, "rate": 8192, "low": 0.0, "high": 4096.0}
+    feeds = {name: np.array(value, np.float32 if name in names[3:] else np.int64) for name, value in values.items()}
+    node = helper.make_node("MelWeightMatrix", names, ["y"])
+    proto = model([node], [info(name, array) for name, array in feeds.items()], [info("y", shape=[9, 8])])
+    module = graphc.compile(proto)
+    assert_close("y", run_ort(proto, feeds)[0], module(feeds)["y"])
+    assert host_steps(module, feeds) == []
+
+
 def test_a_parameter_of_open_length() -> None:
     proto = reduction(count="n")
     module = graphc.compile(proto)

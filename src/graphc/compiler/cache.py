@@ -26,8 +26,12 @@ def tuning_path(isa: str) -> Path:
     return default_folder() / "tuning" / f"{isa}.json"
 
 
-def variant_path(key: str) -> Path:
-    """Where the package of a shape compiled on demand is kept; its folder exists when this returns.
+def variant_path(key: str, group: str = "") -> Path:
+    """Where a package compiled on demand is kept; its folder exists when this returns.
+
+    Args:
+        key: Hash of all that decides its contents.
+        group: Hash of what it shares with others of which only some are kept (`keep_newest`).
 
     Raises:
         PackageError: The cache folder cannot be made.
@@ -39,7 +43,16 @@ def variant_path(key: str) -> Path:
         raise PackageError(
             f"cannot make the cache folder {str(folder)!r}: {error.strerror}", hint="set GRAPHC_CACHE to another folder"
         ) from error
-    return folder / f"{key}.graphc"
+    return folder / (f"{group}-{key}.graphc" if group else f"{key}.graphc")
+
+
+def keep_newest(path: Path, count: int) -> None:
+    """Removes the oldest packages of the group of `path`, up to `count`; what a process has open stays readable."""
+    group = path.name.partition("-")[0]
+    with contextlib.suppress(OSError):
+        ages = sorted((other.stat().st_mtime_ns, other) for other in path.parent.glob(f"{group}-*.graphc"))
+        for _, other in ages[:-count]:
+            other.unlink(missing_ok=True)
 
 
 class ObjectCache:

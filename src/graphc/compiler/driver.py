@@ -35,6 +35,9 @@ from graphc.target import Target, detect_host, parse_targets
 EMBEDDED_LIMIT = 2_000_000_000
 """Bytes of weights above which a model is no single protobuf message."""
 
+_KEPT_SPECIALIZATIONS = 256
+"""Variants for values of a model's parameters that the cache keeps, over all processes: values may be without end."""
+
 _SHOWN_NODES = 8
 """Nodes that an error names at most."""
 
@@ -372,9 +375,12 @@ def _compile_on_demand(package: Package, bindings: Mapping[str, int], values: Ma
     measured = [
         tuned_for(machine, options).digest() for machine in parse_targets(target) if isinstance(machine, Target)
     ]
-    path = object_cache.variant_path(content_key([key, source_digest(), measured, sorted(_versions().items())]))
+    group = content_key([manifest.hashes[MODEL], sorted(recorded.items())])[:16] if values else ""
+    path = object_cache.variant_path(content_key([key, source_digest(), measured, sorted(_versions().items())]), group)
     if not path.exists():
         compile_package(package.read(MODEL), path, target=target, dims=dict(bindings), values=values, options=options)
+        if group:
+            object_cache.keep_newest(path, _KEPT_SPECIALIZATIONS)
     return path
 
 

@@ -33,8 +33,8 @@ class Parameters:
         names = [spec.name for spec in manifest.inputs]
         self.names = manifest.parameters
         self.positions = tuple(names.index(name) for name in manifest.parameters)
-        self.room = manifest.specializations if can_compile else 0
-        self._made = 0
+        self._limit = self.room = manifest.specializations if can_compile else 0
+        self._made: set[Values] = set()
         self._seen: set[tuple[Shapes, Values]] = set()
 
     def values(self, arrays: Sequence[Array]) -> Values:
@@ -64,10 +64,11 @@ class Parameters:
 
     def admits(self, shapes: Shapes, values: Values) -> bool:
         """Whether to have a variant compiled for these values now; counts the sight of them."""
-        if self.room <= 0 or None in values:
+        if (self.room <= 0 and values not in self._made) or None in values:
             return False
         key = shapes, values
-        if self._made < _AT_ONCE or key in self._seen:
+        # Values that were worth it once are so in every shape.
+        if len(self._made) < _AT_ONCE or values in self._made or key in self._seen:
             return True
         if len(self._seen) == _REMEMBERED:
             self._seen.clear()
@@ -75,12 +76,13 @@ class Parameters:
         return False
 
     def compiled(self, special: Variant, general: Variant | None) -> None:
-        """Counts a compile. One that left as many host steps as the general variant has is the last."""
-        self._made += 1
-        self.room -= 1
+        """Counts values compiled for. Those that left as many host steps as the general variant has are the last."""
+        self._made.add(self.values_of(special))
+        self.room = self._limit - len(self._made)
         if general is not None and len(special.host_steps) >= len(general.host_steps) > 0:
-            self.room = 0
+            self.close()
 
     def close(self) -> None:
-        """Ends compiling for values: it cannot be done here."""
-        self.room = 0
+        """Ends compiling for values: it cannot be done here, or gains nothing."""
+        self.room = self._limit = 0
+        self._made.clear()
