@@ -21,6 +21,8 @@ from tests.ops.differential import VERSION, Case, case, check
 from tests.ops.test_contraction import floats, seeds
 
 GATES = {"RNN": 1, "GRU": 3, "LSTM": 4}
+RNN = [floats(0, 3, 2, 4), floats(1, 1, 5, 4), floats(2, 1, 5, 5)]
+LSTM = [floats(0, 3, 2, 4), floats(1, 1, 20, 4), floats(2, 1, 20, 5)]
 ACTIVATIONS = {"RNN": 1, "GRU": 2, "LSTM": 3}
 
 
@@ -164,6 +166,14 @@ def test_an_input_gate_coupled_to_the_forget_gate() -> None:
         (case("GRU", [floats(0, 3, 2, 4), floats(1, 1, 15, 4), floats(2, 1, 15, 5)], direction="up"), "direction"),
         (case("RNN", [floats(0, 3, 2, 4), floats(1, 1, 5, 4), floats(2, 1, 5, 5)], activations=["Sinc"]), "'Sinc'"),
         (case("RNN", [floats(0, 3, 2), floats(1, 1, 5, 4), floats(2, 1, 5, 5)]), "3 axes"),
+        (case("RNN", [*RNN, floats(3, 1, 5)]), "B has shape"),
+        (case("RNN", [*RNN, None, np.array([1], np.int32)]), "sequence_lens has shape"),
+        (case("RNN", [*RNN, None, floats(3, 2)]), "sequence_lens is of float32"),
+        (case("RNN", [*RNN, None, None, floats(3, 1, 1, 5)]), "initial_h has shape"),
+        (case("RNN", [*RNN, None, None, floats(3, 2, 5)]), "initial_h has shape"),
+        (case("RNN", [RNN[0], RNN[1].astype(np.float64), RNN[2]]), "W is of float64"),
+        (case("LSTM", [*LSTM, None, None, None, floats(3, 1, 3, 5)], 3), "initial_c has shape"),
+        (case("LSTM", [*LSTM, None, None, None, None, floats(3, 1, 5)], 3), "P has shape"),
     ],
 )
 def test_what_does_not_fit_is_an_error(subject: Case, text: str) -> None:

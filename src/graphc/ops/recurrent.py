@@ -115,26 +115,20 @@ def directions_of(node: Node) -> tuple[bool, ...]:
 def _infer(cell: Cell) -> Callable[[InferenceContext], Sequence[Type]]:
     def infer(ctx: InferenceContext) -> Sequence[Type]:
         x, w, r = ctx.shape(0), ctx.shape(1), ctx.shape(2)
-        direction = ctx.node.str_attribute("direction", "forward")
-        if direction not in ("forward", "reverse", "bidirectional"):
-            ctx.fail(f"direction {direction!r} is none of forward, reverse, bidirectional")
         if not len(x) == len(w) == len(r) == 3:
             ctx.fail(f"X, W and R must have 3 axes, not shapes {list(x)}, {list(w)}, {list(r)}")
-        hidden = r[2]
-        directions = len(directions_of(ctx.node))
-        expected: list[tuple[str, tuple[Dim, ...], tuple[Dim, ...]]] = [
-            ("W", w, (directions, multiply(hidden, cell.gates), x[2])),
-            ("R", r, (directions, multiply(hidden, cell.gates), hidden)),
-        ]
-        for name, found, wanted in expected:
-            if any(isinstance(a, int) and isinstance(b, int) and a != b for a, b in zip(found, wanted, strict=True)):
-                ctx.fail(f"{name} has shape {list(found)}, not {list(wanted)}")
-        _check_functions(ctx, cell)
+        hidden, directions = r[2], _directions(ctx)
         batch_major = bool(ctx.node.int_attribute("layout", 0))
         length, batch = (x[1], x[0]) if batch_major else (x[0], x[1])
-        kind = ctx.tensor(0)
         sequence = (batch, length, directions, hidden) if batch_major else (length, directions, batch, hidden)
         state = (batch, directions, hidden) if batch_major else (directions, batch, hidden)
+        rows = multiply(hidden, cell.gates)
+        _check_shape(ctx, 1, "W", (directions, rows, x[2]))
+        _check_shape(ctx, 2, "R", (directions, rows, hidden))
+        _check_shape(ctx, 3, "B", (directions, multiply(rows, 2)))
+        _check_carried(ctx, cell, 4, batch, state, (directions, multiply(hidden, 3)))
+        _check_functions(ctx, cell)
+        kind = ctx.tensor(0)
         return [kind.with_shape(sequence), *[kind.with_shape(state)] * cell.states]
 
     return infer
@@ -145,19 +139,56 @@ def _infer_recurrence(ctx: InferenceContext) -> Sequence[Type]:
     if cell is None:
         ctx.fail(f"cell {ctx.node.str_attribute('cell', '')!r} is none of {', '.join(CELLS)}")
     x, r = ctx.shape(0), ctx.shape(1)
-    directions = len(directions_of(ctx.node))
     if len(x) != 3 or len(r) != 3:
         ctx.fail(f"the input and R must have 3 axes, not shapes {list(x)}, {list(r)}")
-    hidden = r[2]
-    wanted = ctx.shape(7) if ctx.has(7) else (*r[:2], x[2])
-    fits = wanted == (*r[:2], x[2]) and (ctx.has(7) or x[2] == multiply(r[1], directions))
-    if r[:2] != (directions, multiply(hidden, cell.gates)) or not fits:
-        ctx.fail(f"an input of shape {list(x)} does not fit R of shape {list(r)}")
+    hidden, directions = r[2], _directions(ctx)
+    batch_major = bool(ctx.node.int_attribute("layout", 0))
+    batch = x[0] if batch_major else x[1]
+    state = (batch, directions, hidden) if batch_major else (directions, batch, hidden)
+    rows = multiply(hidden, cell.gates)
+    every = multiply(rows, directions)
+    _check_shape(ctx, 0, "the input", (*x[:2], x[2] if ctx.has(7) else every))
+    _check_shape(ctx, 1, "R", (directions, rows, hidden))
+    _check_shape(ctx, 2, "the bias", (directions, hidden))
+    _check_carried(ctx, cell, 3, batch, state, (directions, multiply(hidden, 3)))
+    _check_shape(ctx, 7, "W", (directions, rows, x[2]))
+    _check_shape(ctx, 8, "the added bias", (every,))
     _check_functions(ctx, cell)
-    batch = x[0] if ctx.node.int_attribute("layout", 0) else x[1]
-    state = (batch, directions, hidden) if ctx.node.int_attribute("layout", 0) else (directions, batch, hidden)
     kind = ctx.tensor(0)
     return [kind.with_shape((x[0], x[1], directions, hidden)), *[kind.with_shape(state)] * cell.states]
+
+
+def _directions(ctx: InferenceContext) -> int:
+    direction = ctx.node.str_attribute("direction", "forward")
+    if direction not in ("forward", "reverse", "bidirectional"):
+        ctx.fail(f"direction {direction!r} is none of forward, reverse, bidirectional")
+    return len(directions_of(ctx.node))
+
+
+def _check_carried(
+    ctx: InferenceContext, cell: Cell, first: int, batch: Dim, state: tuple[Dim, ...], peepholes: tuple[Dim, ...]
+) -> None:
+    """Lengths, initial states and peepholes, from input `first` on."""
+    _check_shape(ctx, first, "sequence_lens", (batch,), floats=False)
+    for number, name in enumerate(("initial_h", "initial_c")[: cell.states]):
+        _check_shape(ctx, first + 1 + number, name, state)
+    if cell.states == 2:
+        _check_shape(ctx, first + 3, "P", peepholes)
+
+
+def _check_shape(ctx: InferenceContext, index: int, name: str, wanted: tuple[Dim, ...], *, floats: bool = True) -> None:
+    """Fails where input `index` is there and is not of the layer's type, or surely not of the shape wanted."""
+    if not ctx.has(index):
+        return
+    kind, data = ctx.tensor(index), ctx.tensor(0)
+    if kind.dtype != data.dtype if floats else not kind.dtype.is_integer:
+        ctx.fail(f"{name} is of {kind.dtype}, not of {data.dtype if floats else 'integers'}")
+    shape = kind.shape
+    if shape is None:
+        return
+    pairs = zip(shape, wanted, strict=False)
+    if len(shape) != len(wanted) or any(isinstance(a, int) and isinstance(b, int) and a != b for a, b in pairs):
+        ctx.fail(f"{name} has shape {list(shape)}, not {list(wanted)}")
 
 
 def _check_functions(ctx: InferenceContext, cell: Cell) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from graphc.ir import GRAPHC_DOMAIN, Builder, Graph, Node, Tensor, Value, dtypes
+from graphc.ir import GRAPHC_DOMAIN, Builder, Graph, Node, Tensor, TensorType, Value, dtypes
 from graphc.ops.contrib import Values, given, needed, numbers
 from graphc.ops.decomposition import OPSET, decomposed
 from graphc.ops.recurrent import CELLS, RECURRENCE
@@ -21,10 +21,10 @@ _ATTRIBUTES = (
 
 def _expand(b: Builder, node: Node, x: Values) -> Values | None:
     data, weights, recurrent = needed(x, 0), needed(x, 1), needed(x, 2)
-    kind, cell = data.tensor_type, CELLS[node.op_type]
-    extents = [d for d in (*kind.dims, *recurrent.tensor_type.dims) if isinstance(d, int)]
-    if len(extents) < 6:
+    if not all(isinstance(value.type, TensorType) and value.type.is_static for value in x if value is not None):
         return None
+    kind, cell = data.tensor_type, CELLS[node.op_type]
+    extents = (*kind.static_shape, *recurrent.tensor_type.static_shape)
     first, second, size, directions, rows, hidden = extents
     turned = bool(node.int_attribute("layout", 0))
     if not first * second * hidden:

@@ -194,6 +194,11 @@ def test_refusals() -> None:
     graph = body(half, lambda b, x, r: b.op("Recurrence", x, r, domain=GRAPHC_DOMAIN, cell="LSTM", outputs=3))
     with pytest.raises(BackendError, match="float16"):
         recurrent.lower(graph, HOST, frozenset({1}), {})
+    arrays = operands("RNN", 2, 3, 8)
+    graph = region("RNN", arrays)
+    graph.inputs[2].type = TensorType(dtypes.FLOAT32, (1, 2, 8))
+    with pytest.raises(BackendError, match="initial_h"):
+        recurrent.lower(graph, HOST, frozenset({1}), {})
     graph = body([scaled(3)], lambda b, x: b.op("Neg", x))
     with pytest.raises(BackendError, match="not a recurrence"):
         recurrent.lower(graph, HOST, frozenset(), {})

@@ -23,8 +23,9 @@ from graphc.backends.tvm.recurrent_step import Tile
 from graphc.backends.tvm.tasks import PARALLEL_MACS, only
 from graphc.backends.tvm.tir import Expr, KernelBuilder
 from graphc.backends.tvm.transpose import copy_transposed
-from graphc.errors import BackendError
-from graphc.ir import GRAPHC_DOMAIN, Dim, Graph, Node, dtypes
+from graphc.errors import BackendError, TypeInferenceError
+from graphc.ir import GRAPHC_DOMAIN, Dim, Graph, Node, TensorType, dtypes
+from graphc.ops.inference import infer_node
 from graphc.ops.recurrent import CELLS, RECURRENCE, directions_of
 from graphc.ops.recurrent_cells import HIDDEN, Phase, phases_of
 from graphc.target import Target
@@ -88,13 +89,15 @@ def recurrence_of(body: Graph) -> Node:
     if len(nodes) != 1 or not nodes[0].is_op(RECURRENCE, GRAPHC_DOMAIN):
         raise BackendError("the region is not a recurrence")
     (node,) = nodes
-    for value in (node.inputs[0], node.inputs[1]):
-        assert value is not None
-        kind = value.tensor_type
-        if kind.dtype not in (dtypes.FLOAT32, dtypes.FLOAT64):
-            raise BackendError(f"a recurrence of {kind.dtype}, not of float32 or float64")
-        if not all(isinstance(extent, int) and extent > 0 for extent in kind.dims):
+    for value in node.inputs:
+        if value is not None and not all(isinstance(extent, int) and extent > 0 for extent in value.tensor_type.dims):
             raise BackendError(f"%{value.name} has an extent that is not bound, or zero")
+    try:
+        output = infer_node(node)[0]
+    except TypeInferenceError as error:
+        raise BackendError(error.message) from error
+    if not isinstance(output, TensorType) or output.dtype not in (dtypes.FLOAT32, dtypes.FLOAT64):
+        raise BackendError(f"a recurrence of {output}, not of float32 or float64")
     return node
 
 
