@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from graphc.ir import Dim, Node, Type
-from graphc.ir.symbolic import add, floordiv
+from graphc.ir.symbolic import add, floordiv, multiply
 from graphc.ops.attention import join_heads, split_heads
 from graphc.ops.base import Array, Datum, ExpressionContext, InferenceContext, Operator, Trait, register
 from graphc.ops.contraction import wide
@@ -34,12 +34,32 @@ def _infer_linear_attention(ctx: InferenceContext) -> Sequence[Type]:
         if needed != ctx.has(index):
             ctx.fail(f"update_rule {rule!r} {'needs' if needed else 'takes no'} {name}")
     key_size, value_size = floordiv(q[2], heads), floordiv(v[2], kv_heads)
+    # The decay is one number a head or one for each of its keys; the correction has a rate for each head or for all.
+    expected: dict[int, tuple[str, list[tuple[Dim, ...]]]] = {
+        0: ("query", [(*q[:2], multiply(key_size, heads))]),
+        1: ("key", [(*q[:2], multiply(key_size, kv_heads))]),
+        2: ("value", [(*q[:2], multiply(value_size, kv_heads))]),
+        3: ("past_state", [(q[0], kv_heads, key_size, value_size)]),
+        4: ("decay", [(*q[:2], kv_heads), (*q[:2], multiply(key_size, kv_heads))]),
+        5: ("beta", [(*q[:2], kv_heads), (*q[:2], 1)]),
+    }
+    for index, (name, shapes) in expected.items():
+        if ctx.has(index) and not any(_may_be(ctx.shape(index), shape) for shape in shapes):
+            ctx.fail(f"{name} has shape {list(ctx.shape(index))}, not {' or '.join(str(list(s)) for s in shapes)}")
     state = ctx.tensor(3).dtype if ctx.has(3) else ctx.tensor(0).dtype
     shape = (q[0], kv_heads, key_size, value_size)
     return [
         ctx.tensor(0).with_shape((q[0], q[1], value_size * heads)),
         ctx.tensor(0).with_shape(shape).with_dtype(state),
     ]
+
+
+def _may_be(shape: tuple[Dim, ...], wanted: tuple[Dim, ...]) -> bool:
+    """Whether a shape is the one wanted as far as its extents are known."""
+    pairs = zip(shape, wanted, strict=False)
+    return len(shape) == len(wanted) and all(
+        a == b or not (isinstance(a, int) and isinstance(b, int)) for a, b in pairs
+    )
 
 
 def _evaluate_linear_attention(node: Node, inputs: Sequence[Datum]) -> Sequence[Datum]:

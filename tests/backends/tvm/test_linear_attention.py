@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from graphc.backends.base import Kernel
 from graphc.backends.tvm import linear_attention
-from graphc.errors import BackendError
+from graphc.errors import BackendError, TypeInferenceError
 from graphc.ir import Graph, dtypes
 from graphc.ops.state_space import UPDATE_RULES
 from graphc.target import Target
@@ -116,10 +116,16 @@ def test_other_machines_and_tasks() -> None:
 
 
 def test_refusals() -> None:
-    arrays = operands(1, 2, 2, 1, 6, 8, "gated")
-    arrays[4] = np.zeros((1, 2, 2 * 3), np.float32)
-    with pytest.raises(BackendError, match="decay"):
-        linear_attention.lower(region(arrays, 2, 1, "gated"), HOST, frozenset(), {})
     nothing = operands(1, 0, 2, 1, 6, 8, "linear")
     with pytest.raises(BackendError, match="without elements"):
         linear_attention.lower(region(nothing, 2, 1, "linear"), HOST, frozenset(), {})
+
+
+@pytest.mark.parametrize("number", range(6))
+def test_no_operand_is_read_past_its_end(number: int) -> None:
+    arrays = operands(2, 3, 2, 2, 6, 8, "gated_delta")
+    found = arrays[number]
+    assert found is not None
+    arrays[number] = found[:, :-1] if number else found[:, :, :-1]
+    with pytest.raises(TypeInferenceError, match="has shape"):
+        region(arrays, 2, 2, "gated_delta")

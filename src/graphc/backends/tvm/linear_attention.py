@@ -22,9 +22,10 @@ from graphc.backends.tvm.gemm_tiles import IN_FLIGHT
 from graphc.backends.tvm.loops import unravel
 from graphc.backends.tvm.tasks import PARALLEL_MACS, Chunks, chunks_of, only
 from graphc.backends.tvm.tir import Expr, KernelBuilder, Register, bind, broadcast
-from graphc.errors import BackendError
+from graphc.errors import BackendError, TypeInferenceError
 from graphc.ir import Dim, Graph, Node, Value
 from graphc.ir.dtypes import DType
+from graphc.ops.inference import infer_node
 from graphc.ops.state_space import UPDATE_RULES
 from graphc.target import Target
 
@@ -132,18 +133,18 @@ def lower(body: Graph, target: Target, constants: frozenset[int], options: Mappi
 
 def _plan(node: Node, target: Target) -> Plan:
     inputs = _inputs(node)
-    query, key, value = (inputs[name].tensor_type for name in _INPUTS[:3])
+    query, value = inputs["query"].tensor_type, inputs["value"].tensor_type
     if not query.dtype.is_float or any(value.tensor_type.numel == 0 for value in inputs.values()):
         raise BackendError("a tensor without elements, or not of floats")
+    try:
+        infer_node(node)
+    except TypeInferenceError as error:
+        raise BackendError(error.message) from error
     batch, steps, width = query.static_shape
     heads, all_heads = node.int_attribute("kv_num_heads", 1), node.int_attribute("q_num_heads", 1)
     keys, values = width // all_heads, value.static_shape[2] // heads
-    if key.static_shape != (batch, steps, heads * keys):
-        raise BackendError(f"the key has shape {list(key.dims)}, not {[batch, steps, heads * keys]}")
     decays = inputs["decay"].tensor_type.static_shape[2] // heads if "decay" in inputs else 0
     rates = inputs["beta"].tensor_type.static_shape[2] if "beta" in inputs else 0
-    if decays not in (0, 1, keys) or rates not in (0, 1, heads):
-        raise BackendError("decay or beta has neither one number a head nor one for each of its elements")
     dtype = element_types.compute_dtype(query.dtype)
     lanes, ratio = target.lanes(dtype), all_heads // heads
     # Half of the nearest cache holds the panel, so that rows of the inputs do not push it out.
