@@ -64,8 +64,8 @@ def test_damaged_rows_are_an_error(tmp_path: Path) -> None:
 
 
 def test_samples_have_the_types_that_the_model_takes() -> None:
-    manifest = Fake().manifest
-    (x,) = sample_inputs(manifest, [(4, 3)])
+    fake = Fake(batches=(4,))
+    (x,) = sample_inputs(fake.manifest, fake.variants[0])
     assert x.dtype == np.float32
     assert x.shape == (4, 3)
     assert x.std() > 0

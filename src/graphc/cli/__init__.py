@@ -40,6 +40,7 @@ COMMANDS: Mapping[str, Command] = {
     "inspect": Command("inspect", "what is in it, what each pass did, what runs where, the memory plan and its bound"),
     "verify": Command("verify", "is it right, and where it first is not"),
     "profile": Command("profile", "where the time goes, kernel by kernel"),
+    "calibrate": Command("calibrate", "how long each variant of a package takes here, for the scheduler's promises"),
     "bench": Command("bench", "how fast it is beside ONNX Runtime and OpenVINO"),
     "tune": Command("tune", "how each kernel is best cut on this machine, by measuring"),
     "passes": Command("passes", "the passes there are, their options, the pipelines"),

@@ -44,7 +44,8 @@ def add_dims(parser: argparse._ActionsContainer) -> None:
         default=[],
         metavar="NAME=N[,N...]",
         dest="dims",
-        help="bind a symbolic dimension (several extents: a variant each), or the shape of an input: x=1x3x224x224",
+        help="bind a symbolic dimension (several extents: a variant each), or the shape of an input: x=1x3x224x224; "
+        "graphc compile takes NAME=auto for the dimension that counts rows",
     )
 
 
@@ -135,6 +136,17 @@ def positive(text: str) -> int:
     return value
 
 
+def positive_number(text: str) -> float:
+    """A positive finite number, for argparse."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
+    return value
+
+
 def natural(text: str) -> int:
     """Zero or a positive integer, for argparse."""
     return 0 if text == "0" else positive(text)
@@ -174,6 +186,8 @@ def _extents(text: str, given: str) -> int | list[int] | tuple[int | None, ...]:
             f"--dim {text}: a range of extents cannot be compiled yet",
             hint="list the extents, e.g. 1,8,32, or use --embed-model and --dim nothing: shapes compile when they come",
         )
+    if given == "auto":
+        raise OptionError(f"--dim {text}: only graphc compile chooses extents", hint="name one, e.g. 8")
     if given.isdecimal():
         return int(given)
     if given.startswith("[") and given.endswith("]"):

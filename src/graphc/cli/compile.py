@@ -26,6 +26,7 @@ inputs whose values decide shapes (axes, pads, sizes) are left open by --value."
 EXAMPLES = """
   graphc compile model.onnx                          model.graphc, for this machine
   graphc compile model.onnx --dim batch=1,8 -o m.graphc   a variant each for two batch sizes
+  graphc compile model.onnx --dim batch=auto         the batch sizes that are worth having, measured on this machine
   graphc compile model.onnx --dim x=1x3x224x224      the shape of an input whose dimensions have no names
   graphc compile model.onnx --value axes=[1]         for one value of an input that decides shapes
   graphc compile model.onnx --target cpu:x86-64-v3,cpu:x86-64-v4   two kinds of machine in one package
@@ -49,17 +50,14 @@ def run(options: argparse.Namespace) -> int:
     output = options.output or Path(options.model.name).with_suffix(".graphc")
     start = time.perf_counter()
     with installed():
-        from graphc.compiler import build_package, lower_model
+        from graphc.compiler import build_package, keep_calibration, lower_model, settle_auto
     with Progress() as progress:
         chosen = compile_options(options, progress)
-        lowered = lower_model(
-            options.model,
-            target=options.target or "cpu",
-            dims=parse_dims(options.dims),
-            values=compile_values(options),
-            options=chosen,
-        )
+        target, values = options.target or "cpu", compile_values(options)
+        settled = settle_auto(options.model, target=target, dims=_dims(options.dims), values=values, options=chosen)
+        lowered = lower_model(options.model, target=target, dims=settled.dims, values=values, options=chosen)
         build_package(lowered, output, chosen)
+        keep_calibration(output, settled)
     facts = {
         "package": str(output),
         "bytes": output.stat().st_size,
@@ -72,6 +70,15 @@ def run(options: argparse.Namespace) -> int:
         print(f"{options.model.name} → {output}: {size(output.stat().st_size)} in {facts['seconds']:.1f} s\n")
         print(_summary(lowered, chosen))
     return 0
+
+
+def _dims(texts: list[str]) -> dict[str, Any]:
+    """What `--dim` options say, `auto` among them."""
+    automatic = [text for text in texts if text.endswith("=auto")]
+    return {
+        **parse_dims([text for text in texts if text not in automatic]),
+        **{text.removesuffix("=auto"): "auto" for text in automatic},
+    }
 
 
 def _facts(program: Program) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """The driver: frontend, passes, memory, backend, package."""
 
+from graphc.compiler.auto_batch import keep_calibration
 from graphc.compiler.cache import default_folder as default_cache
-from graphc.compiler.driver import Lowered, build_package, compile, compile_package, lower_model
+from graphc.compiler.driver import Lowered, build_package, compile, compile_package, lower_model, settle_auto
 from graphc.compiler.options import CompileOptions
 from graphc.compiler.plugins import load_plugins
 
@@ -12,6 +13,8 @@ __all__ = [
     "compile",
     "compile_package",
     "default_cache",
+    "keep_calibration",
     "load_plugins",
     "lower_model",
+    "settle_auto",
 ]

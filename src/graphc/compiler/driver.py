@@ -15,6 +15,7 @@ from graphc.backends.base import Backend, content_key
 from graphc.backends.source import source_digest
 from graphc.compiler import cache as object_cache
 from graphc.compiler.assembly import input_symbols, write
+from graphc.compiler.auto_batch import Chosen, choose_batches, keep_calibration
 from graphc.compiler.batching import batch_axes
 from graphc.compiler.options import CompileOptions, DimChoice, expand_dims
 from graphc.compiler.plugins import load_plugins
@@ -59,8 +60,8 @@ def compile(
         model: Path of the model, its bytes, or a ModelProto.
         target: One or more targets, joined by commas: `cpu` is this machine, see `graphc devices`.
         dims: Extents of symbolic dimensions: `{"batch": 8}`, `{"batch": [1, 8]}` for a variant each, or a whole shape
-            by input name, `{"x": [1, 3, 224, 224]}`. Where some are left out, each shape is compiled when it first
-            comes, and kept in the cache.
+            by input name, `{"x": [1, 3, 224, 224]}`. `{"batch": "auto"}` measures which batch sizes are worth having on
+            this machine. Where some are left out, each shape is compiled when it first comes, and kept in the cache.
         values: What inputs always are, by name: `{"axes": [1], "k": 3}`, a list of values for a variant each. Inputs
             whose values decide shapes are parameters: where they are left out, a variant is compiled for each value
             when it first comes, up to `specializations` of them.
@@ -109,8 +110,33 @@ def compile_package(
     """
     options = options or CompileOptions(cache=object_cache.default_folder())
     _check_output(Path(output))
-    lowered = lower_model(model, target=target, dims=dims, values=values, options=options)
-    return build_package(lowered, output, options), lowered.programs
+    chosen = settle_auto(model, target=target, dims=dims, values=values, options=options)
+    lowered = lower_model(model, target=target, dims=chosen.dims, values=values, options=options)
+    manifest = build_package(lowered, output, options)
+    keep_calibration(Path(output), chosen)
+    return manifest, lowered.programs
+
+
+def settle_auto(
+    model: ModelSource,
+    *,
+    target: str = "cpu",
+    dims: Mapping[str, DimChoice] | None = None,
+    values: Mapping[str, Any] | None = None,
+    options: CompileOptions,
+) -> Chosen:
+    """The dimensions, with batch sizes measured here where one of them is `auto`.
+
+    Raises:
+        As `compile`.
+    """
+
+    def compile_to(path: Path, candidates: Mapping[str, DimChoice]) -> Manifest:
+        return build_package(
+            lower_model(model, target=target, dims=candidates, values=values, options=options), path, options
+        )
+
+    return choose_batches(dims, compile_to)
 
 
 @dataclasses.dataclass(frozen=True)

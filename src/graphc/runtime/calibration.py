@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from graphc.errors import PackageError
-from graphc.package import Manifest, Variant, atomic_file, numpy_dtype
+from graphc.package import Manifest, Variant, atomic_file, numpy_dtype, parameter_values
 
 WARMUP = 3
 RUNS = 40
@@ -72,25 +72,34 @@ def calibrate(executable: Runnable, *, progress: Callable[[int, int], None] | No
         executable: Loaded with the threads that it will be served with; nothing else should run meanwhile.
         progress: Told the variants done and the variants in all.
     """
-    variants = [v for v in executable.variants if all(shape is not None for shape in v.inputs)]
+    variants = [variant for variant in executable.variants if can_sample(executable.manifest, variant)]
     found: Calibration = {}
     for number, variant in enumerate(variants):
         if progress is not None:
             progress(number, len(variants))
-        found[variant.inputs] = measure(executable, sample_inputs(executable.manifest, variant.inputs))
+        found[variant.inputs] = measure(executable, sample_inputs(executable.manifest, variant))
     if progress is not None:
         progress(len(variants), len(variants))
     return found
 
 
-def sample_inputs(manifest: Manifest, shapes: Sequence[tuple[int, ...] | None]) -> list[Any]:
+def can_sample(manifest: Manifest, variant: Variant) -> bool:
+    """Whether the variant says all that its inputs must be: they are tensors, and the values that decide are known."""
+    known = parameter_values(manifest, variant)
+    return all(shape is not None for shape in variant.inputs) and all(name in known for name in manifest.parameters)
+
+
+def sample_inputs(manifest: Manifest, variant: Variant) -> list[Any]:
     """Inputs to measure with: normal numbers, and 0 where the model takes integers, which may be indices."""
     rng = np.random.default_rng(0)
+    known = parameter_values(manifest, variant)
     arrays: list[Any] = []
-    for spec, shape in zip(manifest.inputs, shapes, strict=True):
+    for spec, shape in zip(manifest.inputs, variant.inputs, strict=True):
         assert shape is not None, "only tensors have shapes to sample"
         dtype = numpy_dtype(spec.dtype)
-        if spec.dtype == "string":
+        if spec.name in known:
+            arrays.append(known[spec.name])
+        elif spec.dtype == "string":
             arrays.append(np.full(shape, "", object))
         elif "int" in spec.dtype or spec.dtype == "bool":
             arrays.append(np.zeros(shape, dtype))

@@ -11,7 +11,7 @@ import numpy as np
 
 from graphc.errors import InputError, OptionError
 from graphc.package import BatchAxes
-from graphc.runtime.calibration import Calibration, Runnable, measure, sample_inputs
+from graphc.runtime.calibration import Calibration, Runnable, can_sample, measure, sample_inputs
 from graphc.runtime.scheduler.breaker import Breaker
 from graphc.runtime.scheduler.costs import Call, CostCurve
 from graphc.runtime.scheduler.latency import Latencies
@@ -174,10 +174,10 @@ class ServedModel:
         buckets: dict[Hashable, dict[int, float]] = {}
         for variant in self.executable.variants:
             shapes = variant.inputs
-            if any(shape is None for shape in shapes):
+            if self.executable.manifest.parameters or not can_sample(self.executable.manifest, variant):
                 continue
             known = calibration.get(shapes)
-            seconds = (known or measure(self.executable, sample_inputs(self.executable.manifest, shapes))).high
+            seconds = (known or measure(self.executable, sample_inputs(self.executable.manifest, variant))).high
             if self.batch is None:
                 buckets.setdefault(shapes, {})[1] = seconds
             else:
