@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from bench.scheduler import arrivals
+from bench.scheduler.__main__ import main
 from bench.scheduler.policies import UNTUNED, tuned_fifo
 from bench.scheduler.simulate import Outcome, simulate
+from bench.scheduler.sweep import ABLATIONS, PROCESSES, mean_and_interval
 from graphc.runtime.scheduler.costs import CostCurve
 from graphc.runtime.scheduler.policy import Promise
 from graphc.runtime.scheduler.work import Queue, Refusal, Request, Tenant
@@ -156,3 +160,33 @@ def test_the_request_of_a_simulation_has_its_queue_s_deadline() -> None:
 
     simulate(Watch(), queues(), [(1.0, 0)], seconds=2.0)
     assert seen[0].deadline == 1.0 + SLO
+
+
+def test_the_interval_of_equal_values_is_nothing() -> None:
+    assert mean_and_interval([2.0, 2.0, 2.0]) == (2.0, 0.0)
+    mean, half = mean_and_interval([1.0, 2.0, 3.0])
+    assert mean == 2.0
+    assert half == pytest.approx(4.30 / np.sqrt(3))
+
+
+def test_the_bound_of_a_day_is_the_mean_of_its_hours() -> None:
+    rate = 0.9 * CAPACITY
+    assert PROCESSES["independent requests"].bound(rate) == pytest.approx(rate)
+    assert 0.7 * rate < PROCESSES["a day's swing"].bound(rate) < rate
+
+
+def test_waiting_and_leaving_no_room_are_no_better() -> None:
+    come = [list(arrivals.bursts(1.0 * CAPACITY, SECONDS, seed)) for seed in (1, 2)]
+    own = sum(simulate(Promise(), queues(), stream, seconds=SECONDS).good for stream in come)
+    for name, make in ABLATIONS.items():
+        assert own >= sum(simulate(make(), queues(), stream, seconds=SECONDS).good for stream in come), name
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_command_prints_plots_and_keeps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--quick", "--plots", str(tmp_path), "--output", str(tmp_path)]) == 0
+    assert "0 were late" in capsys.readouterr().out
+    assert (tmp_path / "scheduling-policies.png").stat().st_size > 10_000
+    rows = json.loads((tmp_path / "scheduler-simulated.json").read_text())["rows"]
+    assert {row["process"] for row in rows} == set(PROCESSES)

@@ -42,18 +42,35 @@ class Latencies:
 
     def observe(self, bucket: int, seconds: float) -> bool:
         """Takes in one call; answers whether the estimates have changed enough to plan anew."""
-        self._windows[bucket].add(seconds)
-        estimates = {number: window.quantile() for number, window in self._windows.items()}
-        seen = [n for n, window in self._windows.items() if window.seen >= _PRIOR]
-        if seen:
-            drift = statistics.median(estimates[n] / self._calibrated[n] for n in seen)
-            for number, window in self._windows.items():
-                if window.seen < _PRIOR:
-                    estimates[number] = max(self._calibrated[number] * drift, window.worst())
-        if all(abs(estimates[n] - old) <= _PUBLISHED * old for n, old in self._published.items()):
+        window = self._windows[bucket]
+        window.add(seconds)
+        # What most calls do is change nothing, and they are many.
+        if self._is_near(bucket, window.quantile() if window.seen >= _PRIOR else window.worst()):
             return False
-        self._published = estimates
-        return True
+        published = self._published
+        self._published = self._estimates()
+        return any(abs(self._published[n] - old) > _PUBLISHED * old for n, old in published.items())
+
+    def _is_near(self, bucket: int, estimate: float) -> bool:
+        """Whether an estimate is about what is published; of few calls, whether they were no longer than that."""
+        old = self._published[bucket]
+        if self._windows[bucket].seen < _PRIOR:
+            return estimate <= old
+        return abs(estimate - old) <= _PUBLISHED * old
+
+    def _estimates(self) -> dict[int, float]:
+        drift = [
+            window.quantile() / self._calibrated[number]
+            for number, window in self._windows.items()
+            if window.seen >= _PRIOR
+        ]
+        scale = statistics.median(drift) if drift else 1.0
+        return {
+            number: window.quantile()
+            if window.seen >= _PRIOR
+            else max(self._calibrated[number] * scale, window.worst())
+            for number, window in self._windows.items()
+        }
 
 
 class _Window:
