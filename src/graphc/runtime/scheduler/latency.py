@@ -45,18 +45,18 @@ class Latencies:
         window = self._windows[bucket]
         window.add(seconds)
         # What most calls do is change nothing, and they are many.
-        if self._is_near(bucket, window.quantile() if window.seen >= _PRIOR else window.worst()):
+        if window.seen != _PRIOR and self._is_near(bucket, window):
             return False
         published = self._published
         self._published = self._estimates()
         return any(abs(self._published[n] - old) > _PUBLISHED * old for n, old in published.items())
 
-    def _is_near(self, bucket: int, estimate: float) -> bool:
-        """Whether an estimate is about what is published; of few calls, whether they were no longer than that."""
+    def _is_near(self, bucket: int, window: _Window) -> bool:
+        """Whether the estimate is about what is published; of few calls, whether they were no longer than that."""
         old = self._published[bucket]
-        if self._windows[bucket].seen < _PRIOR:
-            return estimate <= old
-        return abs(estimate - old) <= _PUBLISHED * old
+        if window.seen < _PRIOR:
+            return window.worst() <= old
+        return abs(window.quantile() - old) <= _PUBLISHED * old
 
     def _estimates(self) -> dict[int, float]:
         drift = [
