@@ -406,3 +406,16 @@ def test_a_kernel_that_fails_in_a_body_names_its_node() -> None:
         with pytest.raises(ExecutionError, match="a step of a body") as caught:
             module({**data, "i": np.array([[0], [7], [0], [0]])})
         assert caught.value.nodes == ("pick",)
+
+
+@pytest.mark.parametrize("op_type", ["Concat", "Sum", "Max"])
+def test_more_operands_than_a_kernel_takes(op_type: str) -> None:
+    graph = Graph("model", [(f"x{i}", TensorType(F32, (2,))) for i in range(50)], opset=21)
+    axis = {"axis": 0} if op_type == "Concat" else {}
+    graph.outputs = [Unique(graph).op(op_type, *graph.inputs, outputs=["y"], **axis)]
+    infer_graph(graph)
+    data = [np.arange(2, dtype=np.float32) + i for i in range(50)]
+    (expected,) = evaluate_graph(graph, data)
+    for level in ("O0", "O2"):
+        with graphc.compile(exported(graph), threads=1, level=level) as module:
+            np.testing.assert_array_equal(module(data)["y"], expected)

@@ -39,6 +39,31 @@ class Decompose(RulePass):
     name: ClassVar[str] = "decompose"
 
 
+WIDE = 16
+"""Operands of a Concat that one kernel takes: each is a pointer, of which a kernel has a few dozen at most."""
+
+
+@RULES.rule(
+    P.Concat(Rest("parts"), axis=attr("axis")),
+    examples=lambda choose: {
+        "axis": choose.pick((0, 1, -1)),
+        "parts": lambda b: [
+            b.graph.add_input(f"x{i}", TensorType(FLOAT32, (2, 3))) for i in range(choose.pick((17, 40)))
+        ],
+    },
+)
+def concat_of_many(m: Match, b: Builder) -> Refusal | Value:
+    """Concat(a, ..., z) = Concat(Concat(a, ...), ..., Concat(..., z)), for more operands than a kernel takes."""
+    parts = list(m.rest("parts"))
+    if len(parts) <= WIDE:
+        return refuse(f"it has {len(parts)} operands, which one kernel takes")
+    axis = m.attribute("axis")
+    while len(parts) > WIDE:
+        groups = [parts[first : first + WIDE] for first in range(0, len(parts), WIDE)]
+        parts = [b.op("Concat", *group, axis=axis) if len(group) > 1 else group[0] for group in groups]
+    return b.op("Concat", *parts, axis=axis)
+
+
 @RULES.rule(P.Split(Var("x"), Rest("sizes"), axis=attr("axis", default=0)))
 def split_into_slices(m: Match, b: Builder) -> Refusal | tuple[Value, ...]:
     """Split(x) = Slice(x), Slice(x), ..., one for each part."""

@@ -9,6 +9,7 @@ from graphc.errors import BackendError
 from graphc.ir import GRAPHC_DOMAIN, Node, TensorType, dtypes
 from graphc.ops.base import UNKNOWN_PREFIX, Trait, find
 from graphc.ops.expr import ArgReduce, Call, Const, Load, Reduce, Scalar, Select, walk
+from graphc.package import MAX_ARGUMENTS
 from graphc.target import Target, Verdict, accepted, refused
 
 TEMPLATED = frozenset({"Attention"})
@@ -29,6 +30,9 @@ def supports(node: Node, target: Target) -> Verdict:
         return refused("control flow runs on the host")
     if operator.has(Trait.RANDOM):
         return refused("random numbers come from the host")
+    pointers = len({value for value in node.inputs if value is not None}) + sum(v.is_used for v in node.outputs)
+    if pointers > MAX_ARGUMENTS:
+        return refused(f"it has {pointers} operands, and a kernel takes {MAX_ARGUMENTS}")
     for what, values in (("input", node.inputs), ("output", node.outputs)):
         for index, value in enumerate(values):
             if value is None or (what == "output" and not value.is_used):
