@@ -19,7 +19,7 @@ from graphc.ir import Dim, Node, Type, dtypes
 from graphc.ir.symbolic import add, floordiv, maximum, minimum, mod, multiply, substitute
 from graphc.ops.base import Array, Datum, ExpressionContext, InferenceContext, Operator, Trait, register
 from graphc.ops.elementwise import widened
-from graphc.ops.expr import Axis, IndexValue, Scalar, TensorExpr, axes_of, call, cast, const
+from graphc.ops.expr import Axis, IndexValue, Scalar, TensorExpr, axes_of, call, cast, compare, const, select
 from graphc.ops.indexing import accumulator, subtract, wide_load
 from graphc.ops.resize_places import Sampling, Taps, common_scale, limits_in, output_extents, resized_axes
 from graphc.ops.shape import unknown_dims
@@ -239,7 +239,7 @@ def _express_resize(ctx: ExpressionContext) -> Sequence[TensorExpr] | None:
         return None
     axes = axes_of(output.dims)
     place: list[Dim] = [axis.index for axis in axes]
-    blends: dict[int, tuple[Dim, Scalar]] = {}
+    blends: dict[int, _Blend] = {}
     resized = resized_axes(ctx.node, len(axes))
     for number, axis in enumerate(resized):
         scale = None if by_size or scales is None else float(scales[number])
@@ -249,26 +249,55 @@ def _express_resize(ctx: ExpressionContext) -> Sequence[TensorExpr] | None:
         sample = _sample(ctx.node, axes[axis], source, scale, mode)
         if sample is None:
             return None
-        place[axis] = sample[0]
-        if sample[1] is not None:
-            blends[axis] = (minimum(add(sample[0], 1), subtract(source, 1)), sample[1])
+        if isinstance(sample, _Blend):
+            blends[axis] = sample
+        else:
+            place[axis] = sample
     wide = accumulator(kind.dtype)
 
     def blend(pending: Sequence[int], at: tuple[Dim, ...]) -> Scalar:
         if not pending:
             return wide_load(0, kind, at)
         axis, *rest = pending
-        high, weight = blends[axis]
-        weight = cast(weight, wide)
-        low_part = blend(rest, at)
-        high_part = blend(rest, (*at[:axis], high, *at[axis + 1 :]))
-        return call("add", low_part, call("mul", call("sub", high_part, low_part), weight))
+        found = blends[axis]
+
+        def read(index: Dim) -> Scalar:
+            return blend(rest, (*at[:axis], index, *at[axis + 1 :]))
+
+        low_part = read(found.low)
+        step = call("sub", read(found.high), low_part)
+        value: Scalar = call("add", low_part, call("mul", step, cast(found.weight, wide)))
+        # Beyond the outermost elements are those elements. Said as a choice, the stretch between has plain indices.
+        if found.begin > 0:
+            value = select(compare("lt", axes[axis].index, found.begin), read(0), value)
+        if found.end is not None:
+            value = select(compare("ge", axes[axis].index, found.end), read(subtract(kind.dims[axis], 1)), value)
+        return value
 
     return [TensorExpr(axes, cast(blend(tuple(blends), tuple(place)), kind.dtype))]
 
 
-def _sample(node: Node, axis: Axis, source: Dim, scale: float | None, mode: str) -> tuple[Dim, Scalar | None] | None:
-    """Index of the sample along one axis, and for linear interpolation the weight of its successor."""
+@dataclass(frozen=True)
+class _Blend:
+    """Linear interpolation along one axis.
+
+    Args:
+        low: Place of the sample before.
+        high: Place of the sample after.
+        weight: That of the sample after, float32.
+        begin: Outputs before this one are the first element.
+        end: Outputs from this one on are the last element; None for none.
+    """
+
+    low: Dim
+    high: Dim
+    weight: Scalar
+    begin: int = 0
+    end: int | None = None
+
+
+def _sample(node: Node, axis: Axis, source: Dim, scale: float | None, mode: str) -> Dim | _Blend | None:
+    """The sample along one axis, the nearest or a blend; None where it is no quotient of integers."""
     ratio = _ratio(source, axis.extent, scale)
     found = None if ratio is None else _place(_transform(node), axis.index, source, axis.extent, ratio)
     if found is None or not (_is_exact(scale, ratio) or (isinstance(source, int) and isinstance(axis.extent, int))):
@@ -282,11 +311,23 @@ def _sample(node: Node, axis: Axis, source: Dim, scale: float | None, mode: str)
         index = _nearest_index(found, rounding, source)
         if sampling is not None and _values(index, axis, sampling.output) != sampling.nearest(rounding).tolist():
             return None
-        return _simplest(index, axis, source), None
+        return _simplest(index, axis, source)
+    if sampling is not None:
+        low = floordiv(found.numerator, found.denominator)
+        numerators = _values(found.numerator, axis, sampling.output)
+        lows = [value for value in _values(low, axis, sampling.output) if isinstance(value, int)]
+        begin = sum(value < 0 for value in numerators if isinstance(value, int))
+        end = next((output for output, value in enumerate(lows) if value >= sampling.source - 1), None)
+        return _Blend(low, add(low, 1), _fraction(found.numerator, found.denominator), begin, end)
     numerator = maximum(found.numerator, 0)
     low = minimum(floordiv(numerator, found.denominator), subtract(source, 1))
-    part = cast(IndexValue(dtypes.INT64, mod(numerator, found.denominator)), dtypes.FLOAT32)
-    return low, call("div", part, const(found.denominator, dtypes.FLOAT32))
+    high = minimum(add(low, 1), subtract(source, 1))
+    return _Blend(low, high, _fraction(numerator, found.denominator))
+
+
+def _fraction(numerator: Dim, denominator: int) -> Scalar:
+    part = cast(IndexValue(dtypes.INT64, mod(numerator, denominator)), dtypes.FLOAT32)
+    return call("div", part, const(denominator, dtypes.FLOAT32))
 
 
 def _is_exact(scale: float | None, ratio: Fraction | None) -> bool:
