@@ -313,6 +313,9 @@ def _sample(node: Node, axis: Axis, source: Dim, scale: float | None, mode: str)
             return None
         return _simplest(index, axis, source)
     if sampling is not None:
+        if found.denominator & (found.denominator - 1):
+            # Places repeat from vector to vector only where their period divides a vector; else tables are faster.
+            return None
         low = floordiv(found.numerator, found.denominator)
         numerators = _values(found.numerator, axis, sampling.output)
         lows = [value for value in _values(low, axis, sampling.output) if isinstance(value, int)]

@@ -1,19 +1,25 @@
-"""Resize spelled out one axis after the other, where its places are known: gathers and resamplings by tables.
-
-Axes that shrink come first, so that less is left for the others.
-"""
+"""Resize spelled out one axis after the other, where its places are known: gathers and resamplings by tables."""
 
 from __future__ import annotations
 
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 
-from graphc.ir import Builder, Node, Value, dtypes
+from graphc.ir import Builder, Dim, Node, Value, dtypes
 from graphc.ops.base import Array
 from graphc.ops.contrib import Values, needed
 from graphc.ops.decomposition import decomposed, rank_of, scalar_like
 from graphc.ops.resampling import resample
 from graphc.ops.resize import mode_of, samplings, taps_of
 from graphc.ops.resize_places import Sampling, limits_in, resized_axes
+
+GATHERING = 4
+"""How much more an element costs that is not read beside its neighbours."""
+MOST_ORDERS = 4
+"""Axes of which every order is tried."""
 
 
 def _known(node: Node, index: int) -> tuple[bool, Array | None]:
@@ -54,7 +60,8 @@ def _expand(b: Builder, node: Node, x: Values) -> Values | None:
     if mode != "nearest" and (dtype.is_integer or dtype.bits < 32):
         work = dtypes.FLOAT64 if dtype.is_integer and dtype.bits > 16 else dtypes.FLOAT32
     result = data if work == dtype else b.op("Cast", data, to=work.onnx)
-    for axis, sampling in sorted(changed.items(), key=lambda entry: entry[1].output / entry[1].source):
+    for axis in _order(changed, data.tensor_type.dims):
+        sampling = changed[axis]
         if mode == "nearest":
             places = sampling.nearest(node.str_attribute("nearest_mode", "round_prefer_floor"))
             result = b.op("Gather", result, b.constant(places.astype(np.int64)), axis=axis)
@@ -69,6 +76,23 @@ def _expand(b: Builder, node: Node, x: Values) -> Values | None:
         low, high = limits_in(work.numpy, dtype.numpy)
         result = b.op("Clip", result, scalar_like(b, low, result), scalar_like(b, high, result))
     return [b.op("Cast", result, to=dtype.onnx)]
+
+
+def _order(changed: Mapping[int, Sampling], shape: Sequence[Dim]) -> Sequence[int]:
+    """The axes in the order that makes the least work."""
+
+    def work(order: Sequence[int]) -> int:
+        extents = {axis: sampling.source for axis, sampling in changed.items()}
+        total = 0
+        for axis in order:
+            extents[axis] = changed[axis].output
+            # Neighbours on the innermost axis are gathered one by one, on the others a vector at a time.
+            total += math.prod(extents.values()) * (GATHERING if axis == len(shape) - 1 else 1)
+        return total
+
+    if len(changed) > MOST_ORDERS:
+        return sorted(changed, key=lambda axis: changed[axis].output / changed[axis].source)
+    return min(itertools.permutations(changed), key=work)
 
 
 def _extrapolated(b: Builder, node: Node, result: Value, changed: dict[int, Sampling], rank: int) -> Value:
