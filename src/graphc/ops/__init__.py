@@ -3,6 +3,7 @@
 from graphc.ops import activations as activations
 from graphc.ops import attention as attention
 from graphc.ops import attention_expansion as attention_expansion
+from graphc.ops import batch_norm_training as batch_norm_training
 from graphc.ops import bits as bits
 from graphc.ops import choice as choice
 from graphc.ops import classical as classical
@@ -27,6 +28,7 @@ from graphc.ops import grid_sample as grid_sample
 from graphc.ops import loss_expansion as loss_expansion
 from graphc.ops import losses as losses
 from graphc.ops import movement as movement
+from graphc.ops import ngrams as ngrams
 from graphc.ops import normalization as normalization
 from graphc.ops import optimizers as optimizers
 from graphc.ops import padding as padding

@@ -167,14 +167,22 @@ def _label_encoder(b: Builder, node: Node, x: Value) -> Sequence[Value] | None:
     # Of equal keys the first counts; NaN is a key like any other.
     numbers = ~np.isnan(keys) if keys.dtype.kind == "f" else np.ones(len(keys), bool)
     sorted_keys, first = np.unique(keys[numbers], return_index=True)
-    result = _looked_up(b, x, sorted_keys, values[numbers][first], other)
+    result = looked_up(b, x, sorted_keys, values[numbers][first], other)
     if not numbers.all():
         result = b.op("Where", b.op("IsNaN", x), b.constant(values[~numbers][0]), result)
     return [result]
 
 
-def _looked_up(b: Builder, x: Value, keys: Array, values: Array, other: Array) -> Value:
-    """The value of each element's key, `other` where it is none; keys rise."""
+def looked_up(b: Builder, x: Value, keys: Array, values: Array, other: Array) -> Value:
+    """The value of each element's key, `other` where it is none.
+
+    Args:
+        b: Where nodes go.
+        x: Elements, of the keys' type.
+        keys: Rising, without NaN.
+        values: One for each key.
+        other: Of the values' type.
+    """
     if len(keys) <= MOST_COMPARED:
         result = b.op("Expand", b.constant(other), b.op("Shape", x))
         for key, value in zip(keys, values, strict=True):

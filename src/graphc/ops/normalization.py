@@ -270,14 +270,18 @@ def _infer_batch_norm(ctx: InferenceContext) -> Sequence[Type]:
 
 
 def _evaluate_batch_norm(node: Node, arrays: Sequence[Datum]) -> Sequence[Datum]:
-    if node.int_attribute("training_mode", 0):
-        from graphc.ops.host import evaluate_with_reference
-
-        return evaluate_with_reference(node, arrays)
     data = arrays[0]
+    running: list[Datum] = []
     scale, bias, mean, variance = (_by_channel(p, data.ndim).astype(np.float64) for p in arrays[1:5])
+    if node.int_attribute("training_mode", 0):
+        over = (0, *range(2, data.ndim))
+        x, momentum = widened(data).astype(np.float64), node.float_attribute("momentum", 0.9)
+        current = mean_of(x, over), mean_of((x - mean_of(x, over)) ** 2, over)
+        for old, new in zip(arrays[3:5], current, strict=True):
+            running.append((old * momentum + new.reshape(-1) * (1 - momentum)).astype(old.dtype))
+        mean, variance = (statistic.reshape(mean.shape) for statistic in current)
     y = (widened(data) - mean) / np.sqrt(variance + _epsilon(node)) * scale + bias
-    return [y.astype(data.dtype)]
+    return [y.astype(data.dtype), *running]
 
 
 def _express_batch_norm(ctx: ExpressionContext) -> Sequence[TensorExpr] | None:

@@ -123,8 +123,28 @@ def _cosine_window(*coefficients: float) -> Callable[[Node, Sequence[Datum]], Se
 
 
 def _infer_mel(ctx: InferenceContext) -> Sequence[Type]:
+    for index in (2, 3, 4):
+        # The elements decide nothing here, but with them the matrix is a constant.
+        ctx.constant(index)
     dtype = dtypes.from_onnx(ctx.node.int_attribute("output_datatype", dtypes.FLOAT32.onnx))
     return [TensorType(dtype, (add(floordiv(_number(ctx, 1, "dft"), 2), 1), _number(ctx, 0, "mel")))]
+
+
+def _evaluate_mel(node: Node, inputs: Sequence[Datum]) -> Sequence[Datum]:
+    """Triangles over the bins of a spectrum, whose corners are equally far apart on the mel scale."""
+    bins, length, rate = (int(np.asarray(x).reshape(())) for x in inputs[:3])
+    low, high = (float(np.asarray(x).reshape(())) for x in inputs[3:5])
+    low_mel, high_mel = (2595 * np.log1p(edge / 700) / np.log(10) for edge in (low, high))
+    mels = np.arange(bins + 2) * ((high_mel - low_mel) / (bins + 2)) + low_mel
+    corners = ((length + 1) * (700 * np.expm1(mels / 2595 * np.log(10))) // rate).astype(np.int64)
+    left, center, right = corners[:-2], corners[1:-1], corners[2:]
+    at = np.arange(length // 2 + 1)[:, None]
+    rising = np.where(left == center, 1.0, (at - left) / np.maximum(center - left, 1))
+    falling = (right - at) / np.maximum(right - center, 1)
+    found = np.where((left <= at) & (at <= center), rising, 0.0)
+    found = np.where((center <= at) & (at < right), falling, found)
+    dtype = dtypes.from_onnx(node.int_attribute("output_datatype", dtypes.FLOAT32.onnx))
+    return [found.astype(dtype.numpy)]
 
 
 for operator in (
@@ -133,6 +153,6 @@ for operator in (
     Operator("HannWindow", _infer_window, _cosine_window(0.5, 0.5)),
     Operator("HammingWindow", _infer_window, _cosine_window(25 / 46, 21 / 46)),
     Operator("BlackmanWindow", _infer_window, _cosine_window(0.42, 0.5, 0.08)),
-    Operator("MelWeightMatrix", _infer_mel),
+    Operator("MelWeightMatrix", _infer_mel, _evaluate_mel),
 ):
     register(operator)

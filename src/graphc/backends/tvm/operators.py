@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 from graphc.backends.base import Kernel
 from graphc.backends.regions import body_of, inputs_of
-from graphc.backends.tvm import linear_attention, recurrent, scan, scatter, top_k, trees
+from graphc.backends.tvm import determinant, linear_attention, recurrent, scan, scatter, top_k, trees
 from graphc.errors import BackendError
 from graphc.ir import GRAPHC_DOMAIN, Graph, Node
 from graphc.ops.recurrent import RECURRENCE
@@ -20,6 +20,7 @@ Lower: TypeAlias = "Callable[[Graph, Target, frozenset[int], Mapping[str, Any]],
 OPERATORS: Mapping[tuple[str, str], Lower] = {
     ("", "CumProd"): scan.lower,
     ("", "CumSum"): scan.lower,
+    ("", "Det"): determinant.lower,
     ("", "Scatter"): scatter.lower,
     ("", "ScatterElements"): scatter.lower,
     ("", "ScatterND"): scatter.lower,
