@@ -234,3 +234,29 @@ def test_costs_that_changed_are_planned_with() -> None:
     queue.costs = CostCurve({1: 0.005})
     policy.replan()
     assert sum(offer(policy, queue, 0.0)[1] is None for _ in range(20)) == 9
+
+
+def test_low_priority_without_a_deadline_is_not_starved() -> None:
+    """Every 10 ms a request of high priority comes, each takes 10 ms: the low one gets its turn all the same."""
+    policy = Promise()
+    queues = [Queue(name, CostCurve({1: 0.01})) for name in "ab"]
+    low, _ = offer(policy, queues[0], 0.0)
+    started: list[Request] = []
+    for turn in range(400):
+        now = turn * 0.01
+        offer(policy, queues[1], now, priority=1)
+        policy.finished(0, now)
+        found = policy.next(0, now)
+        assert found is not None
+        started += found.requests
+        if low in started:
+            break
+    assert low in started
+    assert 1.0 <= now <= 3.0, "a level of priority is worth a second"
+
+
+def test_a_device_that_is_overdue_does_not_stop_admission() -> None:
+    policy, queue = Promise(), Queue("q", LINEAR, slo=0.05)
+    offer(policy, queue, 0.0)
+    assert policy.next(0, 0.0) is not None
+    assert offer(policy, queue, 10.0)[1] is None

@@ -446,3 +446,19 @@ def test_an_observer_sees_it_all() -> None:
 def test_settings_out_of_range(options: dict[str, Any], message: str) -> None:
     with pytest.raises(OptionError, match=message):
         serve(Fake(), **options)
+
+
+def test_a_shape_that_is_new_is_met_without_blocking_the_event_loop() -> None:
+    fake = Fake(lengths=(3, 5))
+    known = fake.variants
+    fake.variants = known[:4]
+    loop_threads: set[str] = set()
+    fake.error = lambda array: loop_threads.add(threading.current_thread().name)
+
+    async def main() -> Any:
+        with serve(fake) as scheduler:
+            fake.variants = known
+            return await scheduler.infer([row(1, 5)])
+
+    np.testing.assert_array_equal(asyncio.run(main())["y"], row(2, 5))
+    assert threading.current_thread().name not in loop_threads

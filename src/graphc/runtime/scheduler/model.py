@@ -110,13 +110,20 @@ class ServedModel:
         """One for each shape."""
         return tuple(self._queues.values())
 
-    def prepare(self, inputs: Any) -> Prepared:
-        """Checks a request's inputs and finds its queue.
+    def collect(self, inputs: Any) -> list[Any]:
+        """A request's inputs in the model's order.
 
         Raises:
-            InputError: They do not fit the model, or have more rows than the largest batch.
+            InputError: They do not fit the model.
         """
-        arrays = self._signature.collect(inputs)
+        return self._signature.collect(inputs)
+
+    def find(self, arrays: list[Any]) -> Prepared | None:
+        """The queue of collected inputs; None for a shape that is to be met first.
+
+        Raises:
+            InputError: They have more rows than the largest batch, or disagree about them.
+        """
         shapes = self._signature.shapes(arrays)
         batch = self.batch
         if batch is not None:
@@ -128,7 +135,21 @@ class ServedModel:
                 self._check_rows(rows, queue)
                 return Prepared(queue, rows, arrays)
         queue = self._queues.get(shapes)
-        return Prepared(queue or self._meet(shapes, arrays), 1, arrays)
+        return None if queue is None else Prepared(queue, 1, arrays)
+
+    def meet(self, arrays: list[Any]) -> Prepared:
+        """Makes a queue for a shape that no program was compiled for beforehand: its requests run alone.
+
+        The executable compiles it now, if it can, and it is measured, so that the next ones can be promised something.
+
+        Raises:
+            InputError: It has no program for this shape and cannot compile one.
+        """
+        shapes = self._signature.shapes(arrays)
+        seconds = measure(self.executable, arrays).high
+        made = ModelQueue(self, shapes, Latencies({1: seconds}), 1, shares=False)
+        with self._lock:
+            return Prepared(self._queues.setdefault(shapes, made), 1, arrays)
 
     def _check_rows(self, rows: int, queue: ModelQueue) -> None:
         if 1 <= rows <= queue.costs.largest and queue.costs.single_call(rows) is not None:
@@ -190,15 +211,6 @@ class ServedModel:
                 have = ", ".join(map(str, sorted(table)))
                 raise OptionError(f"max_batch_size is {limit}, and the batches compiled have {have} rows")
             self._queues[name] = ModelQueue(self, name, Latencies(allowed), max(allowed), shares=self.batch is not None)
-
-    def _meet(self, shapes: Hashable, arrays: list[Any]) -> ModelQueue:
-        """A queue for a shape that no program was compiled for beforehand: its requests run alone.
-
-        The executable compiles it now, if it can, and it is measured, so that the next ones can be promised something.
-        """
-        seconds = measure(self.executable, arrays).high
-        with self._lock:
-            return self._queues.setdefault(shapes, ModelQueue(self, shapes, Latencies({1: seconds}), 1, shares=False))
 
 
 def _without_rows(shapes: Sequence[Any], batch: BatchAxes) -> Hashable:

@@ -16,23 +16,20 @@ from graphc.errors import (
     CircuitOpenError,
     DeadlineError,
     ExecutionError,
-    GraphcError,
     OptionError,
-    QueueFullError,
-    RefusedError,
     SchedulerClosedError,
 )
-from graphc.runtime.calibration import Calibration, Runnable, load_calibration
-from graphc.runtime.executable import Executable, Inputs
+from graphc.runtime.calibration import Calibration, Runnable
+from graphc.runtime.executable import Inputs
+from graphc.runtime.scheduler.answers import Outputs, answer, refused
 from graphc.runtime.scheduler.costs import Call
-from graphc.runtime.scheduler.devices import Device, core_sets, given_sets, place
+from graphc.runtime.scheduler.devices import Device, core_sets, given_sets
 from graphc.runtime.scheduler.model import ModelQueue, Prepared, ServedModel
 from graphc.runtime.scheduler.policy import Promise
+from graphc.runtime.scheduler.serving import serve_models
 from graphc.runtime.scheduler.settings import ModelSettings
 from graphc.runtime.scheduler.statistics import BatchReport, ModelStatistics, Observer, Statistics
 from graphc.runtime.scheduler.work import Assignment, Refusal, Request
-
-Outputs = dict[str, Any]
 
 MARGIN = 0.0005
 """Seconds between the planned end of a batch and a deadline in it: to wake a thread and to hand out answers."""
@@ -88,31 +85,17 @@ class Scheduler:
         margin_ms: float = MARGIN * 1e3,
         **options: Any,
     ) -> None:
-        by_name = dict(models) if isinstance(models, Mapping) else {models.manifest.model: models}
-        if not by_name:
-            raise OptionError("there is no model to serve")
-        chosen = _settings(by_name, settings, options)
         self.devices = core_sets(devices, threads) if isinstance(devices, int) else given_sets(devices, threads)
         width = self.devices[0].threads if (threads is not None or len(self.devices) > 1) else None
-        runnables = {name: _instance(model, width) for name, model in by_name.items()}
-        placed = place({name: _needs(m) for name, m in runnables.items()}, len(self.devices), memory_limit)
-        everywhere = tuple(range(len(self.devices)))
-        self._models = {
-            name: ServedModel(
-                name,
-                runnable,
-                chosen[name],
-                _calibration(runnable) if calibration is None else calibration.get(name, {}),
-                None if placed[name] == everywhere else placed[name],
-            )
-            for name, runnable in runnables.items()
-        }
+        self._models = serve_models(
+            models, settings, options, count=len(self.devices), threads=width, limit=memory_limit, known=calibration
+        )
         self._default = next(iter(self._models.values())) if len(self._models) == 1 else None
         self._policy = Promise(len(self.devices), margin=margin_ms / 1e3)
         self._statistics = Statistics()
         self._observers: list[Observer] = [self._statistics, *([observer] if observer is not None else [])]
         self._lock = threading.Lock()
-        self._idle = set(everywhere)
+        self._idle = set(range(len(self.devices)))
         self._bells = [threading.Condition(self._lock) for _ in self.devices]
         self._closed = False
         self._threads = [
@@ -162,7 +145,10 @@ class Scheduler:
             ExecutionError: A step of the model failed.
             SchedulerClosedError: The scheduler is closed.
         """
-        device, request = self._accept(inputs, model, timeout_ms, priority, take=True)
+        served = self._model(model)
+        arrays = served.collect(inputs)
+        prepared = served.find(arrays) or served.meet(arrays)
+        device, request = self._accept(prepared, timeout_ms, priority, take=True)
         if device is not None:
             self._run_and_pass_on(*device)
         ticket: _Ticket = request.payload
@@ -189,10 +175,9 @@ class Scheduler:
             InputError: The inputs do not fit the model.
             SchedulerClosedError: The scheduler is closed.
         """
-        _, request = self._accept(inputs, model, timeout_ms, priority, take=False)
-        ticket: _Ticket = request.payload
-        ticket.future.add_done_callback(lambda future: self._withdraw(request) if future.cancelled() else None)
-        return ticket.future
+        served = self._model(model)
+        arrays = served.collect(inputs)
+        return self._submit(served.find(arrays) or served.meet(arrays), timeout_ms, priority)
 
     async def infer(
         self,
@@ -213,7 +198,13 @@ class Scheduler:
         Raises:
             As a call.
         """
-        return await asyncio.wrap_future(self.submit(inputs, model=model, timeout_ms=timeout_ms, priority=priority))
+        served = self._model(model)
+        arrays = served.collect(inputs)
+        # A shape that comes for the first time may have to be compiled: not in the event loop.
+        prepared = served.find(arrays)
+        if prepared is None:
+            prepared = await asyncio.to_thread(served.meet, arrays)
+        return await asyncio.wrap_future(self._submit(prepared, timeout_ms, priority))
 
     def close(self, *, drain: bool = True) -> None:
         """Accepts nothing more and ends the threads; what runs now is answered.
@@ -256,15 +247,20 @@ class Scheduler:
             )
         return found
 
+    def _submit(self, prepared: Prepared, timeout_ms: float | None, priority: int) -> Future[Outputs]:
+        _, request = self._accept(prepared, timeout_ms, priority, take=False)
+        ticket: _Ticket = request.payload
+        ticket.future.add_done_callback(lambda future: self._withdraw(request) if future.cancelled() else None)
+        return ticket.future
+
     def _accept(
-        self, inputs: Inputs, name: str | None, timeout_ms: float | None, priority: int, *, take: bool
+        self, prepared: Prepared, timeout_ms: float | None, priority: int, *, take: bool
     ) -> tuple[tuple[int, Assignment] | None, Request]:
         """Offers a request to the policy. With `take`, an idle device's next batch is the caller's to run."""
-        model = self._model(name)
         if timeout_ms is not None and not 0 < timeout_ms < math.inf:
             raise OptionError(f"timeout_ms is {timeout_ms!r}; expected a positive number")
-        prepared = model.prepare(inputs)
         queue = prepared.queue
+        model = queue.model
         now = perf_counter()
         limit = queue.slo if timeout_ms is None else min(queue.slo, timeout_ms / 1e3)
         ticket = _Ticket(prepared, Future(), timeout_ms is not None)
@@ -278,7 +274,7 @@ class Scheduler:
             )
         if refusal is not None:
             self._tell_refused(model, refusal.reason)
-            raise _refusal(model, refusal, limit)
+            raise refused(model, refusal, limit)
         for observer in self._observers:
             observer.accepted(model.name)
         return assigned, request
@@ -365,7 +361,7 @@ class Scheduler:
         try:
             if live:
                 began = perf_counter()
-                answers = self._answers(queue.model, live, call)
+                answers = answer(queue.model, [request.payload.prepared for request in live], call)
                 seconds = perf_counter() - began
         except BaseException as error:
             # Ctrl-C in a caller's thread: it is that caller's, but the batch has other requests too.
@@ -373,15 +369,15 @@ class Scheduler:
             raise
         finally:
             ended = perf_counter()
-            errors = sum(isinstance(answer, BaseException) for answer in answers)
+            errors = sum(isinstance(given, BaseException) for given in answers)
             with self._lock:
                 self._end(device, queue, live, errors, call, ended - started, ended)
-            for request, answer in zip(live, answers, strict=True):
+            for request, given in zip(live, answers, strict=True):
                 ticket: _Ticket = request.payload
-                if isinstance(answer, BaseException):
-                    ticket.future.set_exception(answer)
+                if isinstance(given, BaseException):
+                    ticket.future.set_exception(given)
                 else:
-                    ticket.future.set_result(answer)
+                    ticket.future.set_result(given)
             if live:
                 self._report(queue, live, call, started, ended, seconds, errors)
 
@@ -420,27 +416,6 @@ class Scheduler:
             return False
         return True
 
-    def _answers(self, model: ServedModel, live: list[Request], call: Call) -> list[Outputs | BaseException]:
-        """Outputs of each request, or what went wrong with it.
-
-        Where a batch fails, its requests are run one by one: one bad index is no reason to fail the others.
-        """
-        parts: list[Prepared] = [request.payload.prepared for request in live]
-        try:
-            return list(model.run(parts, call))
-        except Exception as error:
-            if len(parts) == 1:
-                return [_as_error(error)]
-        found: list[Outputs | BaseException] = []
-        for part in parts:
-            single = part.queue.costs.single_call(part.rows)
-            assert single is not None
-            try:
-                found += model.run([part], single)
-            except Exception as error:
-                found.append(_as_error(error))
-        return found
-
     def _report(
         self,
         queue: ModelQueue,
@@ -462,63 +437,3 @@ class Scheduler:
         )
         for observer in self._observers:
             observer.finished(queue.model.name, report)
-
-
-def _as_error(error: Exception) -> BaseException:
-    """What a request's future fails with: a typed error."""
-    if isinstance(error, GraphcError):
-        return error
-    wrapped = ExecutionError(f"the model failed: {type(error).__name__}: {error}")
-    wrapped.__cause__ = error
-    return wrapped
-
-
-def _refusal(model: ServedModel, refusal: Refusal, limit: float) -> RefusedError:
-    again = f"try again in {refusal.retry_after * 1e3:.3g} ms"
-    if refusal.reason == "queue_full":
-        return QueueFullError(
-            f"{model.tenant.waiting} requests for {model.name} wait already",
-            retry_after=refusal.retry_after,
-            hint=again,
-        )
-    if refusal.reason == "share":
-        message = f"{model.name} has had its share, and others that had less wait"
-    else:
-        message = f"{model.name} could not answer within {limit * 1e3:g} ms"
-    return RefusedError(message, retry_after=refusal.retry_after, hint=again)
-
-
-def _settings(
-    models: Mapping[str, Runnable],
-    given: ModelSettings | Mapping[str, ModelSettings] | None,
-    options: Mapping[str, Any],
-) -> dict[str, ModelSettings]:
-    if options:
-        if given is not None:
-            raise OptionError(f"{', '.join(options)} given beside settings; say it there")
-        try:
-            given = ModelSettings(**options)
-        except TypeError as error:
-            known = ", ".join(ModelSettings.__dataclass_fields__)
-            raise OptionError(f"unknown among {', '.join(options)}: settings are {known}") from error
-    if isinstance(given, Mapping):
-        if unknown := sorted(given.keys() - models.keys()):
-            raise OptionError(f"settings for {unknown[0]!r}, which is no model; there are: {', '.join(models)}")
-        return {name: given.get(name, ModelSettings()) for name in models}
-    return dict.fromkeys(models, given or ModelSettings())
-
-
-def _instance(model: Runnable, threads: int | None) -> Runnable:
-    if threads is None or not isinstance(model, Executable) or model.threads == threads:
-        return model
-    return model.with_threads(threads)
-
-
-def _needs(model: Runnable) -> tuple[int, int]:
-    """Bytes of weights, and of the largest arena."""
-    manifest = model.manifest
-    return manifest.weights_size, max((variant.arena_size for variant in model.variants), default=0)
-
-
-def _calibration(model: Runnable) -> Calibration:
-    return load_calibration(model.path, model) if isinstance(model, Executable) else {}
