@@ -14,6 +14,8 @@ MEMORY = 2 << 30
 """Bytes of address space that a model may take."""
 RUN_ELEMENTS = 1 << 20
 """Models whose inputs and outputs have more elements are compiled and not run."""
+RUN_FLOPS = 10**9
+"""Nor are models that ask for more work: that a window of 2^40 elements takes long is no defect."""
 
 
 def prepare() -> None:
@@ -57,6 +59,7 @@ def trial(model: bytes) -> str:
 
 
 def _run(module: object) -> str:
+    from graphc.package import KernelStep
     from graphc.runtime import Executable
     from graphc.testing.inputs import seeded_inputs
 
@@ -66,6 +69,8 @@ def _run(module: object) -> str:
         return "compiled"
     shapes = [shape for shape in (*variants[0].inputs, *variants[0].outputs) if shape is not None]
     if sum(math.prod(shape) for shape in shapes) > RUN_ELEMENTS or variants[0].arena_size > RUN_ELEMENTS * 64:
+        return "compiled"
+    if sum(step.flops for step in variants[0].steps if isinstance(step, KernelStep)) > RUN_FLOPS:
         return "compiled"
     module(seeded_inputs(module.inputs, variants[0].inputs))
     return "ran"
