@@ -11,7 +11,7 @@ dev_stamp := $(VENV)/.installed-dev
 demo_stamp := $(VENV)/.installed-demo
 bench_stamp := $(VENV)/.installed-bench
 
-.PHONY: help test lint test-slow conformance fuzz-import demo bench format clean
+.PHONY: help test lint test-slow conformance fuzz-import docs demo bench format clean
 
 help:
 	@echo "make demo       compile a trained model, run it on four rotations of a page, compare with ONNX Runtime"
@@ -19,6 +19,7 @@ help:
 	@echo "make test-slow  long sweeps and whole-model checks"
 	@echo "make conformance  the ONNX backend suite, beside ONNX Runtime"
 	@echo "make fuzz-import  damaged models against the importer and the compiler, for MINUTES=5"
+	@echo "make docs       write docs/operators.md anew"
 	@echo "make bench      the model zoo against ONNX Runtime and OpenVINO"
 	@echo "make format     rewrite the code in the project's style"
 	@echo "make clean      remove the environment and the caches"
@@ -41,6 +42,10 @@ conformance: $(dev_stamp)
 
 fuzz-import: $(dev_stamp)
 	$(bin)/graphc fuzz import --minutes $(MINUTES) --seed $$(date +%s) --keep tests/frontend/corpus
+
+docs: $(dev_stamp)
+	$(bin)/graphc operators --markdown > docs/operators.md.new
+	mv docs/operators.md.new docs/operators.md
 
 demo: $(demo_stamp)
 	$(bin)/python -m examples.demo

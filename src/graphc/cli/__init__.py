@@ -45,6 +45,7 @@ COMMANDS: Mapping[str, Command] = {
     "tune": Command("tune", "how each kernel is best cut on this machine, by measuring"),
     "passes": Command("passes", "the passes there are, their options, the pipelines"),
     "rules": Command("rules", "the rewrite rules, and tests of them on random instances of their own patterns"),
+    "operators": Command("operators", "which operators are compiled, and which run in NumPy, by dtype"),
     "fuzz": Command("fuzz", "damaged models, to be refused or compiled; random ones, beside ONNX Runtime"),
     "conformance": Command("conformance", "the ONNX backend suite: what passes, compiled or with steps in NumPy"),
     "devices": Command("devices", "what this machine is, what code it runs, what can be compiled for"),
