@@ -14,7 +14,7 @@ from graphc.frontend.functions import Functions, call_attributes, domain_of, ops
 from graphc.frontend.gradient import GRADIENT, write_gradient
 from graphc.frontend.opset import Draft, constant_tensor, raise_to
 from graphc.frontend.order import node_name, node_origins, producers, sort_nodes
-from graphc.frontend.schema import CANONICAL_OPSET, check_node, first_version, signature
+from graphc.frontend.schema import CANONICAL_OPSET, check_node, dtype_misfit, first_version, signature
 from graphc.frontend.scope import Frame, Scope, UniqueNames, fail_dangling, lookup
 from graphc.frontend.source import MAX_NESTING
 from graphc.frontend.tensors import TensorReader
@@ -160,6 +160,8 @@ class GraphReader:
             found = signature(domain, node.op_type, version)
         if found is not None:
             check_node(node, {name: attribute_kind(proto) for name, proto in protos.items()}, found, label)
+        types = [None if value is None else value.type for value in inputs]
+        misfit = None if found is None else dtype_misfit(node.op_type, types, found, label)
         inner = replace(frame, depth=frame.depth + 1, results={}, branch=frame.branch or node.op_type == "If")
         draft = Draft(
             node.op_type,
@@ -171,7 +173,7 @@ class GraphReader:
             name=node.name,
             origins=node_origins(node, label),
             target=CANONICAL_OPSET,
-            append=lambda made: self._append(graph, made, frame),
+            append=lambda made: self._append(graph, made, frame, misfit),
             fresh=self.unique.make,
         )
         if (domain, draft.op_type) == GRADIENT and found is not None:
@@ -204,12 +206,14 @@ class GraphReader:
             self.report(error)
             draft.finish()
 
-    def _append(self, graph: Graph, node: Node, frame: Frame) -> Node:
+    def _append(self, graph: Graph, node: Node, frame: Frame, misfit: TypeInferenceError | None = None) -> Node:
         graph.append(node)
         for value in node.outputs:
             value.type = self.declared.pop(value.name, None)
             self.made[value.name] = value
         try:
+            if misfit is not None:
+                raise misfit
             self.inference.visit(node)
         except TypeInferenceError as error:
             if not frame.branch:

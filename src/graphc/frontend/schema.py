@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import onnx
 
-from graphc.errors import ModelError
+from graphc.errors import ModelError, TypeInferenceError
+from graphc.ir import TensorType, Type, dtypes
 
 CANONICAL_OPSET = 27
 """Version of ai.onnx that graphs are normalized to: the newest that ONNX Runtime 1.32 runs quantized models and models
@@ -30,6 +31,7 @@ class Signature:
         attributes: Type of each attribute, as a number of `AttributeProto.AttributeType`.
         required: Attributes that must be given.
         deprecated: Whether the version took the operator out of use.
+        operands: Type parameter of each input, with whether it may be text; the last one repeats where inputs do.
     """
 
     since: int
@@ -38,6 +40,7 @@ class Signature:
     attributes: Mapping[str, int]
     required: frozenset[str]
     deprecated: bool = False
+    operands: tuple[tuple[str, bool], ...] = ()
 
 
 @cache
@@ -54,7 +57,14 @@ def signature(domain: str, op_type: str, version: int) -> Signature | None:
         {name: int(attribute.type.value) for name, attribute in schema.attributes.items()},
         frozenset(name for name, attribute in schema.attributes.items() if attribute.required),
         bool(schema.deprecated),
+        tuple((_parameter(formal), any("string" in kind for kind in formal.types)) for formal in schema.inputs),
     )
+
+
+def _parameter(formal: Any) -> str:
+    """What inputs of one dtype share; empty where each may have its own."""
+    variadic = formal.option == onnx.defs.OpSchema.FormalParameterOption.Variadic
+    return "" if variadic and not formal.is_homogeneous else str(formal.type_str)
 
 
 @cache
@@ -107,6 +117,29 @@ def check_node(node: onnx.NodeProto, kinds: Mapping[str, int], found: Signature,
             fail(f"needs attribute {attribute!r} to be of type {_kind_name(expected)}, not {_kind_name(kind)}")
     for attribute in sorted(found.required - kinds.keys()):
         fail(f"lacks its attribute {attribute!r}")
+
+
+def dtype_misfit(op_type: str, types: Sequence[Type | None], found: Signature, name: str) -> TypeInferenceError | None:
+    """Why the dtypes of a node's inputs do not fit its operator's definition; None where they do, or are unknown.
+
+    Inputs that must be of one dtype are not, or text is given where numbers are wanted. Numbers other than those that
+    ONNX lists are let pass: graphc computes more than ONNX promises.
+    """
+    bound: dict[str, TensorType] = {}
+    for index, kind in enumerate(types):
+        if not isinstance(kind, TensorType) or not found.operands:
+            continue
+        parameter, may_be_text = found.operands[min(index, len(found.operands) - 1)]
+        if kind.dtype == dtypes.STRING and not may_be_text:
+            return TypeInferenceError(f"{op_type}: input {index} is text, and numbers are wanted", nodes=(name,))
+        first = bound.setdefault(parameter, kind) if parameter else kind
+        if first.dtype != kind.dtype:
+            return TypeInferenceError(
+                f"{op_type}: input {index} is {kind.dtype}, and must be {first.dtype} as another input is",
+                nodes=(name,),
+                hint="put a Cast in between",
+            )
+    return None
 
 
 def _kind_name(kind: int) -> str:

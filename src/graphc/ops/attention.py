@@ -74,6 +74,7 @@ def _infer_attention(ctx: InferenceContext) -> Sequence[Type]:
     ratio = (heads.query_heads, heads.kv_heads)
     if all(isinstance(h, int) for h in ratio) and mod(*ratio) != 0:
         ctx.fail(f"{ratio[0]} heads of the query are no multiple of {ratio[1]} of the key")
+    _refuse_misfits(ctx, heads, k, v)
     past = ctx.shape(4)[2] if ctx.has(4) else 0
     total = add(past, heads.keys)
     kind, value_kind = ctx.tensor(0), ctx.tensor(2)
@@ -87,6 +88,22 @@ def _infer_attention(ctx: InferenceContext) -> Sequence[Type]:
         value_kind.with_shape((heads.batch, heads.kv_heads, total, heads.value_size)),
         kind.with_shape((heads.batch, heads.query_heads, heads.queries, total)),
     ]
+
+
+def _refuse_misfits(ctx: InferenceContext, heads: Heads, k: Sequence[Dim], v: Sequence[Dim]) -> None:
+    """Fails where extents that must be one are known and are not."""
+    key_size = floordiv(k[2], heads.kv_heads) if heads.packed else k[3]
+    value_keys = v[1] if heads.packed else v[2]
+    for what, left, right in (
+        ("batches of Q and K", heads.batch, k[0]),
+        ("batches of Q and V", heads.batch, v[0]),
+        ("elements of a head of Q and K", heads.size, key_size),
+        ("positions of K and V", heads.keys, value_keys),
+    ):
+        if isinstance(left, int) and isinstance(right, int) and left != right:
+            ctx.fail(f"the {what} differ: {left} and {right}")
+    if heads.size == 0:
+        ctx.fail("heads without elements")
 
 
 def split_heads(x: Array, heads: int) -> Array:
