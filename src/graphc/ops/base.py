@@ -263,6 +263,9 @@ def express(node: Node, missed: Callable[[Value], object] = lambda value: None) 
     Args:
         node: With its types inferred.
         missed: Told which inputs would have to be constants and are not.
+
+    Raises:
+        TypeInferenceError: The inputs do not fit the operator, which inference had not seen.
     """
     operator = find(node)
     if operator is None or operator.expression is None:
@@ -279,7 +282,11 @@ def express(node: Node, missed: Callable[[Value], object] = lambda value: None) 
         tuple(kind for kind in outputs if isinstance(kind, TensorType)),
         missed,
     )
-    return operator.expression(context)
+    try:
+        return operator.expression(context)
+    except (ValueError, IndexError, KeyError, TypeError, ArithmeticError, AssertionError) as error:
+        # Inputs of a model that is not valid, which inference let pass; evaluation answers for its data alike.
+        raise TypeInferenceError(f"{node.op} does not fit its inputs: {error}", nodes=node_names(node)) from error
 
 
 def parameters(node: Node) -> frozenset[int]:
