@@ -218,12 +218,16 @@ def _infer_one_hot(ctx: InferenceContext) -> Sequence[Type]:
     axis = ctx.axis(ctx.node.int_attribute("axis", -1), rank)
     depth = ctx.dims(1)
     extent = ctx.fresh("depth") if depth is None else depth[0]
+    if isinstance(extent, int) and extent < 0:
+        ctx.fail(f"the depth is {extent}")
     return [values.with_shape((*indices.shape[:axis], extent, *indices.shape[axis:]))]
 
 
 def _evaluate_one_hot(node: Node, arrays: Sequence[Datum]) -> Sequence[Datum]:
     indices, depth, (off, on) = arrays[0].astype(np.int64), int(np.asarray(arrays[1]).reshape(())), arrays[2]
     axis = node.int_attribute("axis", -1) % (indices.ndim + 1)
+    if depth < 0:
+        raise ValueError(f"the depth is {depth}")
     within = (indices >= -depth) & (indices < depth)
     place = np.where(within, indices % max(depth, 1), -1)
     positions = np.arange(depth).reshape([-1 if i == axis else 1 for i in range(indices.ndim + 1)])

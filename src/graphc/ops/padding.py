@@ -94,16 +94,19 @@ def _express_pad(ctx: ExpressionContext) -> Sequence[TensorExpr] | None:
     place: list[Dim] = []
     guards: list[Scalar] = []
     for axis, (low, high), extent in zip(axes, amounts, kind.dims, strict=True):
-        inner = subtract(axis.index, low)
         assert isinstance(low, int) and isinstance(high, int)
+        inner = subtract(axis.index, low)
         if mode == "constant":
             guard = within(inner, extent, low=low > 0, high=high > 0)
             guards.extend([] if guard is None else [guard])
-        elif (low, high) != (0, 0):
-            once = mode != "reflect" or (isinstance(extent, int) and max(low, high) < extent)
-            if min(low, high) < 0 or not once:
+        elif max(low, high) > 0:
+            # What is cropped is gone before anything is clamped, mirrored or wrapped.
+            cropped = add(extent, min(low, 0) + min(high, 0))
+            once = mode != "reflect" or (isinstance(cropped, int) and max(low, high) < cropped)
+            if not once or (isinstance(cropped, int) and cropped < 1):
                 return None
-            inner = _pad_source(mode, inner, extent)
+            inner = _pad_source(mode, subtract(axis.index, max(low, 0)), cropped)
+            inner = add(inner, max(-low, 0))
         place.append(inner)
     element: Scalar = load(0, kind.dtype, place)
     if guards:

@@ -105,7 +105,10 @@ def _evaluate_stft(node: Node, inputs: Sequence[Datum]) -> Sequence[Datum]:
 
 def _infer_window(ctx: InferenceContext) -> Sequence[Type]:
     dtype = dtypes.from_onnx(ctx.node.int_attribute("output_datatype", dtypes.FLOAT32.onnx))
-    return [TensorType(dtype, (_number(ctx, 0, "window"),))]
+    size = _number(ctx, 0, "window")
+    if isinstance(size, int) and size < 0:
+        ctx.fail(f"a window of {size} elements")
+    return [TensorType(dtype, (size,))]
 
 
 def _cosine_window(*coefficients: float) -> Callable[[Node, Sequence[Datum]], Sequence[Datum]]:
@@ -113,6 +116,8 @@ def _cosine_window(*coefficients: float) -> Callable[[Node, Sequence[Datum]], Se
 
     def evaluate(node: Node, inputs: Sequence[Datum]) -> Sequence[Datum]:
         size = int(np.asarray(inputs[0]).reshape(()))
+        if size < 0:
+            raise ValueError(f"a window of {size} elements")
         period = max(size if node.int_attribute("periodic", 1) else size - 1, 1)
         angle = 2 * np.pi * np.arange(size) / period
         terms = [(-1) ** i * c * np.cos(i * angle) for i, c in enumerate(coefficients)]

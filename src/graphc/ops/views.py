@@ -185,8 +185,9 @@ register(
 def _infer_unsqueeze(ctx: InferenceContext) -> Sequence[Type]:
     kind = ctx.tensor(0)
     (count,) = ctx.shape(1) or (1,)
-    if kind.shape is None or not isinstance(count, int):
+    if kind.shape is None or (ctx.dims(1) is None and not isinstance(count, int)):
         return [kind.with_shape(None)]
+    assert isinstance(count, int), "elements are followed where there is a number of them"
     rank = len(kind.shape) + count
     axes = requested_axes(ctx, 1, rank)
     if axes is None:
