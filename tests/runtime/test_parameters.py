@@ -158,6 +158,17 @@ def test_a_manifest_that_contradicts_itself(fields: dict[str, Any], why: str) ->
         manifest(variant("scale", 3), **fields)
 
 
+def test_an_output_whose_rank_a_value_decides(build: Build) -> None:
+    output = TensorSpec("y", "float32", (), ranked=False)
+    assert str(output) == "y: float32[...]"
+    path = build(SPECS, [output], variants=[variant("add_one", 3)], parameters=("k",))
+    np.testing.assert_array_equal(load(path)([X, k(3)])["y"], X + 1)
+    with pytest.raises(PackageError, match="'y' has a shape, but no rank"):
+        TensorSpec("y", "float32", (4,), ranked=False)
+    with pytest.raises(PackageError, match="input 'x' has no rank"):
+        Manifest("m", (TensorSpec("x", "float32", (), ranked=False),), (), (), {})
+
+
 def test_a_value_of_the_wrong_size() -> None:
     wrong = dataclasses.replace(variant("scale"), values={"k": b"\0" * 4})
     with pytest.raises(PackageError, match="4 bytes are no value of k: int64"):

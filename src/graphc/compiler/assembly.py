@@ -152,7 +152,7 @@ def _spec(value: Value) -> TensorSpec:
     if not isinstance(kind, TensorType):
         return _wrapped(value.name, kind)
     shape = tuple(d if isinstance(d, int) else str(d) for d in kind.shape or ())
-    return TensorSpec(value.name, kind.dtype.name, shape)
+    return TensorSpec(value.name, kind.dtype.name, shape, ranked=kind.shape is not None)
 
 
 def _wrapped(name: str, kind: Type | None) -> TensorSpec:

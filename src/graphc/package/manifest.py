@@ -219,6 +219,8 @@ def _check_names(manifest: Manifest) -> None:
         if len(set(names)) != len(names):
             raise PackageError(f"two {what}s have one name")
         for spec in specs if what == "input" else ():
+            if not spec.ranked:
+                raise PackageError(f"input {spec.name!r} has no rank")
             for extent in spec.shape:
                 for symbol in symbols_of(extent):
                     if symbol not in manifest.symbols:
@@ -254,7 +256,7 @@ def _check_variant(manifest: Manifest, variant: Variant) -> None:
         for spec, shape in zip(specs, shapes, strict=True):
             if (shape is None and what == "input") != (bool(spec.wraps) and what == "input"):
                 raise PackageError(f"input {spec.name!r}: shape {shape} for {spec}")
-            if shape is not None and len(shape) != len(spec.shape):
+            if shape is not None and spec.ranked and len(shape) != len(spec.shape):
                 raise PackageError(f"{what} {spec.name!r}: shape {list(shape)} has not the rank of {spec}")
     for name, value in variant.values.items():
         if name not in manifest.parameters:

@@ -76,6 +76,7 @@ class TensorSpec:
         wraps: What the tensors are in, outermost first: `sequence` (a list), `optional` (the value or None), and
             `map(string)` or `map(int64)` and its like (a dict by such keys).
         elements: Extents of each tensor in there, None for any; None where even the rank is open.
+        ranked: Whether the rank is known; of an output it may not be, and `shape` is empty then.
     """
 
     name: str
@@ -83,6 +84,7 @@ class TensorSpec:
     shape: tuple[int | str, ...]
     wraps: tuple[str, ...] = ()
     elements: tuple[int | None, ...] | None = None
+    ranked: bool = True
 
     def __post_init__(self) -> None:
         numpy_dtype(self.dtype)
@@ -93,6 +95,8 @@ class TensorSpec:
                 raise PackageError(f"{self.name!r} is in the unknown wrap {wrap!r}")
         if self.wraps and self.shape:
             raise PackageError(f"{self.name!r} is a {self.wraps[0]}, which has no shape")
+        if self.shape and not self.ranked:
+            raise PackageError(f"{self.name!r} has a shape, but no rank")
 
     def __str__(self) -> str:
         return f"{self.name}: {self.describe(self.wraps)}"
@@ -102,7 +106,7 @@ class TensorSpec:
         if wraps:
             outer = {SEQUENCE: "seq(", OPTIONAL: "optional("}.get(wraps[0], f"{wraps[0][:-1]}, ")
             return f"{outer}{self.describe(wraps[1:])})"
-        extents = self.shape
+        extents = self.shape if self.ranked else ("...",)
         if self.wraps:
             extents = ("...",) if self.elements is None else tuple("?" if e is None else e for e in self.elements)
         return f"{self.dtype}[{', '.join(str(extent) for extent in extents)}]"
