@@ -443,6 +443,18 @@ def test_values_given_and_the_model_for_others(hook: list[dict[str, Array]]) -> 
     assert [int(values["axes"][0]) for values in hook] == [1, 2]
 
 
+def test_values_given_and_dimensions_left_open(hook: list[dict[str, Array]]) -> None:
+    module = graphc.compile(reduction(("batch", 4, 5)), values={"axes": [1]})
+    for batch, axis in ((2, 1), (3, 1), (3, 2)):
+        x = X[:1].repeat(batch, 0)
+        assert_close("y", summed(axis, x), module({"x": x, "axes": axes(axis)})["y"])
+        assert host_steps(module, {"x": x, "axes": axes(axis)}) == []
+    bound = graphc.compile(reduction(("batch", 4, 5)), values={"axes": [[1], [2]]}, dims={"batch": [2, 3]})
+    assert [(v.bindings["batch"], v.values["axes"][0]) for v in bound.variants] == [(2, 1), (2, 2), (3, 1), (3, 2)]
+    with pytest.raises(OptionError, match="dimensions batch of the inputs are not bound"):
+        graphc.compile(reduction(("batch", "depth", 5)), values={"axes": [[1], [2]]}, dims={"depth": [4, 3]})
+
+
 def test_some_values_given_some_open() -> None:
     names = ["starts", "ends", "axes"]
     nodes = [helper.make_node("Slice", ["x", *names], ["a"]), helper.make_node("Relu", ["a"], ["y"])]
