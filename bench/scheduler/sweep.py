@@ -144,4 +144,5 @@ def _figures(process: Process, outcomes: Sequence[Outcome]) -> dict[str, Any]:
         "late": sum(outcome.late for outcome in outcomes),
         "accepted": answered,
         "mean_batch": statistics.mean(batches) if batches else 0.0,
+        "busy": statistics.mean(outcome.busy / outcome.seconds for outcome in outcomes),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,10 @@ def test_a_model_whose_shapes_are_open_is_not_said_to_be() -> None:
     assert graphc.compile(POOLED).manifest.batch is None
 
 
-def test_answers_of_batches_are_those_of_lone_calls(tmp_path: Path) -> None:
+@pytest.mark.parametrize("devices", [1, 2])
+def test_answers_of_batches_are_those_of_lone_calls(devices: int, tmp_path: Path) -> None:
+    if devices > len(os.sched_getaffinity(0)):
+        pytest.skip("too few processors")
     compiled = graphc.compile(POOLED, dims={"batch": [1, 2, 4, 8], "length": [3, 5]}, output=tmp_path / "m.graphc")
     rng = np.random.default_rng(1)
     inputs = [
@@ -76,7 +80,7 @@ def test_answers_of_batches_are_those_of_lone_calls(tmp_path: Path) -> None:
             else:
                 found[number] = scheduler.submit([inputs[number]]).result(30)["y"]
 
-    with Scheduler(compiled) as scheduler:
+    with Scheduler(compiled, devices=devices) as scheduler:
         threads = [threading.Thread(target=client, args=(n, scheduler)) for n in range(6)]
         for thread in threads:
             thread.start()

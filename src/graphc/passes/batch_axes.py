@@ -87,7 +87,7 @@ def prove(graph: Graph, rows: str) -> Proof:
         graph: Typed, with `rows` symbolic and the other dimensions known; it is changed (constants are folded).
         rows: Name of the symbol.
     """
-    PassManager("expand,fold,dce,cse").run(graph, PassContext(keep_refusals=False))
+    PassManager("expand,fold,dce").run(graph, PassContext(keep_refusals=False))
     states: dict[Value, State] = {}
     axes = []
     for value in graph.inputs:
