@@ -95,6 +95,27 @@ def test_a_quantized_layer_is_what_onnx_runtime_makes_of_it(left: str, columns: 
     np.testing.assert_array_equal(found, run_ort(proto, {"x": x})[0])
 
 
+@pytest.mark.parametrize(("kernel", "strides"), [(1, 1), (3, 1), (3, 2)])
+def test_a_quantized_convolution_is_what_onnx_runtime_makes_of_it(kernel: int, strides: int) -> None:
+    x = RNG.integers(0, 256, (2, 20, 13, 13)).astype(np.uint8)
+    weights = {
+        "xs": np.float32(0.02),
+        "xz": np.array(120, np.uint8),
+        "w": RNG.integers(-128, 128, (24, 20, kernel, kernel)).astype(np.int8),
+        "ws": RNG.uniform(0.01, 0.02, 24).astype(np.float32),
+        "wz": np.zeros(24, np.int8),
+        "ys": np.float32(2.0),
+        "yz": np.array(100, np.uint8),
+        "b": RNG.integers(-900, 900, 24).astype(np.int32),
+    }
+    inputs = ["x", "xs", "xz", "w", "ws", "wz", "ys", "yz", "b"]
+    node = helper.make_node("QLinearConv", inputs, ["y"], pads=[kernel // 2] * 4, strides=[strides] * 2)
+    proto = model([node], [info("x", x)], ["y"], initializers=weights, opset=21, ir_version=10)
+    with graphc.compile(proto, require_compiled=True) as module:
+        (found,) = module([x]).values()
+    np.testing.assert_array_equal(found, run_ort(proto, {"x": x})[0])
+
+
 @pytest.mark.parametrize("dtype", [dtypes.FLOAT16, dtypes.BFLOAT16], ids=str)
 def test_a_half_width_network(dtype: DType, tmp_path: Path) -> None:
     """Convolutions in float32, a product in half width, casts at the borders; half-width in and out."""

@@ -9,6 +9,7 @@ from graphc.passes import expand as expand
 from graphc.passes import fold as fold
 from graphc.passes import fold_batch_norm as fold_batch_norm
 from graphc.passes import fuse as fuse
+from graphc.passes import integer_conv as integer_conv
 from graphc.passes import layout as layout
 from graphc.passes import merge_matmuls as merge_matmuls
 from graphc.passes import order as order
