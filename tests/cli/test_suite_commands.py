@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import onnx
 import pytest
+from onnx import TensorProto, helper
 
 from tests.cli.conftest import Call
 
@@ -68,3 +70,21 @@ def test_operators_are_told_by_dtype(graphc: Call) -> None:
     assert graphc("operators", "Relu", "--json").json[0]["places"]["float32"] == "compiled"
     assert "| Relu | 1, 6, 13, 14 | ● |" in graphc("operators", "Relu", "--markdown").out
     assert "did you mean 'Relu'" in graphc("operators", "Relo").err
+
+
+def test_check_says_where_each_operator_runs(graphc: Call, tmp_path: Path) -> None:
+    kinds = {"x": TensorProto.FLOAT, "s": TensorProto.STRING}
+    infos = [helper.make_tensor_value_info(name, kind, [3]) for name, kind in kinds.items()]
+    nodes = [
+        helper.make_node("Relu", ["x"], ["y"], name="relu"),
+        helper.make_node("StringNormalizer", ["s"], ["t"], name="words", case_change_action="LOWER"),
+    ]
+    made = helper.make_graph(nodes, "g", infos, [onnx.ValueInfoProto(name=name) for name in "yt"])
+    path = tmp_path / "mixed.onnx"
+    onnx.save(helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), str(path))
+    found = graphc("check", path)
+    assert "Relu (opset 17)              1 ×  float32  compiled" in found.out
+    assert "StringNormalizer (opset 17)  1 ×  string   in NumPy" in found.out
+    [problem] = [p for p in graphc("check", path, "--json").json["problems"] if p["severity"] == "host"]
+    assert problem["nodes"] == ["words"] and problem["opset"] == 17 and problem["dtypes"] == ["string"]
+    assert "graphc operators" in problem["hint"]

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
-from onnx import helper
+from onnx import TensorProto, helper
 
 from graphc.errors import OptionError
 from graphc.frontend import check
@@ -115,3 +116,21 @@ def test_reports_are_data() -> None:
     assert data["ok"] is True and data["nodes"] == {"Relu": 1, "Add": 1} and data["constant_bytes"] == 16
     assert data["inputs"] == [{"name": "x", "type": "float32[2x4]", "dims": {}}]
     assert str(report).splitlines()[-1] == "ok"
+
+
+def test_every_operator_is_listed_with_its_nodes_opset_and_dtypes() -> None:
+    nodes = [
+        helper.make_node("Relu", ["x"], ["a"], name="one"),
+        helper.make_node("Relu", ["a"], ["b"], name="two"),
+        helper.make_node("Cast", ["b"], ["y"], name="cast", to=TensorProto.INT32),
+    ]
+    infos = [helper.make_tensor_value_info("x", TensorProto.FLOAT, [2]), onnx.ValueInfoProto(name="y")]
+    graph = helper.make_graph(nodes, "g", infos[:1], infos[1:])
+    report = check(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9))
+    assert [(u.operator, u.opset, u.dtypes, u.nodes, u.place) for u in report.operators] == [
+        ("Relu", 17, ("float32",), ("one", "two"), ""),
+        ("Cast", 17, ("float32",), ("cast",), ""),
+    ]
+    judged = [replace(use, host=host) for use, host in zip(report.operators, (1, 1), strict=True)]
+    assert [use.place for use in judged] == ["compiled, 1 in NumPy", "in NumPy"]
+    assert "  Relu (opset 17)  2 ×  float32" in str(report)

@@ -80,17 +80,36 @@ def _with_compile(report: Report, options: argparse.Namespace, dims: Dims) -> Re
         hosts = [host for program in lowered.programs for host in program.host]
         # Where values decide, what runs on the host is known only with them.
         judged = not (options.require_compiled and lowered.undecided and chosen.specializations)
-        found = _host_problems(hosts) if judged else []
+        found = _host_problems(hosts, report) if judged else []
+        if judged and lowered.programs:
+            names = {name for host in hosts for name in host.node.origins}
+            uses = [dataclasses.replace(use, host=sum(name in names for name in use.nodes)) for use in report.operators]
+            report = dataclasses.replace(report, operators=tuple(uses))
     rank = {"error": 0, "host": 1, "note": 2}
     problems = sorted([*report.problems, *found], key=lambda problem: rank[problem.severity])
     return dataclasses.replace(report, problems=tuple(problems))
 
 
-def _host_problems(hosts: list[HostReason]) -> list[Problem]:
+def _host_problems(hosts: list[HostReason], report: Report) -> list[Problem]:
     from graphc.frontend import Problem
 
     groups: dict[tuple[str, str], dict[str, None]] = {}
     for host in hosts:
         nodes = groups.setdefault((host.node.op, host.reason), {})
         nodes.update(dict.fromkeys(host.node.origins or (host.node.describe(),)))
-    return [Problem("host", reason, operator, nodes=tuple(nodes)) for (operator, reason), nodes in groups.items()]
+    used = {use.operator: use for use in report.operators}
+    problems = []
+    for (operator, reason), nodes in groups.items():
+        use = used.get(operator)
+        opset, dtypes = (use.opset, use.dtypes) if use is not None else (0, ())
+        problems.append(Problem("host", reason, operator, opset, dtypes, tuple(nodes), _way_out(reason)))
+    return problems
+
+
+def _way_out(reason: str) -> str:
+    """What a user can do about a host step."""
+    if "--dim" in reason:
+        return "bind the dimension, e.g. --dim NAME=N"
+    if "--value" in reason:
+        return "give the value, e.g. --value NAME=V, or let each be compiled when it first comes"
+    return "it runs as it is; `graphc operators` says for which dtypes the operator is compiled"

@@ -12,7 +12,7 @@ from graphc.errors import GraphcError, OptionError
 from graphc.frontend.binding import Bindings
 from graphc.frontend.exporter import constant_bytes
 from graphc.frontend.importer import Imported, read_model
-from graphc.frontend.report import Port, Problem, Report, Severity
+from graphc.frontend.report import OperatorUse, Port, Problem, Report, Severity
 from graphc.frontend.schema import CANONICAL_OPSET, first_version, operator_names
 from graphc.frontend.source import ModelSource
 from graphc.ir import GRAPHC_DOMAIN, Node, TensorType, Type, Value
@@ -81,7 +81,23 @@ def check(
         model.producer,
         dict(Counter(node.op for node in _nodes(model)).most_common()),
         constant_bytes(graph),
+        tuple(_uses(model)),
     )
+
+
+def _uses(model: Imported) -> Iterator[OperatorUse]:
+    """The model's nodes by operator. A node that an older operator set wrote shows as what it means now."""
+    groups: dict[tuple[str, str], list[Node]] = {}
+    for node in _nodes(model):
+        groups.setdefault((node.op, node.domain), []).append(node)
+    for (operator, domain), nodes in sorted(groups.items(), key=lambda group: -len(group[1])):
+        yield OperatorUse(
+            operator,
+            model.opsets.get(domain, nodes[0].version),
+            tuple(dict.fromkeys(dtype for node in nodes for dtype in _dtypes(node))),
+            tuple(node.origins[0] if node.origins else node.name or node.describe() for node in nodes),
+            known=find(nodes[0]) is not None,
+        )
 
 
 def _as_problem(error: GraphcError) -> Problem:

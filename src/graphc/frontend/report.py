@@ -52,6 +52,36 @@ class Port:
 
 
 @dataclass(frozen=True)
+class OperatorUse:
+    """The nodes of one operator in a model.
+
+    Args:
+        operator: The operator, with its domain.
+        opset: Operator-set version that the model uses for it.
+        dtypes: Element types of the nodes' inputs.
+        nodes: Names of the nodes.
+        host: How many of them run in NumPy, wholly or in part; None where that was not judged.
+        known: Whether graphc knows the operator.
+    """
+
+    operator: str
+    opset: int
+    dtypes: tuple[str, ...]
+    nodes: tuple[str, ...]
+    host: int | None = None
+    known: bool = True
+
+    @property
+    def place(self) -> str:
+        """Where they run, in words; empty where that was not judged."""
+        if self.host is None or not self.known:
+            return "" if self.known else "unknown"
+        if self.host == len(self.nodes):
+            return "in NumPy"
+        return f"compiled, {self.host} in NumPy" if self.host else "compiled"
+
+
+@dataclass(frozen=True)
 class Report:
     """All that `check` found.
 
@@ -64,6 +94,7 @@ class Report:
         producer: Tool that wrote it.
         nodes: How many nodes there are of each operator.
         constant_bytes: Size of its weights.
+        operators: What it is made of, the most frequent operators first.
     """
 
     model: str
@@ -74,6 +105,7 @@ class Report:
     producer: str = ""
     nodes: Mapping[str, int] = field(default_factory=dict)
     constant_bytes: int = 0
+    operators: tuple[OperatorUse, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -105,6 +137,8 @@ class Report:
             if ports:
                 width = max(len(port.name) for port in ports)
                 lines += [title, *(f"  {port.name:<{width}}  {port.type}" for port in ports), ""]
+        if self.operators:
+            lines += ["operators", *_columns(self.operators), ""]
         for title, severity in (
             ("does not compile", "error"),
             ("runs in NumPy (host steps)", "host"),
@@ -130,6 +164,15 @@ class Report:
             )
         count = sum(len(problem.nodes) for problem in self.host_steps)
         return f"ok, {count} host step{'s' if count != 1 else ''}" if count else "ok"
+
+
+def _columns(uses: Sequence[OperatorUse]) -> Iterable[str]:
+    rows = [
+        (f"{use.operator} (opset {use.opset})", f"{len(use.nodes)} ×", ", ".join(use.dtypes), use.place) for use in uses
+    ]
+    name, count, kinds = (max(len(row[column]) for row in rows) for column in range(3))
+    for row in rows:
+        yield f"  {row[0]:<{name}}  {row[1]:>{count}}  {row[2]:<{kinds}}  {row[3]}".rstrip()
 
 
 def _lines(problem: Problem) -> Iterable[str]:

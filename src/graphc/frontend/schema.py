@@ -31,7 +31,8 @@ class Signature:
         attributes: Type of each attribute, as a number of `AttributeProto.AttributeType`.
         required: Attributes that must be given.
         deprecated: Whether the version took the operator out of use.
-        operands: Type parameter of each input, with whether it may be text; the last one repeats where inputs do.
+        operands: Of each input its type parameter, and what kinds of elements it may have; the last one repeats where
+            inputs do.
     """
 
     since: int
@@ -40,7 +41,7 @@ class Signature:
     attributes: Mapping[str, int]
     required: frozenset[str]
     deprecated: bool = False
-    operands: tuple[tuple[str, bool], ...] = ()
+    operands: tuple[tuple[str, frozenset[str]], ...] = ()
 
 
 @cache
@@ -57,7 +58,7 @@ def signature(domain: str, op_type: str, version: int) -> Signature | None:
         {name: int(attribute.type.value) for name, attribute in schema.attributes.items()},
         frozenset(name for name, attribute in schema.attributes.items() if attribute.required),
         bool(schema.deprecated),
-        tuple((_parameter(formal), any("string" in kind for kind in formal.types)) for formal in schema.inputs),
+        tuple((_parameter(formal), _kinds(formal)) for formal in schema.inputs),
     )
 
 
@@ -83,6 +84,14 @@ def operator_names(domain: str) -> tuple[str, ...]:
 @cache
 def _schemas() -> tuple[Any, ...]:
     return tuple(onnx.defs.get_all_schemas_with_history())
+
+
+def _kinds(formal: Any) -> frozenset[str]:
+    """Kinds of elements that an input may have: text, whole numbers, others."""
+    whole = ("tensor(int", "tensor(uint", "tensor(bool")
+    return frozenset(
+        "text" if "string" in kind else "whole" if kind.startswith(whole) else "other" for kind in formal.types
+    )
 
 
 def check_node(node: onnx.NodeProto, kinds: Mapping[str, int], found: Signature, name: str) -> None:
@@ -122,16 +131,20 @@ def check_node(node: onnx.NodeProto, kinds: Mapping[str, int], found: Signature,
 def dtype_misfit(op_type: str, types: Sequence[Type | None], found: Signature, name: str) -> TypeInferenceError | None:
     """Why the dtypes of a node's inputs do not fit its operator's definition; None where they do, or are unknown.
 
-    Inputs that must be of one dtype are not, or text is given where numbers are wanted. Numbers other than those that
-    ONNX lists are let pass: graphc computes more than ONNX promises.
+    Inputs that must be of one dtype are not, text is given where numbers are wanted, or fractions where whole numbers
+    are. Other numbers than those that ONNX lists are let pass: graphc computes more than ONNX promises.
     """
     bound: dict[str, TensorType] = {}
     for index, kind in enumerate(types):
         if not isinstance(kind, TensorType) or not found.operands:
             continue
-        parameter, may_be_text = found.operands[min(index, len(found.operands) - 1)]
-        if kind.dtype == dtypes.STRING and not may_be_text:
+        parameter, kinds = found.operands[min(index, len(found.operands) - 1)]
+        if kind.dtype == dtypes.STRING and "text" not in kinds:
             return TypeInferenceError(f"{op_type}: input {index} is text, and numbers are wanted", nodes=(name,))
+        if kinds == {"whole"} and kind.dtype.kind in ("float", "complex"):
+            return TypeInferenceError(
+                f"{op_type}: input {index} is {kind.dtype}, and whole numbers or truth values are wanted", nodes=(name,)
+            )
         first = bound.setdefault(parameter, kind) if parameter else kind
         if first.dtype != kind.dtype:
             return TypeInferenceError(
