@@ -190,3 +190,15 @@ def test_the_command_prints_plots_and_keeps(tmp_path: Path, capsys: pytest.Captu
     assert (tmp_path / "scheduling-policies.png").stat().st_size > 10_000
     rows = json.loads((tmp_path / "scheduler-simulated.json").read_text())["rows"]
     assert {row["process"] for row in rows} == set(PROCESSES)
+
+
+@pytest.mark.parametrize("hold", [0.002, 0.01, 0.045, 1.0])
+@pytest.mark.parametrize("count", [1, 3])
+def test_waiting_for_company_makes_nobody_late(hold: float, count: int) -> None:
+    chosen = queues(count)
+    for queue in chosen:
+        queue.hold = hold
+    come = arrivals.poisson(0.6 * CAPACITY, 5.0, 2, count)
+    outcome = simulate(Promise(), chosen, come, seconds=5.0)
+    assert outcome.late == outcome.dropped == 0
+    assert outcome.good + outcome.refused == outcome.offered

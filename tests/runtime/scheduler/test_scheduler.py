@@ -6,7 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -462,3 +462,18 @@ def test_a_shape_that_is_new_is_met_without_blocking_the_event_loop() -> None:
 
     np.testing.assert_array_equal(asyncio.run(main())["y"], row(2, 5))
     assert threading.current_thread().name not in loop_threads
+
+
+def test_callers_whose_batch_waits_are_answered_when_it_is_full_or_due() -> None:
+    fake = Fake(batches=(1, 4))
+    with (
+        serve(fake, batch_timeout_micros=30_000, preferred_batch_sizes=(4,)) as scheduler,
+        ThreadPoolExecutor(3) as pool,
+    ):
+        with blocked(fake, scheduler):
+            futures = [scheduler.submit([row(n)]) for n in range(40)]
+            fake.gate.set()
+            [future.result(10) for future in futures]
+        answers = [pool.submit(scheduler, [row(n)]) for n in range(3)]
+        for n, answer in enumerate(answers):
+            np.testing.assert_array_equal(answer.result(10)["y"], row(2 * n))

@@ -297,8 +297,8 @@ class Scheduler:
                     if (found := self._policy.next(device, now)) is not None:
                         self._idle.discard(device)
                         return None, 0.0, (device, found)
-                else:
-                    self._bells[device].notify()
+                # It waits for company, or for another device: that is for the device's own thread to watch.
+                self._bells[device].notify()
             return None, 0.0, None
 
     def _withdraw(self, request: Request) -> None:
