@@ -293,10 +293,10 @@ class Scheduler:
                 return refusal, 0.0, None
             for device in self._idle:
                 # A device that is bound to processors is its own thread's.
-                if take and self.devices[device].cores is None:
-                    if (found := self._policy.next(device, now)) is not None:
-                        self._idle.discard(device)
-                        return None, 0.0, (device, found)
+                own = take and self.devices[device].cores is None
+                if own and (found := self._policy.next(device, now)) is not None:
+                    self._idle.discard(device)
+                    return None, 0.0, (device, found)
                 # It waits for company, or for another device: that is for the device's own thread to watch.
                 self._bells[device].notify()
             return None, 0.0, None
