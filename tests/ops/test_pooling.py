@@ -95,11 +95,11 @@ def test_global_lp_pool(order: int) -> None:
     check(case("GlobalLpPool", [x], p=order), [norm.astype(np.float32)])
 
 
-@given(st.integers(1, 6), st.integers(1, 7), seeds)
+@given(st.integers(1, 6), st.integers(1, 7), st.sampled_from([0.6, 0.5, 0.75, 1.0]), seeds)
 @settings(max_examples=20)
-def test_lrn(size: int, channels: int, seed: int) -> None:
+def test_lrn(size: int, channels: int, beta: float, seed: int) -> None:
     x = floats(seed, 2, channels, 3, 2)
-    subject = case("LRN", [x], size=size, alpha=0.2, beta=0.6, bias=1.5)
+    subject = case("LRN", [x], size=size, alpha=0.2, beta=beta, bias=1.5)
     if size % 2:
         check(subject)
         return

@@ -325,8 +325,21 @@ def _express_lrn(ctx: ExpressionContext) -> Sequence[TensorExpr]:
     scale = const(node.float_attribute("alpha", 1e-4) / (before + after + 1), dtype)
     total = call("mul", reduce("sum", [shift], square), scale)
     base = call("add", total, const(node.float_attribute("bias", 1.0), dtype))
-    power = call("pow", base, const(node.float_attribute("beta", 0.75), dtype))
+    power = _quarters(base, node.float_attribute("beta", 0.75))
     return [TensorExpr(axes, cast(call("div", wide_load(0, x, index), power), x.dtype))]
+
+
+def _quarters(base: Scalar, exponent: float) -> Scalar:
+    """`base ** exponent`, by square roots where a few are enough."""
+    root = call("sqrt", base)
+    match exponent:
+        case 1.0:
+            return base
+        case 0.5:
+            return root
+        case 0.75:
+            return call("mul", root, call("sqrt", root))
+    return call("pow", base, const(exponent, base.dtype))
 
 
 for operator in (
