@@ -107,7 +107,7 @@ def test_lrn(size: int, channels: int, beta: float, seed: int) -> None:
     expected = np.empty_like(x)
     for c in range(channels):
         near = x[:, max(0, c - (size - 1) // 2) : c + size // 2 + 1]
-        expected[:, c] = x[:, c] / (1.5 + 0.2 / size * (near**2).sum(axis=1)) ** 0.6
+        expected[:, c] = x[:, c] / (1.5 + 0.2 / size * (near**2).sum(axis=1)) ** beta
     check(subject, [expected])
 
 

@@ -1,7 +1,8 @@
-"""Convolutions that no kernel takes as they are, written as convolutions of images or as products.
+"""Convolutions and pools that no kernel takes well as they are, written as those that one does.
 
     Conv(volume, w) = Transpose(Conv(Slabs(volume), w'))          weights constant, three spatial axes
     Conv(x, w)      = MatMul(w as a matrix, Columns(x))           weights computed
+    MaxPool(volume) = MaxPool(MaxPool(volume))                    over height and width, then over depth
 
 A volume's slabs hold each slice as often as windows along the depth read it, which is little beside the products made
 of it; the convolution of images then has all its kernels, Winograd's too.
@@ -19,6 +20,7 @@ import numpy as np
 from graphc.ir import GRAPHC_DOMAIN, Builder, TensorType, Value
 from graphc.ir.dtypes import FLOAT32
 from graphc.ops.convolution import conv_window
+from graphc.ops.pooling import pool_window
 from graphc.ops.window import StaticWindow
 from graphc.passes.base import register_pass
 from graphc.passes.rule_pass import RulePass
@@ -31,7 +33,7 @@ RULES = rule_set("conv_forms")
 @register_pass
 @dataclass(frozen=True)
 class ConvForms(RulePass):
-    """Writes convolutions of volumes as those of images, and those with computed weights as products.
+    """Writes convolutions of volumes as those of images, those with computed weights as products, pools axis by axis.
 
     Before: types are inferred, scales are folded into weights. After: a Conv that remains has constant weights and one
     or two spatial axes, or open extents. Results differ by the order of sums only.
@@ -164,3 +166,49 @@ def computed_weights(m: Match, b: Builder) -> Value | Refusal:
         return result
     shift = b.op("Reshape", m["bias"], b.constant(np.array([outputs, *[1] * len(kernel)])))
     return b.op("Add", result, shift)
+
+
+def _pools(choose: Chooser) -> Mapping[str, Any]:
+    geometry = _geometry(choose, 3)
+    pads = [choose.integer(0, k - 1) for k in (*geometry["kernel"], *geometry["kernel"])]
+    return {"x": TensorType(FLOAT32, (1, 2, 6, 7, 6)), **geometry, "pads": tuple(pads), "ceil": choose.integer(0, 1)}
+
+
+@RULES.rule(
+    P.MaxPool(
+        Var("x"),
+        kernel_shape=attr("kernel"),
+        strides=attr("strides", default=()),
+        dilations=attr("dilations", default=()),
+        pads=attr("pads", default=()),
+        ceil_mode=attr("ceil", default=0),
+    ),
+    examples=_pools,
+)
+def maximum_of_maxima(m: Match, b: Builder) -> Value | Refusal:
+    """MaxPool(volume) = MaxPool over depth(MaxPool over height and width): fewer elements are compared."""
+    if len(m.root.outputs) > 1:
+        return refuse("the places of the maxima are wanted")
+    kernel = m.attribute("kernel")
+    if len(kernel) != 3 or kernel[0] == 1 or math.prod(kernel[1:]) == 1:
+        return refuse(f"a window of {kernel} does not come apart")
+    if not m.type("x").is_static or not m.output.is_static:
+        return refuse(f"%{m['x'].name} has open extents")
+    window = pool_window(m.root, m.shape("x")).static()
+    extents = m.type("x").static_shape[2:]
+    value = m["x"]
+    for axes in ((1, 2), (0,)):
+        plain = [axis not in axes for axis in range(3)]
+        taps = [1 if out else window.kernel[axis] for axis, out in enumerate(plain)]
+        strides = [1 if out else window.strides[axis] for axis, out in enumerate(plain)]
+        dilations = [1 if out else window.dilations[axis] for axis, out in enumerate(plain)]
+        begins = [0 if out else window.pads_begin[axis] for axis, out in enumerate(plain)]
+        # Exactly as much padding as the last window reads, so that rounding up needs no attribute.
+        ends = [
+            0
+            if out
+            else max(0, (window.output[a] - 1) * strides[a] + dilations[a] * (taps[a] - 1) + 1 - extents[a] - begins[a])
+            for a, out in enumerate(plain)
+        ]
+        value = b.op("MaxPool", value, kernel_shape=taps, strides=strides, dilations=dilations, pads=[*begins, *ends])
+    return value
