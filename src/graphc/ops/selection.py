@@ -64,13 +64,42 @@ def _corners(boxes: Array, *, centred: bool) -> Array:
     return np.concatenate([low, high], axis=-1)
 
 
-def overlaps(box: Array, others: Array) -> Array:
-    """Intersection over union of one box with others; zero where the union has no area."""
-    extents = np.minimum(box[2:], others[:, 2:]) - np.maximum(box[:2], others[:, :2])
-    shared = np.prod(np.maximum(extents, 0), axis=-1)
-    union = np.prod(box[2:] - box[:2]) + np.prod(others[:, 2:] - others[:, :2], axis=-1) - shared
+def overlaps(boxes: Array, others: Array) -> Array:
+    """Intersection over union of boxes with others, broadcast; zero where the union has no area."""
+    (top, left, bottom, right), (above, before, below, after) = (np.moveaxis(x, -1, 0) for x in (boxes, others))
+    height = np.maximum(np.minimum(bottom, below) - np.maximum(top, above), 0)
+    width = np.maximum(np.minimum(right, after) - np.maximum(left, before), 0)
+    shared = height * width
+    areas = [(bottom - top) * (right - left), (below - above) * (after - before)]
+    union = areas[0] + areas[1] - shared
     found: Array = np.where(union > 0, shared / np.where(union > 0, union, 1), 0)
     return found
+
+
+_BLOCK = 64
+"""Boxes whose overlaps with each other are computed at once."""
+
+
+def surviving(boxes: Array, threshold: float, count: int) -> list[int]:
+    """Places of up to `count` boxes, each of which overlaps none before it that survives by more than `threshold`.
+
+    A block of boxes meets all survivors at once, then its own: few steps are left that wait for each other.
+    """
+    kept: list[int] = []
+    for start in range(0, len(boxes), _BLOCK):
+        block = boxes[start : start + _BLOCK]
+        alive = ~(overlaps(boxes[kept][:, None], block[None]) > threshold).any(axis=0)
+        places = np.flatnonzero(alive)
+        close = overlaps(block[places][:, None], block[places][None]) > threshold
+        left = np.ones(len(places), bool)
+        for i in range(len(places)):
+            if not left[i]:
+                continue
+            if len(kept) == count:
+                return kept
+            kept.append(start + int(places[i]))
+            left &= ~close[i]
+    return kept[:count]
 
 
 def _scalar(datum: Datum, default: float) -> float:
@@ -85,15 +114,12 @@ def _evaluate_non_max(node: Node, inputs: Sequence[Datum]) -> Sequence[Datum]:
     found: list[tuple[int, int, int]] = []
     for batch, category in np.ndindex(*scores.shape[:2]):
         values = scores[batch, category]
-        candidates = descending(values, 0)
+        candidates = np.arange(len(values))
         if least is not None:
-            candidates = candidates[values[candidates] > np.float32(_scalar(least, 0))]
-        kept = 0
-        while candidates.size and kept < count:
-            best, candidates = candidates[0], candidates[1:]
-            found.append((batch, category, int(best)))
-            kept += 1
-            candidates = candidates[overlaps(corners[batch, best], corners[batch, candidates]) <= threshold]
+            candidates = np.flatnonzero(values > np.float32(_scalar(least, 0)))
+        candidates = candidates[descending(values[candidates], 0)]
+        survivors = surviving(corners[batch, candidates], threshold, max(count, 0))
+        found += [(batch, category, int(candidates[place])) for place in survivors]
     return [np.array(found, np.int64).reshape(-1, 3)]
 
 
