@@ -108,6 +108,7 @@ class Nest:
         self.output_operands = operands[count:]
         self.free = FreeSymbols(problem.elements)
         self.reductions = [s for s in problem.scalars() if isinstance(s, Reduce)]
+        self.searches = [s for s in problem.scalars() if isinstance(s, ArgReduce)]
         self.loops, self.index, self.lane_axis = self._storage_loops()
         self.inner: list[Loop] = []
         self.shared: list[Scalar] = []
@@ -246,7 +247,8 @@ class Nest:
         """Computes every reduction whose index symbols are all bound, once, before the loops inside."""
         axes = self._axes(bound)
         known = set(axes)
-        pending = [r for r in self.reductions if id(r) not in scope.values and self.free[r] <= known]
+        found = [*self.reductions, *self.searches]
+        pending = [r for r in found if id(r) not in scope.values and self.free[r] <= known]
         if len(bound) == len(self.loops) + len(self.inner):
             return Scope({**scope.axes, **axes}, scope.values)
         result = Scope({**scope.axes, **axes}, dict(scope.values))
@@ -267,7 +269,7 @@ class Nest:
         widest = 1
         for scalar in self.problem.scalars():
             widest = max(widest, element_types.compute_dtype(scalar.dtype).itemsize if not _is_index(scalar) else 1)
-            if isinstance(scalar, ArgReduce) or (isinstance(scalar, Reduce) and self._is_ragged(scalar)):
+            if isinstance(scalar, Reduce) and self._is_ragged(scalar):
                 return 1
         lanes = max(1, self.builder.vector_bytes // widest)
         last = self.loops[-1]
@@ -283,8 +285,9 @@ class Nest:
 
     def _reduces_against_the_grain(self, name: str) -> bool:
         """Whether a reduction reads contiguously along its own axis but not along the loop `name`."""
-        for reduction in self.reductions:
-            inner = reduction.axes[-1].name
+        both: list[Reduce | ArgReduce] = [*self.reductions, *self.searches]
+        for reduction in both:
+            inner = (reduction.axes[-1] if isinstance(reduction, Reduce) else reduction.axis).name
             for node in walk(reduction.body):
                 if not isinstance(node, Load):
                     continue

@@ -342,26 +342,88 @@ class _Rendering:
         return self._finish(scalar, register.value)
 
     def _arg_reduce(self, scalar: ArgReduce) -> Expr:
-        """Walks the axis with the best element so far and its position; one lane only."""
-        assert self.lane.lanes == 1, "positions are found a lane at a time"
-        dtype = element_types.compute_dtype(scalar.body.dtype)
-        best = self.builder.accumulator(1, "uint8" if dtype.kind == "bool" else dtype.name)
-        position = self.builder.accumulator(1, "int64")
-        position.value = T.int64(0)
+        """Walks the axis with the best element so far and its position, on every lane."""
         extent = substitute(scalar.axis.extent, self.scope.axes)
+        lanes = self.reduction_lanes(scalar.body)
+        if self.lane.name is None and isinstance(extent, int) and 2 * lanes <= extent < 1 << 31:
+            pending = any(isinstance(n, Reduce) and id(n) not in self.scope.values for n in walk(scalar.body))
+            if lanes > 1 and scalar.body.dtype.kind != "bool" and not pending:
+                return self._arg_reduce_along(scalar, extent, lanes)
+        leader = self._leader(scalar, self.lane.lanes, "int64")
         with self.builder.serial(extent, "r") as index:
             inner = _Rendering(self.renderer, self.lane, self.scope.inner({scalar.axis.name: index}), self.guard)
-            value = (
-                element_types.to_storage(inner.visit(scalar.body), dtype)
-                if dtype.kind == "bool"
-                else inner.visit(scalar.body)
-            )
-            first = T.EQ(self.builder.index(index), T.int64(0))
-            better = self._beats(scalar, value, best.value, dtype.is_float)
-            with self.builder.when(T.Or(first, better)):
-                best.value = value
-                position.value = self.builder.index(index)
-        return position.value
+            self._challenge(scalar, leader, inner.visit(scalar.body), self.builder.index(index))
+        return leader[1].value
+
+    def _leader(self, scalar: ArgReduce, lanes: int, positions: str) -> tuple[Register, Register]:
+        """Registers of the best element so far, which any beats or equals, and of its position."""
+        dtype = element_types.compute_dtype(scalar.body.dtype)
+        best = self.builder.accumulator(lanes, "uint8" if dtype.kind == "bool" else dtype.name)
+        start = REDUCE_IDENTITY["max" if scalar.op == "argmax" else "min"](dtype)
+        best.value = broadcast(element_types.to_storage(element_types.constant(start, dtype), dtype), lanes)
+        position = self.builder.accumulator(lanes, positions)
+        position.value = broadcast(T.IntImm(positions, 0), lanes)
+        return best, position
+
+    def _challenge(self, scalar: ArgReduce, leader: tuple[Register, Register], value: Expr, index: Expr) -> None:
+        """Lets elements at `index` take the lead where they beat it."""
+        best, position = leader
+        dtype = element_types.compute_dtype(scalar.body.dtype)
+        stored = broadcast(bind(element_types.to_storage(value, dtype)), best.lanes)
+        better = self._beats(scalar, stored, best.value, dtype.is_float)
+        # Both are chosen before either changes: the choice depends on the leader.
+        place = bind(T.Select(better, broadcast(index, best.lanes), position.value))
+        best.value = T.Select(better, stored, best.value)
+        position.value = place
+
+    def _arg_reduce_along(self, scalar: ArgReduce, extent: int, lanes: int) -> Expr:
+        """Leaders on the lanes of several vectors along the axis, the best of which is found at the end."""
+        vectors, tail = divmod(extent, lanes)
+        ways = 4 if vectors >= 8 else 1
+        leaders = [self._leader(scalar, lanes, "int32") for _ in range(ways)]
+
+        def step(start: Dim, way: int) -> None:
+            with self.builder.lanes(lanes) as name:
+                scope = self.scope.inner({scalar.axis.name: start + symbol(name)})
+                value = _Rendering(self.renderer, Lane(name, lanes), scope, None).visit(scalar.body)
+                self._challenge(scalar, leaders[way], value, T.Cast("int32", self.builder.index(start)))
+
+        with self.builder.serial(vectors // ways, "v") as vector:
+            for way in range(ways):
+                step((vector * ways + way) * lanes, way)
+        for way in range(vectors % ways):
+            step((vectors // ways * ways + way) * lanes, way)
+        numbers = self.builder.lane_numbers(lanes)
+        found = [(best.value, bind(T.Cast(f"int64x{lanes}", at.value) + numbers)) for best, at in leaders]
+        value, place = found[0]
+        for other in found[1:]:
+            value, place = self._winner(scalar, (value, place), other)
+        while lanes > 1:
+            halves = []
+            for whole in (value, place):
+                register = Register(lanes, str(whole.ty).partition("x")[0])
+                register.value = whole
+                halves.append((register.part(0, lanes // 2), register.part(lanes // 2, lanes // 2)))
+            lanes //= 2
+            value, place = self._winner(scalar, (halves[0][0], halves[1][0]), (halves[0][1], halves[1][1]))
+        leader = self._leader(scalar, 1, "int64")
+        leader[0].value, leader[1].value = value, place
+        with self.builder.serial(tail, "r") as rest:
+            index = rest + (extent - tail)
+            inner = _Rendering(self.renderer, self.lane, self.scope.inner({scalar.axis.name: index}), None)
+            self._challenge(scalar, leader, inner.visit(scalar.body), self.builder.index(index))
+        return leader[1].value
+
+    @staticmethod
+    def _winner(scalar: ArgReduce, left: tuple[Expr, Expr], right: tuple[Expr, Expr]) -> tuple[Expr, Expr]:
+        """The better of two elements and its position, lane by lane; of equal ones the first, or the last."""
+        (a, at), (b, place) = ((bind(value), bind(position)) for value, position in (left, right))
+        better, equal = b > a if scalar.op == "argmax" else b < a, T.EQ(a, b)
+        if element_types.compute_dtype(scalar.body.dtype).is_float:
+            missing, other = element_types.isnan(b), element_types.isnan(a)
+            better, equal = T.Or(better, T.And(missing, T.Not(other))), T.Or(equal, T.And(missing, other))
+        chosen = T.Or(better, T.And(equal, place > at if scalar.last else place < at))
+        return bind(T.Select(chosen, b, a)), bind(T.Select(chosen, place, at))
 
     @staticmethod
     def _beats(scalar: ArgReduce, value: Expr, best: Expr, is_float: bool) -> Expr:
