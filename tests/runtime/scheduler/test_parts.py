@@ -66,6 +66,15 @@ def test_buckets_that_were_not_used_drift_with_the_others() -> None:
     assert latencies.table[8] == pytest.approx(0.06)
 
 
+def test_a_machine_that_becomes_slow_is_known_after_a_few_calls() -> None:
+    latencies = Latencies({1: 0.01, 8: 0.04, 32: 0.1})
+    for _ in range(6):
+        latencies.observe(8, 0.08)
+    assert latencies.table[8] == 0.08
+    assert latencies.table[1] == pytest.approx(0.02)
+    assert latencies.table[32] == pytest.approx(0.2)
+
+
 def test_small_changes_are_not_told() -> None:
     latencies = Latencies({1: 0.01})
     assert not any(latencies.observe(1, 0.0101) for _ in range(WINDOW))

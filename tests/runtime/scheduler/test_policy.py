@@ -255,8 +255,14 @@ def test_low_priority_without_a_deadline_is_not_starved() -> None:
     assert 1.0 <= now <= 3.0, "a level of priority is worth a second"
 
 
-def test_a_device_that_is_overdue_does_not_stop_admission() -> None:
+def test_a_device_that_is_overdue_is_promised_no_more_than_it_may_keep() -> None:
     policy, queue = Promise(), Queue("q", LINEAR, slo=0.05)
     offer(policy, queue, 0.0)
     assert policy.next(0, 0.0) is not None
-    assert offer(policy, queue, 10.0)[1] is None
+    assert offer(policy, queue, 0.006)[1] is None, "a little late"
+    refusal = offer(policy, queue, 0.2)[1]
+    assert refusal is not None, "it may hang"
+    policy.finished(0, 0.21)
+    assert policy.next(0, 0.21) is not None
+    policy.finished(0, 0.22)
+    assert offer(policy, queue, 0.22)[1] is None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import bisect
-import statistics
 from collections import deque
 from collections.abc import Mapping
 
@@ -15,6 +14,12 @@ _PRIOR = 16
 
 _QUANTILE = 0.98
 """Share of the calls in the window that an estimate is not below: promises rest on it, so no mean will do."""
+
+_CALLS = 16
+"""Calls, of any bucket, by which the machine is judged to be slower or faster than when it was calibrated."""
+
+_DRIFT = 0.75
+"""Share of them that were no slower than it is judged to be."""
 
 _PUBLISHED = 0.02
 """Relative change below which an estimate stays as it is."""
@@ -34,6 +39,8 @@ class Latencies:
         self._calibrated = dict(calibrated)
         self._windows = {bucket: _Window(seconds) for bucket, seconds in calibrated.items()}
         self._published = dict(calibrated)
+        self._ratios = deque([1.0] * _CALLS, maxlen=_CALLS)
+        self._drift = 1.0
 
     @property
     def table(self) -> dict[int, float]:
@@ -44,11 +51,13 @@ class Latencies:
         """Takes in one call; answers whether the estimates have changed enough to plan anew."""
         window = self._windows[bucket]
         window.add(seconds)
+        self._ratios.append(seconds / self._calibrated[bucket])
+        drift = sorted(self._ratios)[int(_DRIFT * (_CALLS - 1))]
         # What most calls do is change nothing, and they are many.
-        if window.seen != _PRIOR and self._is_near(bucket, window):
+        if abs(drift - self._drift) <= _PUBLISHED * self._drift and self._is_near(bucket, window):
             return False
-        published = self._published
-        self._published = self._estimates()
+        self._drift, published = drift, self._published
+        self._published = {number: self._estimate(number) for number in self._windows}
         return any(abs(self._published[n] - old) > _PUBLISHED * old for n, old in published.items())
 
     def _is_near(self, bucket: int, window: _Window) -> bool:
@@ -56,21 +65,13 @@ class Latencies:
         old = self._published[bucket]
         if window.seen < _PRIOR:
             return window.worst() <= old
-        return abs(window.quantile() - old) <= _PUBLISHED * old
+        return window.seen > _PRIOR and abs(window.quantile() - old) <= _PUBLISHED * old
 
-    def _estimates(self) -> dict[int, float]:
-        drift = [
-            window.quantile() / self._calibrated[number]
-            for number, window in self._windows.items()
-            if window.seen >= _PRIOR
-        ]
-        scale = statistics.median(drift) if drift else 1.0
-        return {
-            number: window.quantile()
-            if window.seen >= _PRIOR
-            else max(self._calibrated[number] * scale, window.worst())
-            for number, window in self._windows.items()
-        }
+    def _estimate(self, bucket: int) -> float:
+        window = self._windows[bucket]
+        if window.seen >= _PRIOR:
+            return window.quantile()
+        return max(self._calibrated[bucket] * self._drift, window.worst())
 
 
 class _Window:

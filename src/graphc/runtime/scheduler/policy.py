@@ -233,14 +233,20 @@ class Promise:
 
     def _timeline(self, now: float) -> list[float]:
         """When each device is free."""
-        # A device that is not back in time may be back at any moment.
-        return [max(now, free) for free in self._free]
+        return [self._ready(device, now) for device in range(len(self._free))]
+
+    def _ready(self, device: int, now: float) -> float:
+        """When a device is free; one that is late is taken to need as long again as it is late already."""
+        planned = self._free[device]
+        if planned >= now:
+            return planned
+        return now + (now - planned) if device in self._running else now
 
     def _is_late(self, now: float) -> bool:
         """Whether some batch of the plan ends after its deadline."""
         limit = self.margin - _ROUNDING
         if len(self._free) == 1:
-            time = max(now, self._free[0])
+            time = self._ready(0, now)
             for batch in self._plan:
                 time += batch.cost
                 if time + limit > batch.deadline:
