@@ -36,6 +36,8 @@ CASES: dict[str, tuple[list[Any], Make]] = {
     "softmax": ([normal(7, 130)], lambda b, x: b.op("Softmax", x, axis=-1)),
     "short softmax": ([normal(7, 13)], lambda b, x: b.op("Softmax", x, axis=-1)),
     "inner softmax": ([normal(4, 7, 33)], lambda b, x: b.op("Softmax", x, axis=1)),
+    "softmax down columns": ([normal(70, 3001)], lambda b, x: b.op("Softmax", x, axis=0)),
+    "moments of channels": ([normal(5, 9, 33, 34)], lambda b, x: b.op("MeanVarianceNormalization", x, axes=(0, 2, 3))),
     "layer norm": (
         [normal(7, 384), normal(384), normal(384)],
         lambda b, x, scale, bias: b.op("LayerNormalization", x, scale, bias, axis=-1),
