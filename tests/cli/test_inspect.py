@@ -129,7 +129,7 @@ def test_check_reports_everything_at_once(graphc: Call, unknown: Path) -> None:
     assert result.status == 1
     assert "one, two" in result.out
     assert "three" in result.out
-    operators, problems = result.out.split("does not compile")
+    operators, _, problems = result.out.partition("does not compile")
     assert "Relu (opset 20)" in operators and "unknown" in operators
     assert "Relu" not in problems
     report = graphc("check", unknown, "--json").json
