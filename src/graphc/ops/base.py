@@ -19,6 +19,11 @@ from graphc.ir import Dim, Node, Tensor, TensorType, Type, Value
 from graphc.ir.symbolic import Bounds, symbols
 from graphc.ops.expr import Scalar, TensorExpr, loads
 
+
+class UnfitNodeError(TypeInferenceError):
+    """A node of the model does not fit its operator, which inference did not see: the model's fault, not a pass's."""
+
+
 Array: TypeAlias = np.ndarray[Any, Any]
 Datum: TypeAlias = Any
 """A value at evaluation time: an array, a list (sequence), a dict (map), or None (absent optional)."""
@@ -265,7 +270,7 @@ def express(node: Node, missed: Callable[[Value], object] = lambda value: None) 
         missed: Told which inputs would have to be constants and are not.
 
     Raises:
-        TypeInferenceError: The inputs do not fit the operator, which inference had not seen.
+        UnfitNodeError: The inputs do not fit the operator, which inference had not seen.
     """
     operator = find(node)
     if operator is None or operator.expression is None:
@@ -286,7 +291,7 @@ def express(node: Node, missed: Callable[[Value], object] = lambda value: None) 
         return operator.expression(context)
     except (ValueError, IndexError, KeyError, TypeError, ArithmeticError, AssertionError) as error:
         # Inputs of a model that is not valid, which inference let pass; evaluation answers for its data alike.
-        raise TypeInferenceError(f"{node.op} does not fit its inputs: {error}", nodes=node_names(node)) from error
+        raise UnfitNodeError(f"{node.op} does not fit its inputs: {error}", nodes=node_names(node)) from error
 
 
 def parameters(node: Node) -> frozenset[int]:
@@ -343,6 +348,7 @@ __all__ = [
     "Registry",
     "Tensor",
     "Trait",
+    "UnfitNodeError",
     "broadcast_dims",
     "express",
     "find",

@@ -46,6 +46,8 @@ def pool_window(node: Node, x: Sequence[Dim]) -> Window:
 
 
 def _infer_pool(ctx: InferenceContext) -> Sequence[Type]:
+    if ctx.node.op_type == "LpPool" and _order(ctx.node) < 1:
+        ctx.fail(f"p is {_order(ctx.node)}; expected at least 1")
     x = ctx.shape(0)
     if len(x) < 3:
         ctx.fail(f"input of shape {list(x)} has no spatial axes")

@@ -207,6 +207,12 @@ def _nearest_index(place: _Place, rounding: str, source: Dim) -> Dim:
     return minimum(maximum(found, 0), subtract(source, 1))
 
 
+_TRIED_EXTENT = 1 << 14
+"""Outputs along an axis up to which their indices are compared one by one with what floats give."""
+_LARGEST_EXTENT = 1 << 31
+"""Above it no table of an axis would fit in memory, and no tensor either."""
+
+
 def _values(index: Dim, axis: Axis, extent: int) -> list[Dim]:
     return [substitute(index, {axis.name: i}) for i in range(extent)]
 
@@ -214,7 +220,7 @@ def _values(index: Dim, axis: Axis, extent: int) -> list[Dim]:
 def _simplest(index: Dim, axis: Axis, source: Dim) -> Dim:
     """`index` without the clamp, where no output needs it."""
     extent = axis.extent
-    if isinstance(source, int) and isinstance(extent, int):
+    if isinstance(source, int) and isinstance(extent, int) and extent <= _TRIED_EXTENT:
         values = _values(index, axis, extent)
         for step in range(1, max(2, extent // max(source, 1) + 1)):
             plain = floordiv(axis.index, step)
@@ -228,6 +234,8 @@ def _express_resize(ctx: ExpressionContext) -> Sequence[TensorExpr] | None:
     policy = ctx.node.str_attribute("keep_aspect_ratio_policy", "stretch")
     regional = ctx.node.str_attribute("coordinate_transformation_mode", "half_pixel") == "tf_crop_and_resize"
     if regional and ctx.constant(1) is None:
+        return None
+    if any(isinstance(extent, int) and extent > _LARGEST_EXTENT for extent in output.dims):
         return None
     if mode == "cubic" or ctx.node.int_attribute("antialias", 0) or policy != "stretch":
         return None
@@ -300,10 +308,11 @@ def _sample(node: Node, axis: Axis, source: Dim, scale: float | None, mode: str)
     """The sample along one axis, the nearest or a blend; None where it is no quotient of integers."""
     ratio = _ratio(source, axis.extent, scale)
     found = None if ratio is None else _place(_transform(node), axis.index, source, axis.extent, ratio)
-    if found is None or not (_is_exact(scale, ratio) or (isinstance(source, int) and isinstance(axis.extent, int))):
+    tried = isinstance(source, int) and isinstance(axis.extent, int) and axis.extent <= _TRIED_EXTENT
+    if found is None or not (_is_exact(scale, ratio) or tried):
         return None
     sampling = None
-    if isinstance(source, int) and isinstance(axis.extent, int):
+    if tried and isinstance(source, int) and isinstance(axis.extent, int):
         effective = scale if scale is not None else axis.extent / source if source else 1.0
         sampling = Sampling(source, axis.extent, effective, _transform(node))
     if mode == "nearest":

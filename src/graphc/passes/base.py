@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
-from graphc.errors import OptionError, TypeInferenceError
+from graphc.errors import OptionError
 from graphc.ir import Graph, Node
 from graphc.target import Capability
 
@@ -82,10 +82,6 @@ class PassContext:
         """Notes that `action` was not done to `node`, and why."""
         if self.keep_refusals:
             self.refusals[Refusal(reason, action, node.describe(), node.origins)] = None
-
-
-class UnfitNodeError(TypeInferenceError):
-    """A pass found that a node of the model does not fit its operator, which inference had no way to see."""
 
 
 @runtime_checkable

@@ -8,9 +8,9 @@ from typing import ClassVar
 from graphc.errors import TypeInferenceError
 from graphc.ir import GRAPHC_DOMAIN, Builder, Graph, Node, Value
 from graphc.ops import infer_node
-from graphc.ops.base import node_names
+from graphc.ops.base import UnfitNodeError, node_names
 from graphc.ops.decomposition import can_expand, expand
-from graphc.passes.base import PassContext, UnfitNodeError, register_pass
+from graphc.passes.base import PassContext, register_pass
 
 
 @register_pass

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from graphc.errors import GraphcError, PassError
 from graphc.ir import Graph
 from graphc.ir.verify import verify
-from graphc.passes.base import Pass, PassContext, Refusal, UnfitNodeError, describe_pass
+from graphc.ops.base import UnfitNodeError
+from graphc.passes.base import Pass, PassContext, Refusal, describe_pass
 from graphc.passes.pipeline import parse_pipeline, print_pipeline
 
 ALL = ("all",)
