@@ -44,7 +44,15 @@ def test_a_page_about_a_model(graphc: Call, mlp: Path) -> None:
 
 def test_a_page_about_a_package(graphc: Call, package: Path) -> None:
     page = graphc("inspect", package, "--kernels", "--memory").out
-    for part in ("mlp.graphc", "batch in 0..", "x: float32[batch, 8]", "batch=1 on cpu:", "batch=4 on cpu:", "first"):
+    for part in (
+        "mlp.graphc",
+        "batch in 0..",
+        "rows of batch are independent",
+        "x: float32[batch, 8]",
+        "batch=1 on cpu:",
+        "batch=4 on cpu:",
+        "first",
+    ):
         assert part in page, part
     assert "batch=1" not in graphc("inspect", package, "--dim", "batch=4").out
 
