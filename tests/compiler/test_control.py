@@ -136,9 +136,8 @@ class Writer:
         graph.outputs = [kept, *results]
         trips = b.constant(np.int64(self.data.draw(st.integers(0, 3)))) if fixed else self.trips
         start = b.constant(np.array(True)) if collect or self.flag() else self.condition
-        limit = None if early and self.flag() and self.data.draw(st.just(False)) else trips
         initial = [self.pick(known) for _ in range(states)]
-        node = b.op("Loop", limit, start, *initial, body=graph, outputs=len(results))
+        node = b.op("Loop", trips, start, *initial, body=graph, outputs=len(results))
         assert node.producer is not None
         outputs = list(node.producer.outputs)
         return self.joined(b, outputs, states)
@@ -312,7 +311,7 @@ def test_callers_at_once_have_loops_of_their_own() -> None:
     assert not wrong
 
 
-def test_bodies_stay_in_their_workspaces(tmp_path: Path) -> None:
+def test_bodies_stay_in_their_workspaces() -> None:
     """Places of a body, in the arena, lie inside of the workspace of the control step, and nowhere else."""
     data = recurrence()
     with graphc.compile(exported(data), threads=1) as module:
@@ -331,7 +330,7 @@ def squeezing(rows: int) -> Graph:
     graph = Graph("model", [("c", TensorType(BOOL, ())), ("x", TensorType(F32, (rows, 3)))], opset=21)
     condition, x = graph.inputs
     b = Unique(graph)
-    then, inner = Graph("then", opset=21), None
+    then = Graph("then", opset=21)
     inner = Unique(then)
     axis = inner.constant(np.array([0]))
     then.outputs = [inner.op("Unsqueeze", inner.op("Squeeze", inner.op("Neg", x), axis), axis)]
