@@ -17,8 +17,10 @@ from graphc.testing.benchmark import benchmark
 def main(name: str, options: str) -> int:
     entry = load(name)
     chosen = json.loads(options)
-    dims = {**entry.dims, **chosen.pop("dims", {})}
+    dims: dict[str, Any] = {**entry.dims, **chosen.pop("dims", {})}
     inputs: dict[str, Any] = entry.inputs(dims=dims)
+    # Shapes too: some models have dimensions without names.
+    dims |= {name: array.shape for name, array in inputs.items()}
     keep = chosen.pop("keep", None)
     package = None
     if keep is not None:
