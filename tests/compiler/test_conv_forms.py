@@ -32,3 +32,10 @@ def test_geometries(rank: int, data: st.DataObject, channels: tuple[int, int, in
         *([numbers(seed + 2, (group * outputs,), "float32")] if data.draw(st.booleans()) else []),
     ]
     check_compiled(case("Conv", arrays, constants=[1, 2] if constant else [], **attributes), tolerance=1e-4)
+
+
+def test_groups_that_together_fill_no_vector() -> None:
+    """A volume whose slabs have more rows to share than channels."""
+    arrays = [numbers(0, (2, 8, 5, 5, 5), "float32"), numbers(1, (6, 4, 1, 2, 3), "float32")]
+    attributes = {"group": 2, "pads": (0, 0, 0, 2, 2, 2)}
+    check_compiled(case("Conv", arrays, constants=[1], **attributes), tolerance=1e-4)

@@ -195,8 +195,9 @@ class _Conv:
         with builder.parallel(math.prod(extents), "task", enable=plan.parallel) as task:
             *outer, image, part = unravel(builder, task, extents)
             if plan.order == "rows":
-                with builder.serial(full, "oc") as channel:
-                    self._rows(image, channel, part, slices, plan.tile.vectors)
+                if full:
+                    with builder.serial(full, "oc") as channel:
+                        self._rows(image, channel, part, slices, plan.tile.vectors)
                 if tail:
                     self._rows(image, full, part, slices, tail)
             else:
