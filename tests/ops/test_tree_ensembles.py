@@ -181,6 +181,18 @@ def test_a_tree_that_goes_in_circles_is_an_error() -> None:
         standard_form(subject.node)
 
 
+@pytest.mark.parametrize("target", [1, -1])
+def test_a_target_that_is_not_there_is_an_error(target: int) -> None:
+    length = len(forest(np.random.default_rng(6), "target", [[0]])["target_ids"])
+    with pytest.raises(TypeInferenceError, match=f"target {target} of 1"):
+        form_of(broken(target_ids=[target] * length))
+
+
+def test_leaves_without_weights_are_an_error() -> None:
+    with pytest.raises(TypeInferenceError, match="differ in length"):
+        form_of(broken(target_weights=[1.0]))
+
+
 def test_a_feature_that_is_not_there_is_an_error() -> None:
     trees = forest(np.random.default_rng(6), "target", [[0]])
     trees["nodes_featureids"] = [9] * len(trees["nodes_featureids"])

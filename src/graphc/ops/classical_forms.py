@@ -44,6 +44,12 @@ def _matrix(b: Builder, x: Value) -> Value:
     return b.op("Unsqueeze", x, b.constant(np.array([0]))) if rank_of(x) == 1 else x
 
 
+def _features(x: Value) -> int | None:
+    """How many columns the data has, if that is known."""
+    last = x.tensor_type.dims[-1] if x.tensor_type.shape else None
+    return last if isinstance(last, int) else None
+
+
 def _like(b: Builder, values: Any, like: Value) -> Value:
     return b.constant(np.asarray(values).astype(like.tensor_type.dtype.numpy))
 
@@ -114,13 +120,12 @@ def _extractor(b: Builder, node: Node, x: Value, picks: Value) -> Sequence[Value
 def _feature_vector(b: Builder, node: Node, inputs: Sequence[Value | None]) -> Sequence[Value] | None:
     widths = node.ints_attribute("inputdimensions") or ()
     parts: list[Value] = []
-    for value, width in zip(inputs, widths, strict=False):
-        if value is None or _is_text(value) or rank_of(value) not in (1, 2):
-            return None
+    given = [value for value in inputs if value is not None and _features(value) is not None]
+    if len(given) != len(inputs) or any(_is_text(value) or rank_of(value) > 2 for value in given):
+        return None
+    for value, width in zip(given, widths, strict=False):
         part = _cast(b, _matrix(b, value), dtypes.FLOAT32)
-        extent = part.tensor_type.dims[1]
-        if not isinstance(extent, int):
-            return None
+        extent = _features(value) or 0
         if extent > width:
             part = b.op("Slice", part, *(b.constant(np.array([n])) for n in (0, width, 1)))
         elif extent < width:
@@ -216,9 +221,9 @@ def _product(b: Builder, x: Value, rows: Array, added: Array) -> Value:
 def _linear_regressor(b: Builder, node: Node, x: Value) -> Sequence[Value] | None:
     targets = node.int_attribute("targets", 1)
     coefficients, transform = _floats(node, "coefficients"), node.str_attribute("post_transform", "NONE")
-    x = _computed(b, _matrix(b, x))
-    if coefficients.size % targets or x.tensor_type.dims[1] != coefficients.size // targets:
+    if coefficients.size % targets or _features(x) != coefficients.size // targets:
         return None
+    x = _computed(b, _matrix(b, x))
     scores = _product(b, x, coefficients.reshape(targets, -1), _floats(node, "intercepts"))
     scores = _cast(b, scores, dtypes.FLOAT32)
     # One target knows no transform but PROBIT.
@@ -235,13 +240,13 @@ def _labels(node: Node) -> list[Any]:
 def _linear_classifier(b: Builder, node: Node, x: Value) -> Sequence[Value] | None:
     coefficients, intercepts, labels = _floats(node, "coefficients"), _floats(node, "intercepts"), _labels(node)
     transform = node.str_attribute("post_transform", "NONE")
-    x = _computed(b, _matrix(b, x))
-    features = x.tensor_type.dims[1]
-    if not isinstance(features, int) or not features or coefficients.size % features:
+    features = _features(x)
+    if not features or coefficients.size % features:
         return None
     classes = coefficients.size // features
     if (classes == 1 and (transform == "PROBIT" or len(labels) != 2)) or (classes > 1 and len(labels) != classes):
         return None
+    x = _computed(b, _matrix(b, x))
     scores = _cast(b, _product(b, x, coefficients.reshape(classes, -1), intercepts), dtypes.FLOAT32)
     if classes == 1:
         second = b.op("Squeeze", b.op("Greater", scores, scalar_like(b, 0, scores)), b.constant(np.array([1])))
@@ -269,15 +274,13 @@ def _kernel(b: Builder, node: Node, x: Value, vectors: Array) -> Value:
 def _svm_regressor(b: Builder, node: Node, x: Value) -> Sequence[Value] | None:
     coefficients, vectors = _floats(node, "coefficients"), _floats(node, "support_vectors")
     supports = node.int_attribute("n_supports", 0)
+    size, rows = (coefficients.size, 1) if supports == 0 else (vectors.size, supports)
+    if size % rows or _features(x) != size // rows or (supports and coefficients.size != supports):
+        return None
     x = _cast(b, _matrix(b, x), dtypes.FLOAT32)
-    features = x.tensor_type.dims[1]
     if supports == 0:
-        if features != coefficients.size:
-            return None
         score = _kernel(b, node, x, coefficients.reshape(1, -1))
     else:
-        if coefficients.size != supports or vectors.size % supports or features != vectors.size // supports:
-            return None
         alike = _kernel(b, node, x, vectors.reshape(supports, -1))
         score = b.op("MatMul", alike, _like(b, coefficients.reshape(-1, 1), x))
     rho = _floats(node, "rho")
@@ -292,7 +295,7 @@ def _svm_regressor(b: Builder, node: Node, x: Value) -> Sequence[Value] | None:
 
 def _of_one(form: Form) -> Decompose:
     def decompose(b: Builder, node: Node, inputs: Sequence[Value | None]) -> Sequence[Value] | None:
-        return None if inputs[0] is None else form(b, node, inputs[0])
+        return None if inputs[0] is None or inputs[0].tensor_type.shape is None else form(b, node, inputs[0])
 
     return decompose
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -127,12 +127,11 @@ def _old_trees(node: Node, prefix: str, dtype: Any) -> list[Branch | Leaf]:
         raise TypeInferenceError(f"{node.op}: the lists of its nodes differ in length", nodes=node_names(node))
     places = {(int(t), int(n)): i for i, (t, n) in enumerate(zip(ids["treeids"], ids["nodeids"], strict=True))}
     weights: dict[int, dict[int, float]] = {}
-    given = zip(
-        *(_list(node, f"{prefix}_{name}", np.int64) for name in ("treeids", "nodeids", "ids")),
-        _list(node, f"{prefix}_weights"),
-        strict=True,
-    )
-    for tree, number, target, weight in given:
+    given = [_list(node, f"{prefix}_{name}", np.int64) for name in ("treeids", "nodeids", "ids")]
+    given.append(_list(node, f"{prefix}_weights"))
+    if len({len(x) for x in given}) != 1:
+        raise TypeInferenceError(f"{node.op}: the lists of its leaves differ in length", nodes=node_names(node))
+    for tree, number, target, weight in zip(*given, strict=True):
         found = weights.setdefault(_place(node, places, int(tree), int(number)), {})
         found[int(target)] = found.get(int(target), 0.0) + float(weight)
     links: dict[int, list[int]] = {}
@@ -166,6 +165,11 @@ def _place(node: Node, places: Mapping[tuple[int, int], int], tree: int, number:
     return found
 
 
+def _has_known_columns(x: Value | None) -> TypeGuard[Value]:
+    """Whether it is known how many features the data has: nodes that ask for others are errors."""
+    return x is not None and bool(x.tensor_type.shape) and isinstance(x.tensor_type.dims[-1], int)
+
+
 def _matrix(b: Builder, node: Node, x: Value) -> Value:
     """The data as rows, in the type that thresholds have."""
     if len(x.tensor_type.dims) == 1:
@@ -179,9 +183,13 @@ def _aggregated(
 ) -> Value:
     """What the trees say together, before base values."""
     columns = x.tensor_type.dims[1]
-    asked = max((f for tree in trees for f in _features(tree)), default=-1)
-    if isinstance(columns, int) and asked >= columns:
-        raise TypeInferenceError(f"{node.op}: a node asks for feature {asked} of {columns}", nodes=node_names(node))
+    # No index is looked at when the model runs: a wild one must not come that far.
+    features, named = _asked(trees)
+    for what, asked, limit in (("feature", features, columns), ("target", named, targets)):
+        assert isinstance(limit, int), "data of an unknown number of features is left alone"
+        wild = [number for number in asked if not 0 <= number < limit]
+        if wild:
+            raise TypeInferenceError(f"{node.op}: a node asks for {what} {wild[0]} of {limit}", nodes=node_names(node))
     found = add_trees(b, x, trees, targets, {"MIN": "min", "MAX": "max"}.get(aggregate, "sum"))
     like = x.tensor_type.dtype.numpy
     if aggregate == "AVERAGE":
@@ -192,19 +200,23 @@ def _aggregated(
     return found
 
 
-def _features(tree: Branch | Leaf) -> list[int]:
-    found: list[int] = []
-    stack: list[Branch | Leaf] = [tree]
+def _asked(trees: Sequence[Branch | Leaf]) -> tuple[set[int], set[int]]:
+    """Every feature and every target that trees name."""
+    features: set[int] = set()
+    targets: set[int] = set()
+    stack: list[Branch | Leaf] = list(trees)
     while stack:
         node = stack.pop()
         if isinstance(node, Branch):
-            found.append(node.feature)
+            features.add(node.feature)
             stack += [node.yes, node.no]
-    return found
+        else:
+            targets.update(node.weights)
+    return features, targets
 
 
 def _regressor(b: Builder, node: Node, inputs: Sequence[Value | None]) -> Sequence[Value] | None:
-    if inputs[0] is None:
+    if not _has_known_columns(inputs[0]):
         return None
     x = _matrix(b, node, inputs[0])
     like = x.tensor_type.dtype.numpy
@@ -220,7 +232,7 @@ def _regressor(b: Builder, node: Node, inputs: Sequence[Value | None]) -> Sequen
 
 
 def _classifier(b: Builder, node: Node, inputs: Sequence[Value | None]) -> Sequence[Value] | None:
-    if inputs[0] is None:
+    if not _has_known_columns(inputs[0]):
         return None
     x = _matrix(b, node, inputs[0])
     like = x.tensor_type.dtype.numpy
@@ -300,6 +312,11 @@ def _new_trees(node: Node, dtype: Any) -> list[Branch | Leaf]:
     ]
     if any(len(x) != count for x in (splits, modes, *(part for way in ways for part in way))):
         raise TypeInferenceError(f"{node.op}: the lists of its nodes differ in length", nodes=node_names(node))
+    if len(weights) != len(targets):
+        raise TypeInferenceError(f"{node.op}: the lists of its leaves differ in length", nodes=node_names(node))
+    roots = [int(root) for root in _list(node, "tree_roots", np.int64)]
+    if any(not 0 <= root < count for root in roots) or any(not 0 <= int(mode) < len(_MODES) for mode in modes):
+        raise TypeInferenceError(f"{node.op}: a root or a mode is unknown", nodes=node_names(node))
     links: dict[int, list[int]] = {}
     for i in range(count):
         links[i] = [int(numbers[i]) + (count if is_leaf[i] else 0) for numbers, is_leaf in ways]
@@ -318,9 +335,7 @@ def _new_trees(node: Node, dtype: Any) -> list[Branch | Leaf]:
         value: Any = by_node.get(i, ()) if mode == "MEMBER" else splits[i]
         return branch(mode, int(features[i]), value, bool(missing[i]) if i < len(missing) else False, *children)
 
-    roots = _list(node, "tree_roots", np.int64)
-    # A root whose both ways lead to one leaf stands for a tree of that leaf alone.
-    return _built(node, [int(root) for root in roots], links, make)
+    return _built(node, roots, links, make)
 
 
 def _members(values: Array) -> list[list[Any]]:
@@ -335,7 +350,7 @@ def _members(values: Array) -> list[list[Any]]:
 
 
 def _ensemble(b: Builder, node: Node, inputs: Sequence[Value | None]) -> Sequence[Value] | None:
-    if inputs[0] is None:
+    if not _has_known_columns(inputs[0]):
         return None
     kind = inputs[0].tensor_type.dtype
     x = _matrix(b, node, inputs[0])
