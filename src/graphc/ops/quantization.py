@@ -202,6 +202,12 @@ def _evaluate_dynamic(node: Node, inputs: Sequence[Datum]) -> Sequence[Datum]:
 
 
 def _infer_qlinear_matmul(ctx: InferenceContext) -> Sequence[Type]:
+    for operand, axis in ((0, -2), (3, -1)):
+        shape, scale = ctx.shape(operand), ctx.tensor(operand + 1).shape
+        count = scale[0] if scale is not None and len(scale) == 1 else 1
+        wanted = shape[axis] if len(shape) > 1 else 1
+        if isinstance(count, int) and isinstance(wanted, int) and count not in (1, wanted):
+            ctx.fail(f"{count} scales of input {operand} do not fit its shape {list(shape)}")
     return [TensorType(ctx.tensor(7).dtype, matmul_dims(ctx, ctx.shape(0), ctx.shape(3)))]
 
 
