@@ -162,7 +162,8 @@ def test_a_plugin_s_passes_and_rules_run(plugin: Path) -> None:
 def test_a_plugin_that_fails_is_an_error_that_names_it(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "bad.py"
     path.write_text(textwrap.dedent(text))
+    before = set(sys.modules)
     with pytest.raises(OptionError) as caught:
         load_plugins([path])
     assert str(path) in caught.value.message and message in caught.value.message
-    assert not any(name.startswith("graphc_plugin_bad") for name in sys.modules)
+    assert not any(name.startswith("graphc_plugin_bad") for name in set(sys.modules) - before)

@@ -32,7 +32,7 @@ class Chosen:
         calibration: What was measured of every candidate; empty where nothing was `auto`.
     """
 
-    dims: dict[str, DimChoice]
+    dims: Mapping[str, DimChoice]
     calibration: Calibration
 
 
@@ -56,10 +56,10 @@ def choose_batches(dims: Mapping[str, DimChoice] | None, compile_to: Compile, th
         OptionError: Several dimensions are `auto`, or rows along it are not independent, so that nothing could ever
             share a batch.
     """
-    dims = dict(dims or {})
-    names = [name for name, given in dims.items() if given == AUTO]
-    if not names:
-        return Chosen(dims, {})
+    names = [name for name, given in dims.items() if given == AUTO] if isinstance(dims, Mapping) else []
+    if not dims or not names:
+        # Whatever else is given as `dims` is checked where it is expanded.
+        return Chosen(dims or {}, {})
     if len(names) != 1:
         raise OptionError(f"{' and '.join(names)} are auto; only the dimension that counts rows can be")
     with tempfile.TemporaryDirectory(prefix="graphc-") as folder:

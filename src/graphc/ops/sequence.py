@@ -135,6 +135,7 @@ def _infer_map(ctx: InferenceContext) -> Sequence[Type]:
         ctx.fail(f"body takes {len(body.inputs)} inputs, the node has {len(ctx.inputs)}")
     for value, kind in zip(body.inputs, ctx.inputs, strict=True):
         value.type = kind.element if isinstance(kind, SequenceType) else kind
+    ctx.infer_subgraph(body)
     return [SequenceType(renew(kind, ctx.fresh)) for kind in output_types(ctx, body)]
 
 
