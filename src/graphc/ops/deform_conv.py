@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -65,6 +66,9 @@ def _expand(b: Builder, node: Node, x: Values) -> Values | None:
     if accumulator(data.tensor_type.dtype) != dtypes.FLOAT32 or len(taps) != len(data.tensor_type.dims) - 2:
         return None
     channels, outputs = data.tensor_type.dims[1], weights.tensor_type.dims[0]
+    if weights.constant is not None and _are_picks(weights.constant.array()):
+        # Columns are defined by this operator: where they have no kernel, it is what they stand for.
+        return None
     spatial = node.output.tensor_type.dims[2:]
     if not isinstance(channels, int) or not all(isinstance(extent, int) for extent in (outputs, *spatial)):
         return None
@@ -82,6 +86,18 @@ def _expand(b: Builder, node: Node, x: Values) -> Values | None:
     return [b.op("Reshape", made, numbers(b, 0, 0, *(extent for extent in spatial if isinstance(extent, int))))]
 
 
+def _picks(channels: int, kernel: Sequence[int], dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
+    """Weights of a depthwise convolution with an output channel for each tap of each channel."""
+    count = math.prod(kernel)
+    return np.tile(np.eye(count, dtype=dtype), (channels, 1)).reshape(channels * count, 1, *kernel)
+
+
+def _are_picks(weights: np.ndarray[Any, Any]) -> bool:
+    count = math.prod(weights.shape[2:])
+    whole = count > 0 and weights.shape[1] == 1 and len(weights) % count == 0
+    return whole and np.array_equal(weights, _picks(len(weights) // count, weights.shape[2:], weights.dtype))
+
+
 def _columns(b: Builder, node: Node, x: Values) -> Values | None:
     """(batch, channels, taps, spatial...), as a convolution with an output channel for each tap of each channel."""
     data, offset, kernel = needed(x, 0), needed(x, 1), node.ints_attribute("kernel_shape") or ()
@@ -90,7 +106,7 @@ def _columns(b: Builder, node: Node, x: Values) -> Values | None:
     if not isinstance(channels, int) or not all(isinstance(extent, int) for extent in spatial):
         return None
     count = math.prod(kernel)
-    picks = np.tile(np.eye(count, dtype=dtype.numpy), (channels, 1)).reshape(channels * count, 1, *kernel)
+    picks = _picks(channels, kernel, dtype.numpy)
     geometry = kept(node, *_GEOMETRY)
     made = b.op("DeformConv", data, b.constant(picks), offset, None, given(x, 2), group=channels, **geometry)
     extents = [extent for extent in spatial if isinstance(extent, int)]

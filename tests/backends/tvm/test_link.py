@@ -11,7 +11,7 @@ import pytest
 from graphc.backends.tvm import link as module
 from graphc.backends.tvm.link import Linker, find_linker, link
 from graphc.errors import BackendError, ToolchainError
-from graphc.runtime import NATIVE_SOURCES
+from graphc.runtime import NATIVE_SOURCES, abi
 from tests.runtime.conftest import KERNELS, SYMBOLS, compile_c
 
 
@@ -107,7 +107,7 @@ def test_an_undefined_symbol_fails_here_and_not_at_load(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_zig_links_for_this_machine_and_for_arm(kernels: bytes, tmp_path: Path) -> None:
     link({"kernels": kernels}, out=tmp_path / "model.so", exports=SYMBOLS, linker=zig())
-    assert ctypes.CDLL(str(tmp_path / "model.so")).graphc_abi() == 1
+    assert ctypes.CDLL(str(tmp_path / "model.so")).graphc_abi() == abi.VERSION
     link({}, out=tmp_path / "arm.so", linker=find_linker("aarch64-linux-gnu"))
     header = (tmp_path / "arm.so").read_bytes()[:20]
     assert header[:4] == b"\x7fELF"
