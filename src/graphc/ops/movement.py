@@ -143,6 +143,7 @@ def _infer_split(ctx: InferenceContext) -> Sequence[Type]:
     axis = ctx.axis(ctx.node.int_attribute("axis", 0), len(kind.shape))
     lengths = ctx.dims(1)
     if ctx.has(1) and lengths is None:
+        _check_declared_parts(ctx, axis, kind.shape[axis])
         lengths = unknown_dims(ctx, count)
     parts = _split_extents(ctx.node, kind.shape[axis], lengths)
     total = functools.reduce(add, parts)
@@ -151,6 +152,17 @@ def _infer_split(ctx: InferenceContext) -> Sequence[Type]:
     if isinstance(total, int) and isinstance(kind.shape[axis], int) and total != kind.shape[axis]:
         ctx.fail(f"parts {list(parts)} do not add up to extent {kind.shape[axis]} of axis {axis}")
     return [kind.with_shape((*kind.shape[:axis], part, *kind.shape[axis + 1 :])) for part in parts]
+
+
+def _check_declared_parts(ctx: InferenceContext, axis: int, extent: Dim) -> None:
+    """Refuses declared parts that cannot make up the axis, whatever the lengths turn out to be."""
+    kinds = [value.type for value in ctx.node.outputs]
+    parts = [
+        kind.dims[axis] for kind in kinds if isinstance(kind, TensorType) and kind.shape and axis < len(kind.shape)
+    ]
+    known = [part for part in parts if isinstance(part, int)]
+    if len(known) == len(kinds) and isinstance(extent, int) and sum(known) != extent:
+        ctx.fail(f"declared parts {known} do not add up to extent {extent} of axis {axis}")
 
 
 def _evaluate_split(node: Node, arrays: Sequence[Datum]) -> Sequence[Datum]:

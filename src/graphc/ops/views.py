@@ -92,6 +92,9 @@ def _contents(ctx: InferenceContext) -> tuple[Dim, ...] | None:
 def _infer_reshape(ctx: InferenceContext) -> Sequence[Type]:
     kind, dims = ctx.tensor(0), ctx.dims(1)
     if dims is None:
+        declared = ctx.node.outputs[0].type
+        if isinstance(declared, TensorType) and declared.is_static and kind.is_static and declared.numel != kind.numel:
+            ctx.fail(f"{kind.numel} elements cannot have the declared shape {list(declared.dims)}")
         (rank,) = ctx.shape(1)
         return [TensorType(kind.dtype, unknown_dims(ctx, rank) if isinstance(rank, int) else None)]
     wanted = list(dims)

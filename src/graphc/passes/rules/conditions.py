@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -57,8 +58,21 @@ def reshape(b: Builder, value: Value, source: Sequence[Dim], target: Sequence[Di
     numbers = reshape_target(source, target)
     if numbers is None:
         return refuse(f"shape {list(target)} has several open extents that %{value.name} does not have in place")
+    if not _holds(source, numbers):
+        # A model may declare what its data contradicts; whoever runs it is told then.
+        return refuse(f"shape {list(source)} does not have the elements of the declared {list(target)}")
     shape = b.constant(np.array(numbers, np.int64), name="shape")
     return b.op("Reshape", value, shape, allowzero=1 if 0 in target else None)
+
+
+def _holds(source: Sequence[Dim], numbers: Sequence[int]) -> bool:
+    """Whether as many elements as `source` has can have the shape of these numbers; true where nothing is known."""
+    known = [extent for extent in source if isinstance(extent, int)]
+    if len(known) != len(source) or (0 in numbers and -1 in numbers):
+        return True
+    rest = math.prod(extent for extent in numbers if extent != -1)
+    total = math.prod(known)
+    return rest != 0 and total % rest == 0 if -1 in numbers else total == rest
 
 
 def normalized_axes(axes: Sequence[int], rank: int) -> tuple[int, ...]:
