@@ -136,7 +136,7 @@ class _Walk:
                 replacement = self.payload(message, number, place, size, depth) if size >= LIFT_BYTES else None
                 if replacement is not None:
                     length = sum(len(chunk) for chunk in replacement)
-                    chunks += [self.data[copied:begin], _encode(tag) + _encode(length), *replacement]
+                    chunks += [self.data[copied:begin], encode_varint(tag) + encode_varint(length), *replacement]
                     copied = place + size
                 place += size
             else:
@@ -156,7 +156,8 @@ class _Walk:
         return None if child is None else self.message(place, place + size, child, depth + 1)
 
 
-def _encode(value: int) -> bytes:
+def encode_varint(value: int) -> bytes:
+    """A non-negative integer as protobuf's base-128 varint."""
     encoded = bytearray()
     while value > 0x7F:
         encoded.append(value & 0x7F | 0x80)

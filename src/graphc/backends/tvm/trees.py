@@ -10,6 +10,7 @@ of fewer rows, several trees.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -141,7 +142,7 @@ def lower(body: Graph, target: Target, constants: frozenset[int], options: Mappi
     )
 
 
-class _Kernel:
+class _Kernel(ABC):
     """What both ways share: reading tables, aggregating, the loop over blocks of rows."""
 
     def __init__(self, builder: KernelBuilder, plan: _Plan, pointers: Mapping[int, int], output: int) -> None:
@@ -155,9 +156,9 @@ class _Kernel:
         with self.plan.chunks.each(self.builder) as (chunk, block):
             self.block(chunk, block)
 
+    @abstractmethod
     def block(self, chunk: Dim, block: Dim) -> None:
         """One block of rows."""
-        raise NotImplementedError
 
     def table(self, number: int, place: Dim) -> Expr:
         """One element of a table."""

@@ -9,6 +9,8 @@ from typing import Any, TypeAlias
 
 import onnx
 
+from graphc.frontend.wire import encode_varint
+
 VARINT, FIXED64, LENGTH, FIXED32 = 0, 1, 2, 5
 ROOT: str = onnx.ModelProto.DESCRIPTOR.full_name
 
@@ -118,25 +120,16 @@ def serialize(fields: Sequence[Field]) -> bytes:
     """The bytes of a tree, lies and all."""
     parts = []
     for field in fields:
-        parts.append(_written(field.number << 3 | field.wire))
+        parts.append(encode_varint(field.number << 3 | field.wire))
         if field.wire == VARINT and isinstance(field.value, int):
-            parts.append(_written(field.value & (1 << 64) - 1))
+            parts.append(encode_varint(field.value & (1 << 64) - 1))
             continue
         content = serialize(field.value) if isinstance(field.value, list) else field.value
-        content = _written(content) if isinstance(content, int) else content
+        content = encode_varint(content) if isinstance(content, int) else content
         if field.wire == LENGTH:
-            parts.append(_written(max(0, len(content) + field.lie)))
+            parts.append(encode_varint(max(0, len(content) + field.lie)))
         parts.append(content)
     return b"".join(parts)
-
-
-def _written(value: int) -> bytes:
-    octets = bytearray()
-    while value > 0x7F:
-        octets.append(value & 0x7F | 0x80)
-        value >>= 7
-    octets.append(value)
-    return bytes(octets)
 
 
 def walk(fields: Tree) -> Iterator[tuple[Tree, Field]]:
