@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.plot import write_plot
-from bench.report import as_markdown, as_text, machine, right
+from bench.report import as_markdown, as_text, machine, right, smaller
 from bench.zoo import load, names
 
 RESULTS = Path(__file__).with_name("results")
@@ -69,6 +69,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _show(results: Sequence[dict[str, Any]], against: Sequence[str], options: argparse.Namespace) -> None:
     print((as_markdown if options.markdown else as_text)(results, against))
+    for peer in against:
+        fewer, measured = smaller(results, peer)
+        if measured:
+            print(f"\nless memory than {peer} on {fewer} of {measured} models")
     if options.plot is not None:
         write_plot(results, against, options.plot)
 
