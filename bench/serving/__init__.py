@@ -1,0 +1,1 @@
+"""The model server under load: what it answers, how soon, beside rivals and faults."""
