@@ -102,6 +102,21 @@ MODELS: dict[str, Case] = {
         kernel_type="RBF",
         kernel_params=[0.5, 0.0, 3.0],
     ),
+    "classes by support vectors, and their probabilities": case(
+        "SVMClassifier",
+        [normal(8, 2)],
+        2,
+        domain=ML,
+        coefficients=[0.5, 1.0, -1.0, 0.25, -0.5, 0.75],
+        support_vectors=[1.0, 0.0, 1.0, 2.0, -1.0, 0.5],
+        vectors_per_class=[1, 1, 1],
+        rho=[0.1, 0.0, -0.1],
+        prob_a=[-1.0, -0.5, -2.0],
+        prob_b=[0.0, 0.1, 0.2],
+        kernel_type="RBF",
+        kernel_params=[0.5, 0.0, 3.0],
+        classlabels_ints=[4, 8, 2],
+    ),
     "norms": case("Normalizer", [normal(8, 5)], domain=ML, norm="L2"),
 }
 

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from graphc.errors import TypeInferenceError
 from graphc.ir import Tensor
 from graphc.ops import evaluate_node
 from graphc.ops.decomposition import standard_form
@@ -141,6 +142,68 @@ def test_svm_regressor_without_vectors() -> None:
     check_expanded(
         ml("SVMRegressor", NUMBERS, version=1, coefficients=[0.5, -0.25, 1.0], rho=[0.1], kernel_params=[0.0, 0.0, 3.0])
     )
+
+
+def machine(classes: int, *, odds: bool = False, vectors: bool = True, **attributes: Any) -> Case:
+    """An SVMClassifier of so many classes over seven rows of four columns."""
+    random = np.random.default_rng(classes)
+    pairs, counts = classes * (classes - 1) // 2, [1 + i % 3 for i in range(classes)] if vectors else []
+    numbers = {
+        "support_vectors": 4 * sum(counts),
+        "coefficients": sum(counts) * (classes - 1) if vectors else 4 * classes,
+        "rho": pairs if vectors else 1,
+        "prob_a": pairs * odds,
+        "prob_b": pairs * odds,
+    }
+    weights = {name: random.normal(size=size).tolist() for name, size in numbers.items() if size}
+    labels = {"classlabels_ints": list(range(5, 5 + classes))} | ({"vectors_per_class": counts} if vectors else {})
+    x = random.normal(size=(7, 4)).astype(np.float32)
+    given = {**weights, **labels, "kernel_params": [0.5, 0.1, 3.0], **attributes}
+    return ml("SVMClassifier", x, outputs=2, version=1, **given)
+
+
+@pytest.mark.parametrize("odds", [False, True])
+@pytest.mark.parametrize("classes", [2, 3, 5])
+@pytest.mark.parametrize("kernel", ["LINEAR", "POLY", "RBF", "SIGMOID"])
+def test_svm_classifier(kernel: str, classes: int, odds: bool) -> None:
+    subject = machine(classes, odds=odds, kernel_type=kernel)
+    check_expanded(subject)
+    assert [value.tensor_type.static_shape for value in subject.node.outputs] == [
+        (7,),
+        (7, classes if odds else max(2, classes * (classes - 1) // 2)),
+    ]
+
+
+@pytest.mark.parametrize("transform", ["LOGISTIC", "SOFTMAX", "SOFTMAX_ZERO"])
+@pytest.mark.parametrize("odds", [False, True])
+@pytest.mark.parametrize("classes", [2, 3])
+def test_transforms_of_svm_classifiers(classes: int, odds: bool, transform: str) -> None:
+    check_expanded(machine(classes, odds=odds, post_transform=transform))
+
+
+@pytest.mark.parametrize("positive", [False, True])
+@pytest.mark.parametrize("classes", [1, 2, 3])
+def test_svm_classifier_of_planes(classes: int, positive: bool) -> None:
+    weights = np.linspace(0 if positive else -1, 1, 4 * classes).tolist()
+    check_expanded(machine(classes, vectors=False, coefficients=weights, post_transform="LOGISTIC"))
+
+
+@pytest.mark.parametrize(
+    ("attributes", "reason"),
+    [
+        ({"classlabels_ints": None}, "names no class"),
+        ({"rho": [0.5]}, "3 classes take 3 each"),
+        ({"prob_a": [0.5, 0.5, 0.5]}, "3 classes take 3 each"),
+        ({"vectors_per_class": [1, 2]}, "of 3 classes"),
+        ({"vectors_per_class": [-1, 1, 2]}, "of 3 classes"),
+        ({"support_vectors": [1.0] * 12}, "must have 2 columns"),
+        ({"coefficients": [1.0]}, "take 12 coefficients, not 1"),
+        ({"kernel_params": [1.0]}, "kernel_params"),
+    ],
+)
+def test_svm_classifiers_that_do_not_add_up(attributes: dict[str, Any], reason: str) -> None:
+    with pytest.raises(TypeInferenceError, match=reason):
+        machine(3, **attributes).infer()
 
 
 def test_no_columns_fit_no_model() -> None:

@@ -419,6 +419,12 @@ class Graph:
         """A value name that neither this graph nor one nested in it has seen: `base`, or `base_1`, `base_2`..."""
         return self._names.fresh(base)
 
+    def nested(self, name: str) -> Graph:
+        """An empty graph for an attribute of a node of this one: fresh names of either are fresh in both."""
+        made = Graph(name, opset=self.opset)
+        made._names = self._names
+        return made
+
     def topological_sort(self) -> None:
         """Orders nodes so that producers come first, keeping the present order where it is free (stable).
 

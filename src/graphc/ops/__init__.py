@@ -50,6 +50,7 @@ from graphc.ops import shape as shape
 from graphc.ops import slicing as slicing
 from graphc.ops import spectral as spectral
 from graphc.ops import state_space as state_space
+from graphc.ops import support_vectors as support_vectors
 from graphc.ops import text as text
 from graphc.ops import tree_ensembles as tree_ensembles
 from graphc.ops import views as views

@@ -105,6 +105,40 @@ def _infer_classifier(ctx: InferenceContext) -> Sequence[Type]:
     return [label, TensorType(dtypes.FLOAT32, (_rows(ctx), count if count else ctx.fresh("classes")))]
 
 
+def _infer_support_vectors(ctx: InferenceContext) -> Sequence[Type]:
+    label, _ = _infer_classifier(ctx)
+    classes = _length(ctx, "classlabels_strings", "classlabels_ints")
+    counts = ctx.node.ints_attribute("vectors_per_class") or ()
+    total, pairs = sum(counts), classes * (classes - 1) // 2
+    vectors, coefficients = _length(ctx, "support_vectors"), _length(ctx, "coefficients")
+    odds = [_length(ctx, name) for name in ("prob_a", "prob_b")]
+    if not classes:
+        ctx.fail("names no class", "Give it classlabels_ints or classlabels_strings.")
+    if _length(ctx, "kernel_params") not in (0, 3):
+        ctx.fail("kernel_params are three: gamma, coef0 and degree")
+    if total or min(counts, default=0) < 0:
+        if classes < 2 or len(counts) != classes or min(counts) < 0 or vectors % total or not vectors:
+            ctx.fail(
+                f"{vectors} numbers of support vectors are not those of {list(counts)} vectors of {classes} classes"
+            )
+        if coefficients < (classes - 1) * total:
+            ctx.fail(
+                f"{classes} classes and {total} vectors take {(classes - 1) * total} coefficients, not {coefficients}"
+            )
+        if _length(ctx, "rho") < pairs or odds[0] != odds[1] or 0 < odds[0] < pairs:
+            ctx.fail(f"{classes} classes take {pairs} each of rho, prob_a and prob_b")
+        width = vectors // total
+    else:
+        if not coefficients or coefficients % classes or not _length(ctx, "rho"):
+            ctx.fail(f"{coefficients} coefficients and {_length(ctx, 'rho')} of rho are no planes of {classes} classes")
+        width = coefficients // classes
+    shape = ctx.shape(0)
+    if len(shape) not in (1, 2) or (isinstance(shape[-1], int) and shape[-1] != width):
+        ctx.fail(f"the data must have {width} columns, not shape {list(map(str, shape))}")
+    columns = pairs if total and not odds[0] and classes > 2 else classes
+    return [label, TensorType(dtypes.FLOAT32, (_rows(ctx), columns))]
+
+
 def _infer_zip_map(ctx: InferenceContext) -> Sequence[Type]:
     key = dtypes.STRING if _length(ctx, "classlabels_strings") else dtypes.INT64
     return [SequenceType(MapType(key, TensorType(dtypes.FLOAT32, ())))]
@@ -123,7 +157,7 @@ for _name, _infer in (
     ("LinearRegressor", _infer_linear_regressor),
     ("Normalizer", _float),
     ("OneHotEncoder", _infer_one_hot),
-    ("SVMClassifier", _infer_classifier),
+    ("SVMClassifier", _infer_support_vectors),
     ("SVMRegressor", lambda ctx: [TensorType(dtypes.FLOAT32, (_rows(ctx), 1))]),
     ("Scaler", _float),
     ("TreeEnsemble", _infer_ensemble),

@@ -21,7 +21,8 @@ Form = Callable[[Builder, Node, Value], "Sequence[Value] | None"]
 """What a node stands for, given its data."""
 
 
-def _floats(node: Node, name: str) -> Array:
+def floats(node: Node, name: str) -> Array:
+    """An attribute's numbers, none where it is not there."""
     found = node.attributes.get(name)
     return np.array(found if isinstance(found, tuple) else (), np.float64)
 
@@ -30,27 +31,29 @@ def _is_text(value: Value) -> bool:
     return value.tensor_type.dtype == dtypes.STRING
 
 
-def _cast(b: Builder, value: Value, dtype: DType) -> Value:
+def cast_to(b: Builder, value: Value, dtype: DType) -> Value:
+    """The value in a dtype."""
     return value if value.tensor_type.dtype == dtype else b.op("Cast", value, to=dtype.onnx)
 
 
-def _computed(b: Builder, value: Value) -> Value:
+def computed(b: Builder, value: Value) -> Value:
     """Data in float64 if it is, else in float32."""
-    return value if value.tensor_type.dtype == dtypes.FLOAT64 else _cast(b, value, dtypes.FLOAT32)
+    return value if value.tensor_type.dtype == dtypes.FLOAT64 else cast_to(b, value, dtypes.FLOAT32)
 
 
-def _matrix(b: Builder, x: Value) -> Value:
+def one_row(b: Builder, x: Value) -> Value:
     """A vector as one row."""
     return b.op("Unsqueeze", x, b.constant(np.array([0]))) if rank_of(x) == 1 else x
 
 
-def _features(x: Value) -> int | None:
+def feature_count(x: Value) -> int | None:
     """How many columns the data has, if that is known."""
     last = x.tensor_type.dims[-1] if x.tensor_type.shape else None
     return last if isinstance(last, int) else None
 
 
-def _like(b: Builder, values: Any, like: Value) -> Value:
+def array_like(b: Builder, values: Any, like: Value) -> Value:
+    """A constant in the dtype of `like`."""
     return b.constant(np.asarray(values).astype(like.tensor_type.dtype.numpy))
 
 
@@ -58,19 +61,19 @@ def _like(b: Builder, values: Any, like: Value) -> Value:
 
 
 def _binarizer(b: Builder, node: Node, x: Value) -> Sequence[Value]:
-    wide = _cast(b, x, dtypes.FLOAT64) if x.tensor_type.dtype.is_integer else x
+    wide = cast_to(b, x, dtypes.FLOAT64) if x.tensor_type.dtype.is_integer else x
     above = b.op("Greater", wide, scalar_like(b, node.float_attribute("threshold", 0.0), wide))
     return [b.op("Cast", above, to=x.tensor_type.dtype.onnx)]
 
 
 def _scaler(b: Builder, node: Node, x: Value) -> Sequence[Value]:
-    result = _computed(b, x)
-    offset, scale = _floats(node, "offset"), _floats(node, "scale")
+    result = computed(b, x)
+    offset, scale = floats(node, "offset"), floats(node, "scale")
     if offset.size:
-        result = b.op("Sub", result, _like(b, offset, result))
+        result = b.op("Sub", result, array_like(b, offset, result))
     if scale.size:
-        result = b.op("Mul", result, _like(b, scale, result))
-    return [_cast(b, result, dtypes.FLOAT32)]
+        result = b.op("Mul", result, array_like(b, scale, result))
+    return [cast_to(b, result, dtypes.FLOAT32)]
 
 
 def _imputer(b: Builder, node: Node, x: Value) -> Sequence[Value] | None:
@@ -90,12 +93,12 @@ def _imputer(b: Builder, node: Node, x: Value) -> Sequence[Value] | None:
     if isinstance(replaced, float) and np.isnan(replaced):
         found = b.op("IsNaN", x)
     else:
-        found = b.op("Equal", x, _like(b, replaced, x))
-    return [b.op("Where", found, _like(b, values, x), x)]
+        found = b.op("Equal", x, array_like(b, replaced, x))
+    return [b.op("Where", found, array_like(b, values, x), x)]
 
 
 def _normalizer(b: Builder, node: Node, x: Value) -> Sequence[Value]:
-    x = _cast(b, x, dtypes.FLOAT32)
+    x = cast_to(b, x, dtypes.FLOAT32)
     norm, axis = node.str_attribute("norm", "MAX"), b.constant(np.array([-1]))
     size = b.op({"MAX": "ReduceMax", "L1": "ReduceL1"}.get(norm, "ReduceL2"), x, axis)
     # A row of zeros stays one.
@@ -108,24 +111,24 @@ def _one_hot(b: Builder, node: Node, x: Value) -> Sequence[Value] | None:
     # Without `zeros` a category that is not there is an error.
     if _is_text(x) or not categories or not node.int_attribute("zeros", 1):
         return None
-    last = b.op("Unsqueeze", _cast(b, x, dtypes.INT64), b.constant(np.array([-1])))
-    return [_cast(b, b.op("Equal", last, b.constant(np.array(categories, np.int64))), dtypes.FLOAT32)]
+    last = b.op("Unsqueeze", cast_to(b, x, dtypes.INT64), b.constant(np.array([-1])))
+    return [cast_to(b, b.op("Equal", last, b.constant(np.array(categories, np.int64))), dtypes.FLOAT32)]
 
 
 def _extractor(b: Builder, node: Node, x: Value, picks: Value) -> Sequence[Value]:
     flat = b.op("Reshape", picks, b.constant(np.array([-1])))
-    return [b.op("Gather", _matrix(b, x), flat, axis=-1)]
+    return [b.op("Gather", one_row(b, x), flat, axis=-1)]
 
 
 def _feature_vector(b: Builder, node: Node, inputs: Sequence[Value | None]) -> Sequence[Value] | None:
     widths = node.ints_attribute("inputdimensions") or ()
     parts: list[Value] = []
-    given = [value for value in inputs if value is not None and _features(value) is not None]
+    given = [value for value in inputs if value is not None and feature_count(value) is not None]
     if len(given) != len(inputs) or any(_is_text(value) or rank_of(value) > 2 for value in given):
         return None
     for value, width in zip(given, widths, strict=False):
-        part = _cast(b, _matrix(b, value), dtypes.FLOAT32)
-        extent = _features(value) or 0
+        part = cast_to(b, one_row(b, value), dtypes.FLOAT32)
+        extent = feature_count(value) or 0
         if extent > width:
             part = b.op("Slice", part, *(b.constant(np.array([n])) for n in (0, width, 1)))
         elif extent < width:
@@ -209,28 +212,29 @@ def looked_up(b: Builder, x: Value, keys: Array, values: Array, other: Array) ->
     return b.op("Where", known, b.op("Gather", b.constant(values), at), b.constant(other))
 
 
-# --- linear models and support vectors --------------------------------------------------------------------------------
+# --- linear models ---------------------------------------------------------------------------------------------------
 
 
 def _product(b: Builder, x: Value, rows: Array, added: Array) -> Value:
     """`x rows^T + added`."""
-    found = b.op("MatMul", x, _like(b, rows.T, x))
-    return b.op("Add", found, _like(b, added, x)) if added.size else found
+    found = b.op("MatMul", x, array_like(b, rows.T, x))
+    return b.op("Add", found, array_like(b, added, x)) if added.size else found
 
 
 def _linear_regressor(b: Builder, node: Node, x: Value) -> Sequence[Value] | None:
     targets = node.int_attribute("targets", 1)
-    coefficients, transform = _floats(node, "coefficients"), node.str_attribute("post_transform", "NONE")
-    if coefficients.size % targets or _features(x) != coefficients.size // targets:
+    coefficients, transform = floats(node, "coefficients"), node.str_attribute("post_transform", "NONE")
+    if coefficients.size % targets or feature_count(x) != coefficients.size // targets:
         return None
-    x = _computed(b, _matrix(b, x))
-    scores = _product(b, x, coefficients.reshape(targets, -1), _floats(node, "intercepts"))
-    scores = _cast(b, scores, dtypes.FLOAT32)
+    x = computed(b, one_row(b, x))
+    scores = _product(b, x, coefficients.reshape(targets, -1), floats(node, "intercepts"))
+    scores = cast_to(b, scores, dtypes.FLOAT32)
     # One target knows no transform but PROBIT.
     return [post_transformed(b, scores, transform) if targets > 1 or transform == "PROBIT" else scores]
 
 
-def _labels(node: Node) -> list[Any]:
+def label_list(node: Node) -> list[Any]:
+    """A classifier's labels: words or integers."""
     names = node.attributes.get("classlabels_strings")
     if isinstance(names, tuple) and names:
         return [name.decode() if isinstance(name, bytes) else name for name in names]
@@ -238,62 +242,27 @@ def _labels(node: Node) -> list[Any]:
 
 
 def _linear_classifier(b: Builder, node: Node, x: Value) -> Sequence[Value] | None:
-    coefficients, intercepts, labels = _floats(node, "coefficients"), _floats(node, "intercepts"), _labels(node)
+    coefficients, intercepts, labels = floats(node, "coefficients"), floats(node, "intercepts"), label_list(node)
     transform = node.str_attribute("post_transform", "NONE")
-    features = _features(x)
+    features = feature_count(x)
     if not features or coefficients.size % features:
         return None
     classes = coefficients.size // features
     if (classes == 1 and (transform == "PROBIT" or len(labels) != 2)) or (classes > 1 and len(labels) != classes):
         return None
-    x = _computed(b, _matrix(b, x))
-    scores = _cast(b, _product(b, x, coefficients.reshape(classes, -1), intercepts), dtypes.FLOAT32)
+    x = computed(b, one_row(b, x))
+    scores = cast_to(b, _product(b, x, coefficients.reshape(classes, -1), intercepts), dtypes.FLOAT32)
     if classes == 1:
         second = b.op("Squeeze", b.op("Greater", scores, scalar_like(b, 0, scores)), b.constant(np.array([1])))
-        chosen = _cast(b, second, dtypes.INT64)
+        chosen = cast_to(b, second, dtypes.INT64)
         return [labels_of(b, chosen, labels), with_second_class(b, scores, transform, probability=True)]
     best = b.op("ArgMax", scores, axis=1, keepdims=0)
     return [labels_of(b, best, labels), post_transformed(b, scores, transform)]
 
 
-def _kernel(b: Builder, node: Node, x: Value, vectors: Array) -> Value:
-    """How alike each row of `x` is to each of the vectors."""
-    gamma, constant, degree = (*_floats(node, "kernel_params"), 0.0, 0.0, 0.0)[:3]
-    kind = node.str_attribute("kernel_type", "LINEAR")
-    if kind == "RBF":
-        apart = b.op("Sub", b.op("Unsqueeze", x, b.constant(np.array([1]))), _like(b, vectors, x))
-        squared = b.op("ReduceSum", b.op("Mul", apart, apart), b.constant(np.array([-1])), keepdims=0)
-        return b.op("Exp", b.op("Mul", squared, scalar_like(b, -gamma, x)))
-    product = b.op("MatMul", x, _like(b, vectors.T, x))
-    if kind == "LINEAR":
-        return product
-    moved = b.op("Add", b.op("Mul", product, scalar_like(b, gamma, x)), scalar_like(b, constant, x))
-    return b.op("Tanh", moved) if kind == "SIGMOID" else b.op("Pow", moved, scalar_like(b, degree, x))
+def of_one(form: Form) -> Decompose:
+    """A form of the first input, once its rank is known."""
 
-
-def _svm_regressor(b: Builder, node: Node, x: Value) -> Sequence[Value] | None:
-    coefficients, vectors = _floats(node, "coefficients"), _floats(node, "support_vectors")
-    supports = node.int_attribute("n_supports", 0)
-    size, rows = (coefficients.size, 1) if supports == 0 else (vectors.size, supports)
-    if size % rows or _features(x) != size // rows or (supports and coefficients.size != supports):
-        return None
-    x = _cast(b, _matrix(b, x), dtypes.FLOAT32)
-    if supports == 0:
-        score = _kernel(b, node, x, coefficients.reshape(1, -1))
-    else:
-        alike = _kernel(b, node, x, vectors.reshape(supports, -1))
-        score = b.op("MatMul", alike, _like(b, coefficients.reshape(-1, 1), x))
-    rho = _floats(node, "rho")
-    if rho.size:
-        score = b.op("Add", score, _like(b, rho[:1], x))
-    if node.int_attribute("one_class", 0):
-        inside = b.op("Greater", score, scalar_like(b, 0, score))
-        return [b.op("Where", inside, scalar_like(b, 1, score), scalar_like(b, -1, score))]
-    transform = node.str_attribute("post_transform", "NONE")
-    return [post_transformed(b, score, transform) if transform == "PROBIT" else score]
-
-
-def _of_one(form: Form) -> Decompose:
     def decompose(b: Builder, node: Node, inputs: Sequence[Value | None]) -> Sequence[Value] | None:
         return None if inputs[0] is None or inputs[0].tensor_type.shape is None else form(b, node, inputs[0])
 
@@ -309,15 +278,14 @@ def _of_two(form: Callable[[Builder, Node, Value, Value], Sequence[Value]]) -> D
 
 for _name, _decompose in (
     ("ArrayFeatureExtractor", _of_two(_extractor)),
-    ("Binarizer", _of_one(_binarizer)),
+    ("Binarizer", of_one(_binarizer)),
     ("FeatureVectorizer", _feature_vector),
-    ("Imputer", _of_one(_imputer)),
-    ("LabelEncoder", _of_one(_label_encoder)),
-    ("LinearClassifier", _of_one(_linear_classifier)),
-    ("LinearRegressor", _of_one(_linear_regressor)),
-    ("Normalizer", _of_one(_normalizer)),
-    ("OneHotEncoder", _of_one(_one_hot)),
-    ("SVMRegressor", _of_one(_svm_regressor)),
-    ("Scaler", _of_one(_scaler)),
+    ("Imputer", of_one(_imputer)),
+    ("LabelEncoder", of_one(_label_encoder)),
+    ("LinearClassifier", of_one(_linear_classifier)),
+    ("LinearRegressor", of_one(_linear_regressor)),
+    ("Normalizer", of_one(_normalizer)),
+    ("OneHotEncoder", of_one(_one_hot)),
+    ("Scaler", of_one(_scaler)),
 ):
     decomposed(_name, _decompose, domain=DOMAIN, define=False)
