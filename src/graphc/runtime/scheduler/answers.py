@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from graphc.errors import ExecutionError, GraphcError, QueueFullError, RefusedError
 from graphc.runtime.scheduler.costs import Call
 from graphc.runtime.scheduler.model import Prepared, ServedModel
+from graphc.runtime.scheduler.reply import Outputs, Stages
 from graphc.runtime.scheduler.work import Refusal
 
-Outputs = dict[str, Any]
 
-
-def answer(model: ServedModel, parts: Sequence[Prepared], call: Call) -> list[Outputs | BaseException]:
+def answer(model: ServedModel, parts: Sequence[Prepared], call: Call, stages: Stages) -> list[Outputs | BaseException]:
     """Outputs of each request, or what went wrong with it.
 
     Where a batch fails, its requests are run one by one: one bad index is no reason to fail the others.
@@ -22,9 +20,10 @@ def answer(model: ServedModel, parts: Sequence[Prepared], call: Call) -> list[Ou
         model: Whose requests they are.
         parts: Of one queue.
         call: That holds them all.
+        stages: Told where the time goes.
     """
     try:
-        return list(model.run(parts, call))
+        return list(model.run(parts, call, stages))
     except Exception as error:
         if len(parts) == 1:
             return [_as_error(error)]
@@ -33,7 +32,7 @@ def answer(model: ServedModel, parts: Sequence[Prepared], call: Call) -> list[Ou
         single = part.queue.costs.single_call(part.rows)
         assert single is not None
         try:
-            found += model.run([part], single)
+            found += model.run([part], single, stages)
         except Exception as error:
             found.append(_as_error(error))
     return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from graphc.runtime.calibration import Calibration, Runnable, can_sample, measur
 from graphc.runtime.scheduler.breaker import Breaker
 from graphc.runtime.scheduler.costs import Call, CostCurve
 from graphc.runtime.scheduler.latency import Latencies
+from graphc.runtime.scheduler.reply import Stages
 from graphc.runtime.scheduler.settings import ModelSettings
 from graphc.runtime.scheduler.work import Queue, Tenant
 from graphc.runtime.signature import Signature
@@ -79,6 +81,7 @@ class ServedModel:
         settings: How it is served.
         calibration: Latencies known beforehand; what is missing is measured now.
         devices: Numbers of the devices that run it; all if None.
+        memory: Bytes of its weights and intermediate values, on all its devices.
 
     Raises:
         OptionError: `max_batch_size` is less than the smallest batch compiled.
@@ -91,14 +94,17 @@ class ServedModel:
         settings: ModelSettings,
         calibration: Calibration,
         devices: tuple[int, ...] | None = None,
+        memory: int = 0,
     ) -> None:
         self.name = name
         self.executable = executable
         self.settings = settings
         self.devices = devices
+        self.memory = memory
         self.tenant = Tenant(name, share=settings.share, queue_limit=settings.queue_limit)
         self.breaker = Breaker(settings.failures)
         self.batch = executable.manifest.batch
+        self.leaving = False
         self._signature = Signature(executable.manifest)
         self._outputs = [spec.name for spec in executable.manifest.outputs]
         self._queues: dict[Hashable, ModelQueue] = {}
@@ -162,22 +168,33 @@ class ServedModel:
             hint=f"send them as several requests, or compile larger batches (--dim {batch.symbol}={sizes},{rows})",
         )
 
-    def run(self, parts: Sequence[Prepared], call: Call) -> list[dict[str, Any]]:
+    @property
+    def unanswered(self) -> int:
+        """Requests accepted that have no answer yet; told reliably where the scheduler's lock is held."""
+        return sum(queue.unanswered for queue in self.queues)
+
+    def run(self, parts: Sequence[Prepared], call: Call, stages: Stages) -> list[dict[str, Any]]:
         """Makes one call for several requests; answers each one's outputs.
 
         Args:
             parts: Of one queue.
             call: The bucket; rows of the requests fill it, or it is padded.
+            stages: Told where the time goes.
         """
         first = parts[0]
+        began = perf_counter()
         if self.batch is None or not first.queue.shares or (len(parts) == 1 and first.rows == call.bucket):
-            return [self.executable(first.arrays)]
+            found = [self.executable(first.arrays)]
+            stages.infer += perf_counter() - began
+            return found
         rows = sum(part.rows for part in parts)
         inputs = [
             _join([part.arrays[number] for part in parts], axis, call.bucket - rows)
             for number, axis in enumerate(self.batch.inputs)
         ]
+        joined = perf_counter()
         outputs = self.executable(inputs)
+        ran = perf_counter()
         answers: list[dict[str, Any]] = []
         start = 0
         for part in parts:
@@ -188,6 +205,9 @@ class ServedModel:
                 }
             )
             start += part.rows
+        stages.input += joined - began
+        stages.infer += ran - joined
+        stages.output += perf_counter() - ran
         return answers
 
     def _add_queues(self, calibration: Calibration) -> None:

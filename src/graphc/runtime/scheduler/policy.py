@@ -27,7 +27,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from graphc.runtime.scheduler.work import Assignment, Batch, Queue, Refusal, Request, first_step
+from graphc.runtime.scheduler.work import Assignment, Batch, Queue, Refusal, Request, Tenant, first_step
 
 _ROUNDING = 1e-9
 """Seconds: what sums of times may be off."""
@@ -147,6 +147,10 @@ class Promise:
         request.queue.tenant.waiting -= 1
         request.queue.unanswered -= 1
         return True
+
+    def forget(self, tenant: Tenant) -> None:
+        """Lets go of a tenant of whom nothing waits or runs."""
+        self._queues = {key: queue for key, queue in self._queues.items() if queue.tenant is not tenant}
 
     def replan(self) -> None:
         """Takes over what has been measured: costs of the batches that wait."""

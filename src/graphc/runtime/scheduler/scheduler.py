@@ -6,8 +6,7 @@ import asyncio
 import math
 import threading
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter
 from types import TracebackType
 from typing import Any
@@ -21,11 +20,12 @@ from graphc.errors import (
 )
 from graphc.runtime.calibration import Calibration, Runnable
 from graphc.runtime.executable import Inputs
-from graphc.runtime.scheduler.answers import Outputs, answer, refused
+from graphc.runtime.scheduler.answers import answer, refused
 from graphc.runtime.scheduler.costs import Call
 from graphc.runtime.scheduler.devices import Device, core_sets, given_sets
 from graphc.runtime.scheduler.model import ModelQueue, Prepared, ServedModel
 from graphc.runtime.scheduler.policy import Promise
+from graphc.runtime.scheduler.reply import Outputs, Reply, Stages
 from graphc.runtime.scheduler.serving import serve_models
 from graphc.runtime.scheduler.settings import ModelSettings
 from graphc.runtime.scheduler.statistics import BatchReport, ModelStatistics, Observer, Statistics
@@ -40,7 +40,7 @@ class _Ticket:
     """What a request carries: its inputs and where its answer goes."""
 
     prepared: Prepared
-    future: Future[Outputs]
+    future: Reply
     expires: bool
 
 
@@ -57,7 +57,7 @@ class Scheduler:
     batches where the compiler proved that rows are independent (`manifest.batch`).
 
     Args:
-        models: An executable, or several by name.
+        models: An executable, or several by name; an empty dict where all come later, by `add`.
         settings: How they are served: for all, or by name.
         devices: How many batches run at once, each on processors of its own; or the processors of each device.
         threads: Of a call; the processors of its device if None.
@@ -87,15 +87,17 @@ class Scheduler:
     ) -> None:
         self.devices = core_sets(devices, threads) if isinstance(devices, int) else given_sets(devices, threads)
         width = self.devices[0].threads if (threads is not None or len(self.devices) > 1) else None
+        self._width, self._limit = width, memory_limit
         self._models = serve_models(
             models, settings, options, count=len(self.devices), threads=width, limit=memory_limit, known=calibration
         )
-        self._default = next(iter(self._models.values())) if len(self._models) == 1 else None
+        self._leaving: list[ServedModel] = []
         self._policy = Promise(len(self.devices), margin=margin_ms / 1e3)
         self._statistics = Statistics()
         self._observers: list[Observer] = [self._statistics, *([observer] if observer is not None else [])]
         self._lock = threading.Lock()
         self._idle = set(range(len(self.devices)))
+        self._left = threading.Condition(self._lock)
         self._bells = [threading.Condition(self._lock) for _ in self.devices]
         self._closed = False
         self._threads = [
@@ -110,6 +112,81 @@ class Scheduler:
         """Names of what is served."""
         return tuple(self._models)
 
+    def add(
+        self,
+        name: str,
+        model: Runnable,
+        settings: ModelSettings | None = None,
+        *,
+        calibration: Calibration | None = None,
+    ) -> ServedModel:
+        """Serves one more model, from now on; under a name that is taken, in place of the other.
+
+        What it costs is measured first, in this thread, where that is not known. Requests for a model that is replaced
+        are answered by it; it stays until it is removed.
+
+        Args:
+            name: Of the model.
+            model: What runs.
+            settings: How it is served.
+            calibration: Its latencies, as of the scheduler.
+
+        Returns:
+            What `model=` of a request and `remove` take in place of the name.
+
+        Raises:
+            OptionError: It does not fit in the memory beside the others, or into its settings.
+            SchedulerClosedError: The scheduler is closed.
+        """
+        with self._lock:
+            present = [*self._models.values(), *self._leaving]
+        left = None if self._limit is None else self._limit - sum(served.memory for served in present)
+        made = serve_models(
+            {name: model},
+            settings,
+            {},
+            count=len(self.devices),
+            threads=self._width,
+            limit=left,
+            known=None if calibration is None else {name: calibration},
+        )[name]
+        with self._lock:
+            if self._closed:
+                raise SchedulerClosedError("the scheduler is closed")
+            if (replaced := self._models.get(name)) is not None:
+                self._leaving.append(replaced)
+            self._models = {**self._models, name: made}
+        return made
+
+    def remove(self, model: str | ServedModel, *, timeout: float | None = None) -> bool:
+        """Serves a model no more: accepts nothing further for it, answers what it has, and lets go of it.
+
+        Args:
+            model: Its name, or what `add` returned.
+            timeout: Seconds after which what still waits fails with `SchedulerClosedError`; what runs ends as usual.
+
+        Returns:
+            Whether all was answered.
+
+        Raises:
+            OptionError: There is no such model.
+        """
+        served = self._model(model)
+        with self._lock:
+            served.leaving = True
+            self._models = {name: other for name, other in self._models.items() if other is not served}
+            whole = self._left.wait_for(lambda: not served.unanswered, timeout)
+            waiting = [request for request in self._policy.requests() if request.queue.tenant is served.tenant]
+            dropped = [request for request in waiting if self._policy.cancel(request, perf_counter())]
+        self._drop(dropped, f"{served.name} was removed before the request was run")
+        with self._lock:
+            self._left.wait_for(lambda: not served.unanswered)
+            self._policy.forget(served.tenant)
+            self._leaving = [other for other in self._leaving if other is not served]
+            if served.name not in self._models:
+                self._statistics.forget(served.name)
+        return whole
+
     def statistics(self, model: str | None = None) -> ModelStatistics:
         """A model's counts since the scheduler was made.
 
@@ -118,7 +195,7 @@ class Scheduler:
         """
         return self._statistics.of(self._model(model).name)
 
-    def latencies(self, model: str | None = None) -> dict[Any, dict[int, float]]:
+    def latencies(self, model: str | ServedModel | None = None) -> dict[Any, dict[int, float]]:
         """Seconds that batches are taken to need now: by shape without rows, then by bucket."""
         return {queue.name: queue.latencies.table for queue in self._model(model).queues}
 
@@ -126,7 +203,7 @@ class Scheduler:
         self,
         inputs: Inputs,
         *,
-        model: str | None = None,
+        model: str | ServedModel | None = None,
         timeout_ms: float | None = None,
         priority: int = 0,
     ) -> Outputs:
@@ -158,10 +235,10 @@ class Scheduler:
         self,
         inputs: Inputs,
         *,
-        model: str | None = None,
+        model: str | ServedModel | None = None,
         timeout_ms: float | None = None,
         priority: int = 0,
-    ) -> Future[Outputs]:
+    ) -> Reply:
         """Hands in one request; the future's `cancel` takes it back for as long as it has not started.
 
         Args:
@@ -183,7 +260,7 @@ class Scheduler:
         self,
         inputs: Inputs,
         *,
-        model: str | None = None,
+        model: str | ServedModel | None = None,
         timeout_ms: float | None = None,
         priority: int = 0,
     ) -> Outputs:
@@ -218,13 +295,17 @@ class Scheduler:
             dropped = [request for request in waiting if self._policy.cancel(request, perf_counter())]
             for bell in self._bells:
                 bell.notify_all()
-        for request in dropped:
-            ticket: _Ticket = request.payload
-            if ticket.future.set_running_or_notify_cancel():
-                ticket.future.set_exception(SchedulerClosedError("the scheduler was closed before the request was run"))
+        self._drop(dropped, "the scheduler was closed before the request was run")
         for thread in self._threads:
             if thread is not threading.current_thread():
                 thread.join()
+
+    @staticmethod
+    def _drop(requests: list[Request], why: str) -> None:
+        for request in requests:
+            ticket: _Ticket = request.payload
+            if ticket.future.set_running_or_notify_cancel():
+                ticket.future.set_exception(SchedulerClosedError(why))
 
     def __enter__(self) -> Scheduler:
         return self
@@ -236,18 +317,21 @@ class Scheduler:
 
     # ---------------------------------------------------------------- requests
 
-    def _model(self, name: str | None) -> ServedModel:
-        if name is None and self._default is not None:
-            return self._default
-        found = self._models.get(name or "")
+    def _model(self, name: str | ServedModel | None) -> ServedModel:
+        if isinstance(name, ServedModel):
+            return name
+        models = self._models
+        if name is None and len(models) == 1:
+            return next(iter(models.values()))
+        found = models.get(name or "")
         if found is None:
             raise OptionError(
                 f"there is no model {name!r}" if name else "several models are served: say which, with model=",
-                hint=f"there are: {', '.join(self._models)}",
+                hint=f"there are: {', '.join(models)}" if models else "there is none",
             )
         return found
 
-    def _submit(self, prepared: Prepared, timeout_ms: float | None, priority: int) -> Future[Outputs]:
+    def _submit(self, prepared: Prepared, timeout_ms: float | None, priority: int) -> Reply:
         _, request = self._accept(prepared, timeout_ms, priority, take=False)
         ticket: _Ticket = request.payload
         ticket.future.add_done_callback(lambda future: self._withdraw(request) if future.cancelled() else None)
@@ -263,7 +347,7 @@ class Scheduler:
         model = queue.model
         now = perf_counter()
         limit = queue.slo if timeout_ms is None else min(queue.slo, timeout_ms / 1e3)
-        ticket = _Ticket(prepared, Future(), timeout_ms is not None)
+        ticket = _Ticket(prepared, Reply(), timeout_ms is not None)
         request = Request(queue, now, now + limit, rows=prepared.rows, priority=priority, payload=ticket)
         refusal, waited, assigned = self._offer(model, request, now, take)
         if waited:
@@ -285,6 +369,8 @@ class Scheduler:
         with self._lock:
             if self._closed:
                 raise SchedulerClosedError("the scheduler is closed")
+            if model.leaving:
+                raise SchedulerClosedError(f"{model.name} is served no more")
             if waited := model.breaker.wait(now):
                 return None, waited, None
             refusal = self._policy.offer(request, now)
@@ -309,6 +395,8 @@ class Scheduler:
             withdrawn = self._policy.cancel(request, perf_counter())
             if withdrawn:
                 queue.model.breaker.abandoned()
+                if queue.model.leaving:
+                    self._left.notify_all()
         if withdrawn:
             for observer in self._observers:
                 observer.cancelled(queue.model.name)
@@ -357,11 +445,12 @@ class Scheduler:
         if len(live) < len(found.requests):
             call = queue.costs.single_call(sum(request.rows for request in live)) or call
         answers: list[Outputs | BaseException] = []
+        stages = Stages(rows=call.rows, bucket=call.bucket)
         seconds = 0.0
         try:
             if live:
                 began = perf_counter()
-                answers = answer(queue.model, [request.payload.prepared for request in live], call)
+                answers = answer(queue.model, [request.payload.prepared for request in live], call, stages)
                 seconds = perf_counter() - began
         except BaseException as error:
             # Ctrl-C in a caller's thread: it is that caller's, but the batch has other requests too.
@@ -374,12 +463,13 @@ class Scheduler:
                 self._end(device, queue, live, errors, call, ended - started, ended)
             for request, given in zip(live, answers, strict=True):
                 ticket: _Ticket = request.payload
+                ticket.future.stages = replace(stages, queue=started - request.arrival)
                 if isinstance(given, BaseException):
                     ticket.future.set_exception(given)
                 else:
                     ticket.future.set_result(given)
             if live:
-                self._report(queue, live, call, started, ended, seconds, errors)
+                self._report(queue, live, call, started, ended, seconds, errors, stages)
 
     def _end(
         self,
@@ -402,6 +492,8 @@ class Scheduler:
             queue.model.breaker.succeeded()
             if not errors and queue.learn(call.bucket, seconds):
                 self._policy.replan()
+        if queue.model.leaving:
+            self._left.notify_all()
         if self._closed:
             for bell in self._bells:
                 bell.notify_all()
@@ -425,6 +517,7 @@ class Scheduler:
         ended: float,
         seconds: float,
         errors: int,
+        stages: Stages,
     ) -> None:
         report = BatchReport(
             bucket=call.bucket,
@@ -434,6 +527,7 @@ class Scheduler:
             seconds=seconds,
             late=sum(ended > request.deadline for request in live),
             failed=errors,
+            stages=stages,
         )
         for observer in self._observers:
             observer.finished(queue.model.name, report)

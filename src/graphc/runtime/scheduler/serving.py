@@ -35,14 +35,13 @@ def serve_models(
         known: Latencies by model; what was kept beside the packages if None.
 
     Raises:
-        OptionError: There is no model, a setting is unknown or out of range, or the memory does not suffice.
+        OptionError: A setting is unknown or out of range, or the memory does not suffice.
     """
     by_name = dict(models) if isinstance(models, Mapping) else {models.manifest.model: models}
-    if not by_name:
-        raise OptionError("there is no model to serve")
     chosen = _settings(by_name, settings, options)
     runnables = {name: _instance(model, threads) for name, model in by_name.items()}
-    placed = place({name: _needs(model) for name, model in runnables.items()}, count, limit)
+    needs = {name: _needs(model) for name, model in runnables.items()}
+    placed = place(needs, count, limit)
     everywhere = tuple(range(count))
     return {
         name: ServedModel(
@@ -51,6 +50,7 @@ def serve_models(
             chosen[name],
             _calibration(runnable) if known is None else known.get(name, {}),
             None if placed[name] == everywhere else placed[name],
+            needs[name][0] + needs[name][1] * len(placed[name]),
         )
         for name, runnable in runnables.items()
     }

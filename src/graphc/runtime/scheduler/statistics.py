@@ -7,6 +7,8 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from graphc.runtime.scheduler.reply import Stages
+
 
 @dataclass(frozen=True)
 class BatchReport:
@@ -20,6 +22,7 @@ class BatchReport:
         seconds: Of the call itself.
         late: Requests answered after their deadline.
         failed: Requests that ended in an error.
+        stages: Where the batch's time went.
     """
 
     bucket: int
@@ -29,6 +32,7 @@ class BatchReport:
     seconds: float
     late: int
     failed: int
+    stages: Stages = field(default_factory=Stages)
 
 
 class Observer(Protocol):
@@ -90,6 +94,10 @@ class Statistics:
     def of(self, model: str) -> ModelStatistics:
         """A model's counts, live."""
         return self._models[model]
+
+    def forget(self, model: str) -> None:
+        """Drops the counts of a model that is served no more."""
+        self._models.pop(model, None)
 
     def accepted(self, model: str) -> None:
         """As `Observer`."""

@@ -1,0 +1,42 @@
+"""What a caller waits for: a future with the answer, which tells how it came about."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+Outputs = dict[str, Any]
+
+
+@dataclass(slots=True)
+class Stages:
+    """Where a request's time went, in seconds; those of its batch are the whole batch's.
+
+    Attributes:
+        queue: Until its batch started.
+        input: Putting the rows of its batch together.
+        infer: The call itself.
+        output: Taking the rows apart.
+        rows: Of requests in the batch.
+        bucket: Rows of the program that ran.
+    """
+
+    queue: float = 0.0
+    input: float = 0.0
+    infer: float = 0.0
+    output: float = 0.0
+    rows: int = 0
+    bucket: int = 0
+
+
+class Reply(Future[Outputs]):
+    """The future of a request.
+
+    Attributes:
+        stages: Where its time went; None until it has run.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stages: Stages | None = None
