@@ -135,3 +135,19 @@ class DeadlineError(GraphcError):
 
 class SchedulerClosedError(GraphcError):
     """The scheduler is closed, or was closed before the request was run."""
+
+
+class RequestError(GraphcError):
+    """A request to a server is malformed: an unknown output, a parameter out of range, a body that cannot be read."""
+
+
+class ModelNotFoundError(GraphcError):
+    """A server has no model, version or label of this name."""
+
+
+class ModelUnavailableError(RefusedError):
+    """A server has this model, but cannot answer for it now: it loads, unloads, failed to load, or the server stops."""
+
+
+class RepositoryError(GraphcError):
+    """A model repository cannot be served: no such folder, settings that are ill-typed, a model without versions."""
