@@ -151,3 +151,7 @@ class ModelUnavailableError(RefusedError):
 
 class RepositoryError(GraphcError):
     """A model repository cannot be served: no such folder, settings that are ill-typed, a model without versions."""
+
+
+class ListenError(GraphcError):
+    """A server cannot listen: its port is taken, the address is not this machine's, a certificate cannot be read."""

@@ -41,6 +41,7 @@ COMMANDS: Mapping[str, Command] = {
     "verify": Command("verify", "is it right, and where it first is not"),
     "profile": Command("profile", "where the time goes, kernel by kernel"),
     "calibrate": Command("calibrate", "how long each variant of a package takes here, for the scheduler's promises"),
+    "serve": Command("serve", "the models of a repository over HTTP and gRPC, within a promised latency"),
     "bench": Command("bench", "how fast it is beside ONNX Runtime and OpenVINO"),
     "tune": Command("tune", "how each kernel is best cut on this machine, by measuring"),
     "passes": Command("passes", "the passes there are, their options, the pipelines"),

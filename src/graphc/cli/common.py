@@ -113,7 +113,7 @@ def add_plugins(parser: argparse._ActionsContainer) -> None:
     )
 
 
-def add_threads(parser: argparse.ArgumentParser) -> None:
+def add_threads(parser: argparse._ActionsContainer) -> None:
     """`--threads`."""
     parser.add_argument(
         "--threads", type=positive, metavar="N", help="threads of a call (default: GRAPHC_NUM_THREADS, or all)"

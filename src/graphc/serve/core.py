@@ -88,6 +88,10 @@ class ModelServer:
                 await self.load(folder.name)
         self._ready = True
 
+    def drain(self) -> None:
+        """Says that it is not ready, so that nobody is sent here any more; who comes still is answered until `stop`."""
+        self._ready = False
+
     async def stop(self, grace: float = 30.0) -> None:
         """Takes no more requests, answers those that it has, and frees everything.
 

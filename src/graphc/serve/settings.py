@@ -27,6 +27,7 @@ class ServerSettings:
         threads: Of a call; the processors of its device if None.
         memory_limit: Bytes that weights and intermediate values of all models may take.
         compile_only: Take ONNX models alone: packages hold machine code.
+        exit_on_error: Whether a model that does not load at the start ends the start.
         cache: Folder for what is compiled; the compiler's own if None.
         name: Of the server, in its metadata.
     """
@@ -40,6 +41,7 @@ class ServerSettings:
     threads: int | None = None
     memory_limit: int | None = None
     compile_only: bool = False
+    exit_on_error: bool = False
     cache: Path | None = None
     name: str = "graphc"
 
