@@ -155,3 +155,15 @@ class RepositoryError(GraphcError):
 
 class ListenError(GraphcError):
     """A server cannot listen: its port is taken, the address is not this machine's, a certificate cannot be read."""
+
+
+class RequestTooLargeError(RequestError):
+    """A request to a server is above one of the server's limits."""
+
+
+class UnauthenticatedError(GraphcError):
+    """A request to a server carries no token, or one that the server does not know."""
+
+
+class ForbiddenError(GraphcError):
+    """A request asks for what the server was not started to allow, or not at this port."""

@@ -1,0 +1,41 @@
+"""How much one request may ask for: each limit is held before the memory or the time that it bounds is spent."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class RequestLimits:
+    """Limits of one request.
+
+    Attributes:
+        body_bytes: Of an HTTP body or a gRPC message, decompressed.
+        json_bytes: Of the JSON in it: parsed JSON takes up to twenty times its size.
+        json_depth: Of nested lists and objects.
+        tensors: Inputs, and outputs asked for.
+        parameters: Of a request, and of each tensor.
+        rank: Dimensions of a tensor.
+        elements: Of a tensor.
+        header_bytes: All headers of an HTTP request, or the metadata of a gRPC call.
+        header_seconds: Until the headers of an HTTP request have come, counted from its first byte or the connection.
+        body_seconds: Without one more byte of a body.
+        stream_requests: Of one gRPC stream, in work at a time; more wait to be read.
+        connections: Open at a time, on each port.
+    """
+
+    body_bytes: int = 256 << 20
+    json_bytes: int = 16 << 20
+    json_depth: int = 40
+    tensors: int = 1024
+    parameters: int = 256
+    rank: int = 32
+    elements: int = 1 << 31
+    header_bytes: int = 32 << 10
+    header_seconds: float = 10.0
+    body_seconds: float = 20.0
+    stream_requests: int = 64
+    connections: int = 4096
+
+
+DEFAULT_LIMITS = RequestLimits()
