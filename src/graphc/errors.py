@@ -167,3 +167,7 @@ class UnauthenticatedError(GraphcError):
 
 class ForbiddenError(GraphcError):
     """A request asks for what the server was not started to allow, or not at this port."""
+
+
+class AuditError(RefusedError):
+    """What happens could not be written to the audit log, and nothing may happen that is not in it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import dataclass
 from time import perf_counter
 
 from graphc.errors import (
@@ -252,29 +253,34 @@ class ModelServer:
             ExecutionError: The model failed.
         """
         self._inside += 1
-        version: Version | None = None
-        reply: Reply | None = None
+        course = _Course()
         try:
             self._observers.received(request)
-            version, reply = await self._submit(request)
+            reply = await self._submit(request, course)
             outputs = await asyncio.wrap_future(reply)
-            number = str(version.number)
-            timings = _timings(request, reply)
-            response = InferResponse(request.model, number, _chosen(request, outputs), request.id, timings)
-            self._observers.ended(Ended(request, number, SUCCESS, timings, response))
-            return response
-        except BaseException as error:
-            number_or_none = None if version is None else str(version.number)
-            self._observers.ended(
-                Ended(request, number_or_none, reason_of(error), _timings(request, reply), error=error)
+            response = InferResponse(
+                request.model,
+                course.version or "",
+                _chosen(request, outputs),
+                request.id,
+                timings=_timings(request, reply),
             )
+            success = Ended(request, course.version, SUCCESS, response.timings, response)
+            self._observers.answering(success)
+        except BaseException as error:
+            timings = _timings(request, course.reply)
+            self._observers.ended(Ended(request, course.version, reason_of(error), timings, error=error))
             raise
+        else:
+            self._observers.ended(success)
+            return response
         finally:
             self._inside -= 1
 
-    async def _submit(self, request: InferRequest) -> tuple[Version, Reply]:
+    async def _submit(self, request: InferRequest, course: _Course) -> Reply:
         while True:
             version = self._version(request.model, request.version)
+            course.version = str(version.number)
             executable, served = self._executable(version), version.served
             if request.outputs is not None:
                 _check_outputs(request, executable)
@@ -287,8 +293,9 @@ class ModelServer:
                 if version.served is served:
                     raise
                 continue
-            self._observers.accepted(request, str(version.number))
-            return version, reply
+            course.reply = reply
+            self._observers.accepted(request, course.version)
+            return reply
 
     # ---------------------------------------------------------------- looking up
 
@@ -349,6 +356,14 @@ def _timings(request: InferRequest, reply: Reply | None) -> Timings:
     if stages is None:
         return Timings(total)
     return Timings(total, stages.queue, stages.input, stages.infer, stages.output, stages.rows)
+
+
+@dataclass(slots=True)
+class _Course:
+    """How far a request came: the version that it is for, and the reply that it waits for."""
+
+    version: str | None = None
+    reply: Reply | None = None
 
 
 class _Forward:

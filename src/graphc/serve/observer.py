@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from graphc.errors import (
+    AuditError,
     CircuitOpenError,
     DeadlineError,
     ExecutionError,
@@ -31,6 +32,7 @@ _REASONS: tuple[tuple[type[BaseException], str], ...] = (
     (asyncio.CancelledError, "cancelled"),
     (ModelNotFoundError, "not_found"),
     (ModelUnavailableError, "unavailable"),
+    (AuditError, "audit"),
     (QueueFullError, "queue_full"),
     (CircuitOpenError, "circuit_open"),
     (RefusedError, "refused"),
@@ -45,8 +47,9 @@ _REASONS: tuple[tuple[type[BaseException], str], ...] = (
 def reason_of(error: BaseException) -> str:
     """Why a request was not answered, in one word.
 
-    `cancelled`, `not_found`, `unavailable` (the model is not ready), `queue_full`, `circuit_open`, `refused` (it would
-    have been late), `timeout` (its own was over before it ran), `invalid`, `failed` (the model), or `internal`.
+    `cancelled`, `not_found`, `unavailable` (the model is not ready), `audit` (its log cannot be written), `queue_full`,
+    `circuit_open`, `refused` (it would have been late), `timeout` (its own was over before it ran), `invalid`, `failed`
+    (the model), or `internal`.
     """
     return next((reason for kind, reason in _REASONS if isinstance(error, kind)), "internal")
 
@@ -96,8 +99,9 @@ class Changed:
 class Observer:
     """Told what happens. Overrides what it cares about; all are to be quick, since requests wait for them.
 
-    `received` and `ended` run in the event loop. A `GraphcError` that they raise is the request's: so an audit log that
-    cannot be written to refuses (`received`) or withholds the answer (`ended`). Any other exception is logged.
+    `received`, `answering` and `ended` run in the event loop. A `GraphcError` that `received` or `answering` raises is
+    the request's: so an audit log that cannot be written to refuses it or withholds its answer. Any other exception is
+    logged.
     """
 
     def received(self, request: InferRequest) -> None:
@@ -105,6 +109,9 @@ class Observer:
 
     def accepted(self, request: InferRequest, version: str) -> None:
         """It was accepted by a version and waits, or runs."""
+
+    def answering(self, event: Ended) -> None:
+        """It has an answer, which goes out if no observer objects; `ended` then tells how it ended."""
 
     def ended(self, event: Ended) -> None:
         """It was answered, refused or failed, or its client went away."""
@@ -130,9 +137,13 @@ class Observers(Observer):
         """As `Observer`."""
         self._tell(lambda observer: observer.accepted(request, version))
 
+    def answering(self, event: Ended) -> None:
+        """As `Observer`."""
+        self._tell(lambda observer: observer.answering(event), raises=True)
+
     def ended(self, event: Ended) -> None:
         """As `Observer`."""
-        self._tell(lambda observer: observer.ended(event), raises=True)
+        self._tell(lambda observer: observer.ended(event))
 
     def executed(self, model: str, version: str, batch: BatchReport) -> None:
         """As `Observer`."""
