@@ -119,6 +119,7 @@ class Problem:
         first: First clique of each buffer.
         last: One past the last clique of each buffer.
         size: Aligned size of each buffer in units; int64, or Python ints where sums might not fit.
+        duration: How long each buffer lives in the caller's time; of the same dtype as `size`.
         unit: Bytes in one unit.
         cliques: Number of cliques.
     """
@@ -127,6 +128,7 @@ class Problem:
     first: NDArray[np.int64]
     last: NDArray[np.int64]
     size: NDArray[Any]
+    duration: NDArray[Any]
     unit: int
     cliques: int
 
@@ -144,11 +146,13 @@ class Problem:
     @cached_property
     def contention(self) -> NDArray[Any]:
         """The largest load among each buffer's cliques, in units."""
-        load = self.load
-        return np.array(
-            [load[a:b].max() for a, b in zip(self.first.tolist(), self.last.tolist(), strict=True)],
-            dtype=self.size.dtype,
-        )
+        return self.contention_of(self.load)
+
+    def contention_of(self, load: NDArray[Any]) -> NDArray[Any]:
+        """The largest of some loads, one for each clique, among each buffer's cliques."""
+        ranges = np.column_stack((self.first, self.last)).ravel()
+        most: NDArray[Any] = np.maximum.reduceat(np.append(load, load[:1]), ranges)[::2]
+        return most
 
     @cached_property
     def lower_bound(self) -> int:
@@ -175,6 +179,7 @@ class Problem:
                     first=self.first[members] - begin,
                     last=self.last[members] - begin,
                     size=self.size[members],
+                    duration=self.duration[members],
                     unit=self.unit,
                     cliques=end - begin,
                 )
@@ -215,12 +220,16 @@ def reduce_intervals(intervals: Sequence[Interval], alignment: int) -> Problem:
     sizes = [align_up(intervals[i].size, alignment) for i in kept]
     unit = math.gcd(*sizes) if sizes else alignment
     units = [size // unit for size in sizes]
-    dtype = np.int64 if sum(units) * (clique + 1) < _INT64_SAFE else object
+    durations = [intervals[i].end - intervals[i].start for i in kept]
+    # Areas count each buffer by its cliques or by its time.
+    longest = max(clique + 1, *durations) if kept else 0
+    dtype = np.int64 if sum(units) * longest < _INT64_SAFE else object
     return Problem(
         indices=np.array(kept, dtype=np.int64),
         first=first,
         last=last,
         size=np.array(units, dtype=dtype),
+        duration=np.array(durations, dtype=dtype),
         unit=unit,
         cliques=clique,
     )

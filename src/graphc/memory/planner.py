@@ -22,10 +22,10 @@ from graphc.memory.search import Budget, BudgetExhausted, CanonicalSearch
 _DEFAULT_VISITS = 600_000_000
 _VISITS_PER_NODE = 5_000
 # Placements of a search's first try, and how much longer each round's tries are than those of the round before.
-_FIRST_TRY = 500
+_FIRST_TRY = 1000
 _GROWTH = 4
 # Orders that each capacity is tried with in the first round, and how many more join in each later one.
-_PREORDERS = 4
+_PREORDERS = 6
 _MORE_PREORDERS = 2
 # Capacities between the bound and the best plan that a round tries, each halving what is left of the gap.
 _BISECTIONS = 2
@@ -39,7 +39,7 @@ class Plan:
         offsets: Bytes from the arena's beginning, one per buffer, in the caller's order.
         peak: Bytes of the arena: the largest end of any buffer, sizes rounded up to the alignment.
         lower_bound: The largest sum of live bytes at any time, sizes rounded up to the alignment.
-        order: Name of the strategy that gave the peak, such as `"size/best-fit"` or `"search/contention-area"`.
+        order: Name of the strategy that gave the peak, such as `"size/best-fit"` or `"search/contention-area-cliques"`.
         optimal: Whether no plan has a smaller peak: the bound is met, or the search has ruled smaller ones out.
     """
 

@@ -6,15 +6,17 @@ So it is enough to place buffers in order of offset, each on the skyline of thos
 
 - a clique cannot hold what is still to be placed above its floor,
 - a buffer could have been put below the one just placed without touching it (the plan is dominated),
+- the buffer just tried has nothing above it: another in its place would leave no more room,
 - buffers are interchangeable, or an equal skyline over the same buffers has failed before.
 
-Where the unplaced buffers fall apart in time, the parts are solved one by one: no failure of one is blamed on another.
+Where the unplaced buffers fall apart in time, the parts are solved one by one, each in an order of its own: no failure
+of one is blamed on another.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
@@ -23,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphc.memory.interval import Problem
+from graphc.memory.preorder import Preorder
 
 
 class BudgetExhausted(Exception):  # noqa: N818  # control flow between this file and its caller, not an error
@@ -64,13 +67,15 @@ class _Node:
         load: Sum of unplaced sizes per clique.
         crossing: Number of unplaced buffers live on both sides of each clique's beginning.
         offset: Offset of the buffer placed last: none may go below it.
-        latest: That buffer; -1 if none.
+        rank: Which of several buffers at one offset comes first.
+        latest: Rank of the buffer placed last; -1 where it was ranked otherwise, or there is none.
     """
 
     floor: NDArray[Any]
     load: NDArray[Any]
     crossing: NDArray[np.int64]
     offset: int
+    rank: NDArray[np.int64]
     latest: int
 
 
@@ -89,14 +94,14 @@ class CanonicalSearch:
 
     Args:
         problem: The problem; best a single component.
-        order: All positions of the problem: among buffers at the same offset the first in this order is tried first.
+        preorder: Among buffers at the same offset the first in this order is tried first.
     """
 
-    def __init__(self, problem: Problem, order: Sequence[int]) -> None:
-        self.order = np.asarray(order, dtype=np.int64)
-        self.first = problem.first[self.order]
-        self.last = problem.last[self.order]
-        self.size = problem.size[self.order]
+    def __init__(self, problem: Problem, preorder: Preorder) -> None:
+        self.preorder = preorder
+        self.first = problem.first
+        self.last = problem.last
+        self.size = problem.size
         self.offsets = np.zeros_like(self.size)
         self.cliques = problem.cliques
         self.placed = int(problem.size.sum()) + 1  # larger than any offset
@@ -110,7 +115,7 @@ class CanonicalSearch:
     def _twins(self) -> NDArray[np.int64]:
         """For each buffer the one before it with equal times and size, or itself."""
         seen: dict[tuple[int, int, int], int] = {}
-        twins = np.arange(len(self.order))
+        twins = np.arange(len(self.size))
         for i, key in enumerate(zip(self.first.tolist(), self.last.tolist(), self.size.tolist(), strict=True)):
             twins[i] = seen.get(key, i)
             seen[key] = i
@@ -131,12 +136,13 @@ class CanonicalSearch:
         """
         self.capacity = capacity
         self.budget = budget
-        # Where each failed skyline was entered: offset and buffer placed last, the earliest of them.
-        self.failed: dict[bytes, tuple[int, int]] = {}
+        # Where each failed skyline was entered: offset and rank of the buffer placed last, the earliest of them.
+        self.failed: dict[tuple[bytes, bytes], tuple[int, int]] = {}
         crossing = np.zeros(self.cliques + 1, dtype=np.int64)
         np.add.at(crossing, self.first + 1, 1)
         np.subtract.at(crossing, self.last, 1)
-        root = _Node(np.zeros_like(self.size), self.root_load, np.add.accumulate(crossing), 0, -1)
+        floor = np.zeros_like(self.size)
+        root = _Node(floor, self.root_load, np.add.accumulate(crossing), 0, self.preorder(self.root_load), -1)
         # Recursion by generators on a stack of our own: depth is the number of buffers, beyond Python's limit.
         stack = [self._solve(root)]
         answer: bool | None = None
@@ -151,9 +157,7 @@ class CanonicalSearch:
                 answer = None
         if not answer:
             return None
-        offsets = np.empty_like(self.offsets)
-        offsets[self.order] = self.offsets
-        return offsets
+        return self.offsets.copy()
 
     def _solve(self, node: _Node) -> Generator[_Node, bool | None, bool]:
         floor = node.floor
@@ -165,7 +169,7 @@ class CanonicalSearch:
         clique_floor = np.minimum.reduceat(raised[self.members], self.clique_begin)
         if ((clique_floor + node.load)[busy] > self.capacity).any():
             return False
-        key = _fingerprint(floor)
+        key = (_fingerprint(floor), _fingerprint(node.rank))
         state = (node.offset, node.latest)
         if key in self.failed and self.failed[key] <= state:
             return False
@@ -179,16 +183,19 @@ class CanonicalSearch:
         ceiling = min(int((raised + self.size).min()), self.capacity - int(node.load.max()) + 1)
         open_ = (floor >= node.offset) & (floor < ceiling)
         candidates = np.flatnonzero(open_)
-        candidates = candidates[np.argsort(floor[candidates], kind="stable")]
+        candidates = candidates[node.rank[candidates].argsort()]
+        candidates = candidates[floor[candidates].argsort(kind="stable")]
         for candidate in candidates.tolist():
             offset = int(floor[candidate])
-            if offset == node.offset and candidate < node.latest:
+            if offset == node.offset and node.rank[candidate] < node.latest:
                 continue
             twin = self.twin_before[candidate]
             if twin != candidate and unplaced[twin]:
                 continue
             if (yield self._placed(node, candidate, offset)):
                 return True
+            if not (unplaced & (self.first < self.last[candidate]) & (self.last > self.first[candidate])).sum() > 1:
+                break
         if len(self.failed) < _MOST_FAILURES:
             self.failed[key] = min(state, self.failed.get(key, state))
         return False
@@ -208,7 +215,7 @@ class CanonicalSearch:
         load[first:last] -= size
         crossing = node.crossing.copy()
         crossing[first + 1 : last] -= 1
-        return _Node(floor, load, crossing, offset, buffer)
+        return _Node(floor, load, crossing, offset, node.rank, int(node.rank[buffer]))
 
     def _parts(self, node: _Node, unplaced: NDArray[np.bool_]) -> list[_Node]:
         """Splits a node where no unplaced buffer crosses; the part with the fewest buffers comes first."""
@@ -227,5 +234,5 @@ class CanonicalSearch:
             floor[members] = node.floor[members]
             load = np.zeros_like(node.load)
             load[bounds[part] : bounds[part + 1]] = node.load[bounds[part] : bounds[part + 1]]
-            parts.append((len(members), _Node(floor, load, node.crossing, node.offset, node.latest)))
+            parts.append((len(members), _Node(floor, load, node.crossing, node.offset, self.preorder(load), -1)))
         return [part for _, part in sorted(parts, key=lambda pair: pair[0])]
