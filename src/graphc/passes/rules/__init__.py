@@ -2,6 +2,7 @@
 
 from graphc.passes.base import Refusal, refuse
 from graphc.passes.rules.driver import explain, rewrite
+from graphc.passes.rules.index import RuleIndex
 from graphc.passes.rules.match import Match, RefusedError, Trace, find_matches, shape_of, tensor_type
 from graphc.passes.rules.pattern import (
     GRAPHC,
@@ -40,6 +41,7 @@ __all__ = [
     "RefusedError",
     "Rest",
     "Rule",
+    "RuleIndex",
     "RuleSet",
     "Scalar",
     "TensorPredicate",

@@ -1,7 +1,7 @@
-"""Applying rules until none applies: a worklist of nodes, rules indexed by their root operator, no rescanning.
+"""Applying rules until none applies: a worklist of nodes, rules indexed by what they match, no rescanning.
 
 After a rewrite, only nodes at which a rule could newly match are looked at again: the nodes made, and the consumers of
-every value whose producer or use count changed, as far downstream as the deepest pattern reaches.
+every value whose producer or use count changed, as far downstream as patterns reach.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from graphc.ir import Builder, Graph, Node, TensorType, Type, Value
 from graphc.ops.inference import infer_node
 from graphc.passes.base import PassContext, Refusal
 from graphc.passes.edit import cannot_replace, erase_unused, replace_value
+from graphc.passes.rules.index import RuleIndex
 from graphc.passes.rules.match import Match, RefusedError, Trace
 from graphc.passes.rules.rule import Rule
 
@@ -53,19 +54,14 @@ def explain(rule: Rule, node: Node) -> str | None:
 class _Driver:
     def __init__(self, rules: Sequence[Rule], context: PassContext) -> None:
         self.context = context
-        self.index: dict[tuple[str, str], list[Rule]] = {}
-        self.reach: dict[tuple[str, str], int] = {}
-        for rule in rules:
-            for root in rule.roots:
-                self.index.setdefault(root, []).append(rule)
-                self.reach[root] = max(self.reach.get(root, 0), rule.depth)
+        self.index = RuleIndex(rules)
         self.queue: deque[Node] = deque()
         self.queued: set[Node] = set()
-        self.deepest = max(self.reach.values(), default=0)
+        self.deepest = max((rule.depth for rule in rules), default=0)
         self.largest = max((rule.size for rule in rules), default=0)
 
     def enqueue(self, node: Node) -> None:
-        if (node.domain, node.op_type) in self.index and node not in self.queued:
+        if node not in self.queued and self.index.at(node):
             self.queued.add(node)
             self.queue.append(node)
 
@@ -75,17 +71,16 @@ class _Driver:
 
     def enqueue_downstream(self, readers: Iterable[Node]) -> None:
         """Queues every node at which a pattern could reach an operand of one of `readers`."""
-        front = list(dict.fromkeys(readers))
+        front = dict.fromkeys(readers)
         seen = set(front)
-        for distance in range(1, self.deepest + 1):
-            following: list[Node] = []
+        for _ in range(self.deepest):
+            following: dict[Node, None] = {}
             for node in front:
-                if self.reach.get((node.domain, node.op_type), 0) >= distance:
-                    self.enqueue(node)
-                for value in node.outputs:
-                    following.extend(reader for reader in value.consumers if reader not in seen)
-                    seen.update(following)
-            front = following
+                self.enqueue(node)
+                if self.index.is_inside(node):
+                    following.update((reader, None) for value in node.outputs for reader in value.consumers)
+            front = {node: None for node in following if node not in seen}
+            seen.update(front)
 
     def run(self, limit: int) -> int:
         count = 0
@@ -94,7 +89,7 @@ class _Driver:
             self.queued.discard(node)
             if node.graph is None:
                 continue
-            for rule in self.index[node.domain, node.op_type]:
+            for rule in self.index.at(node):
                 if self.try_rule(rule, node):
                     count += 1
                     break
@@ -159,6 +154,7 @@ class _Driver:
             # is not read by one match alone.
             if value.producer is not None and value.constant is None and len(value.uses) <= self.largest:
                 moved.extend(value.consumers)
+        self.index.update([*made, *moved])
         self.enqueue_downstream([*made, *moved])
         return None
 

@@ -290,11 +290,12 @@ def _match_apply(pattern: Apply, value: Value, state: Match, trace: Trace) -> It
     )
     inputs = node.inputs
     yield from _match_inputs(pattern.inputs, inputs, entered, trace)
-    if len(inputs) == len(pattern.inputs) == 2 and inputs[0] is not inputs[1] and _is_commutative(node):
+    if len(inputs) == len(pattern.inputs) == 2 and inputs[0] is not inputs[1] and is_commutative(node):
         yield from _match_inputs(pattern.inputs, inputs[::-1], entered, trace)
 
 
-def _is_commutative(node: Node) -> bool:
+def is_commutative(node: Node) -> bool:
+    """Whether the two operands of a node may change places."""
     operator = find(node)
     return operator is not None and operator.has(Trait.COMMUTATIVE)
 

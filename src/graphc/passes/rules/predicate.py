@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -21,6 +21,7 @@ class Chooser(Protocol):
         """One of `options`."""
 
 
+@runtime_checkable
 class TensorPredicate(Protocol):
     """Something that a constant tensor fulfils or not."""
 
