@@ -12,7 +12,7 @@ from graphc.errors import PassError, TypeInferenceError
 from graphc.ir import Builder, Graph, TensorType, dtypes
 from graphc.ir.parser import parse_graph
 from graphc.ops.inference import infer_node
-from graphc.passes import ALL, PassContext, PassManager, run_passes
+from graphc.passes import ALL, PassContext, PassManager, PassObserver, PassRun, run_passes
 from graphc.passes.base import Pass
 
 
@@ -133,10 +133,33 @@ def test_verification_can_be_turned_off() -> None:
         PassManager([Breaking()], verify=True).run(small_graph())
 
 
-def test_a_hook_sees_every_pass_and_the_graph_after_it() -> None:
+def test_an_observer_sees_the_graph_before_and_after_every_pass() -> None:
     seen: list[tuple[str, int]] = []
-    PassManager("dce,simplify", after_pass=lambda run, graph: seen.append((run.name, len(graph)))).run(small_graph())
-    assert seen == [("dce", 5), ("simplify", 1)]
+
+    class Counting(PassObserver):
+        def before_pass(self, pass_: Pass, graph: Graph, context: PassContext) -> None:
+            seen.append((f"before {pass_.name}", len(graph)))
+
+        def after_pass(self, pass_: Pass, graph: Graph, context: PassContext, run: PassRun) -> None:
+            assert run.applications == tuple(context.history[-len(run.applications) :])
+            seen.append((f"after {run.name}", len(graph)))
+
+    graph = small_graph()
+    nodes = len(graph)
+    PassManager("dce,simplify", observers=[Counting(), PassObserver()]).run(graph)
+    assert seen == [("before dce", nodes), ("after dce", 5), ("before simplify", 5), ("after simplify", 1)]
+
+
+def test_the_report_has_every_application_in_order_with_the_users_names() -> None:
+    graph = small_graph()
+    for node in graph.nodes:
+        node.origins = (f"onnx_{node.op_type}",)
+    report = PassManager("dce,simplify").run(graph)
+    dce, simplify = report.runs
+    assert not dce.applications
+    assert [application.action for application in simplify.applications] == ["involution", "neutral_element"]
+    assert [application.origins for application in simplify.applications] == [("onnx_Neg",), ("onnx_Add",)]
+    assert simplify.rewrites == {"involution": 1, "neutral_element": 1}
 
 
 def test_a_pass_object_fulfils_the_protocol() -> None:

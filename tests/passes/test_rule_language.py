@@ -177,11 +177,11 @@ def test_only_here_refuses_a_reader_outside_the_match(g: Making) -> None:
     other = g("Abs", relu)
     assert not matches(pattern, root)
     g.returning(root, other)
-    assert "also read by" in (explain(Rule("r", pattern, lambda m, b: m["x"]), node_of(root)) or "")
+    assert "also read by" in (explain(Rule("r", pattern, lambda m, b: m["x"]), node_of(root)).reason or "")
     g.graph.remove(node_of(g("Exp", relu)))
     g.returning(root, relu)
     g.graph.remove(node_of(other))
-    assert "is an output of graph" in (explain(Rule("r", pattern, lambda m, b: m["x"]), node_of(root)) or "")
+    assert "is an output of graph" in (explain(Rule("r", pattern, lambda m, b: m["x"]), node_of(root)).reason or "")
 
 
 def test_a_reader_inside_the_match_is_no_outsider(g: Making) -> None:
@@ -193,11 +193,33 @@ def test_a_reader_inside_the_match_is_no_outsider(g: Making) -> None:
 def test_explain_names_the_mismatch_that_came_furthest(g: Making) -> None:
     rule = Rule("r", P.Neg(P.Relu(P.Tanh(x))), lambda m, b: m["x"])
     almost = g("Neg", g("Relu", g("Abs", g.x)))
-    assert explain(rule, node_of(almost)) == "%abs is made by Abs, not by Tanh"
-    assert explain(rule, node_of(g("Exp", g.x))) == "it starts at Neg, not at Exp"
-    assert explain(rule, node_of(g("Neg", g("Relu", g("Tanh", g.x))))) is None
-    refusing = Rule("r", P.Neg(x), lambda m, b: m["x"], (lambda m: refuse("it is Tuesday"),))
-    assert explain(refusing, node_of(almost)) == "it is Tuesday"
+    found = explain(rule, node_of(almost))
+    assert found.reason == "%abs is made by Abs, not by Tanh" and not found.complete
+    assert [node.op_type for node in found.matched] == ["Neg", "Relu"]
+    assert explain(rule, node_of(g("Exp", g.x))).reason == "it starts at Neg, not at Exp"
+    assert explain(rule, node_of(g("Neg", g("Relu", g("Tanh", g.x))))).reason is None
+
+
+def test_explain_tells_what_refused_and_what_the_names_stood_for(g: Making) -> None:
+    almost = g("Neg", g("Mul", g.x, g.constant(2.0)))
+    pattern = P.Neg(P.Mul(x, Const("c")))
+    refusing = explain(Rule("r", pattern, lambda m, b: m["x"], (lambda m: refuse("it is Tuesday"),)), node_of(almost))
+    assert refusing.reason == "it is Tuesday" and refusing.complete
+    assert refusing.bound == {"x": "%x: float32[2x3]", "c": "2.0, float32[]"}
+    assert [node.op_type for node in refusing.matched] == ["Neg", "Mul"]
+
+
+def test_explain_asks_the_replacement_too_and_leaves_the_graph_as_it_was(g: Making) -> None:
+    def build(m: Match, b: Builder) -> Value | Refusal:
+        return refuse("too big") if b.op("Sin", m["x"]).type else m["x"]
+
+    graph = g.returning(g("Neg", g.x))
+    before = str(graph)
+    root = next(graph.nodes)
+    assert explain(Rule("r", P.Neg(x), build), root).reason == "too big"
+    assert explain(Rule("r", P.Neg(x), lambda m, b: b.op("Sin", m["x"])), root).reason is None
+    assert "would change" in (explain(Rule("r", P.Neg(x), lambda m, b: b.op("Shape", m["x"])), root).reason or "")
+    assert str(graph) == before
 
 
 def negations() -> RuleSet:

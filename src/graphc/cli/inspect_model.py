@@ -221,6 +221,9 @@ def _program_json(program: Program) -> dict[str, Any]:
             {"op": host.node.op, "nodes": list(host.node.origins), "reason": host.reason} for host in program.host
         ],
         "memory": memory_json(_buffers(program), program.plan.peak, program.plan.lower_bound),
-        "passes": [vars(run) for run in program.report.runs],
+        "passes": [
+            {**vars(run), "rewrites": run.rewrites, "applications": [vars(each) for each in run.applications]}
+            for run in program.report.runs
+        ],
         "refusals": [vars(refusal) for refusal in program.report.refusals],
     }

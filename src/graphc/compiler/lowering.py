@@ -75,7 +75,11 @@ class Lowering:
         self.chosen = {"winograd": options.winograd, "tuned": tuned_for(target, options)}
         passes = options.passes if options.passes is not None else default_pipeline(options.level, "cpu")
         self.manager = PassManager(
-            passes, verify=options.verify, print_before=options.print_before, print_after=options.print_after
+            passes,
+            verify=options.verify,
+            print_before=options.print_before,
+            print_after=options.print_after,
+            observers=options.observers,
         )
         _check_printed(self.manager, (*options.print_before, *options.print_after))
 

@@ -10,6 +10,7 @@ from typing import TypeAlias
 
 from graphc.backends.tuning import TuningDatabase
 from graphc.errors import OptionError
+from graphc.passes import PassObserver
 
 DimChoice: TypeAlias = "int | Sequence[int | str | None]"
 """One extent, several (a variant each), or the shape of an input."""
@@ -43,6 +44,7 @@ class CompileOptions:
         progress: Told how far the work is.
         print_before: Names of passes before which the graph is printed to standard error; `all` is every one.
         print_after: Names of passes after which it is printed.
+        observers: Told before and after every pass, over the model and over the bodies of its loops.
     """
 
     level: str = "O2"
@@ -60,6 +62,7 @@ class CompileOptions:
     progress: Progress = field(default=lambda what, done, total: None, compare=False)
     print_before: tuple[str, ...] = ()
     print_after: tuple[str, ...] = ()
+    observers: tuple[PassObserver, ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
         """Refuses what would fail later in the words of a library below.

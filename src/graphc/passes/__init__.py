@@ -19,17 +19,19 @@ from graphc.passes import simplify as simplify
 from graphc.passes import transposed_conv as transposed_conv
 from graphc.passes import unroll as unroll
 from graphc.passes import widen as widen
-from graphc.passes.base import PASSES, Pass, PassContext, Refusal, describe_pass, refuse, register_pass
-from graphc.passes.manager import ALL, PassManager, PassRun, PipelineReport, run_passes
+from graphc.passes.base import PASSES, Application, Pass, PassContext, Refusal, describe_pass, refuse, register_pass
+from graphc.passes.manager import ALL, PassManager, PassObserver, PassRun, PipelineReport, run_passes
 from graphc.passes.pipeline import default_pipeline, parse_pipeline, pipeline_table, print_pipeline
 from graphc.passes.rule_pass import RulePass
 
 __all__ = [
     "ALL",
     "PASSES",
+    "Application",
     "Pass",
     "PassContext",
     "PassManager",
+    "PassObserver",
     "PassRun",
     "PipelineReport",
     "Refusal",

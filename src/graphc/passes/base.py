@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
@@ -34,6 +33,24 @@ class Refusal:
         return f"{self.rule or 'rule'} refused{where}: {self.reason}"
 
 
+@dataclass(frozen=True)
+class Application:
+    """One change of a graph, as its pass announced it.
+
+    Args:
+        action: The rule or pass.
+        node: The node at which it happened, in one line of text form, as it was before.
+        origins: Names of the ONNX nodes it came from.
+    """
+
+    action: str
+    node: str
+    origins: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.action} at {self.node}"
+
+
 def refuse(reason: str) -> Refusal:
     """What a condition or replacement answers when it will not apply."""
     return Refusal(reason)
@@ -54,15 +71,16 @@ class PassContext:
     options: dict[str, Any] = field(default_factory=dict)
     limit: int | None = None
     capability: Capability | None = None
-    applied: int = 0
-    """Rewrites applied so far, over all passes."""
-    last_applied: str = ""
-    """The latest rewrite, in words."""
-    statistics: Counter[str] = field(default_factory=Counter)
-    """How often each rule or action happened, by name."""
+    history: list[Application] = field(default_factory=list)
+    """Every change so far, over all passes, in order; `limit` cuts it short."""
     refusals: dict[Refusal, None] = field(default_factory=dict)
     """Every distinct refusal, in the order in which they came."""
     keep_refusals: bool = True
+
+    @property
+    def applied(self) -> int:
+        """How many changes were made so far, over all passes."""
+        return len(self.history)
 
     @property
     def is_spent(self) -> bool:
@@ -73,9 +91,7 @@ class PassContext:
         """Counts one rewrite of `node` and answers whether it may happen; a pass asks before every change it makes."""
         if self.is_spent:
             return False
-        self.applied += 1
-        self.last_applied = f"{action} at {node.describe()}"
-        self.statistics[action] += 1
+        self.history.append(Application(action, node.describe(), node.origins))
         return True
 
     def refused(self, action: str, node: Node, reason: str) -> None:

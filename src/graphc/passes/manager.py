@@ -12,7 +12,7 @@ from graphc.errors import GraphcError, PassError
 from graphc.ir import Graph
 from graphc.ir.verify import verify
 from graphc.ops.base import UnfitNodeError
-from graphc.passes.base import Pass, PassContext, Refusal, describe_pass
+from graphc.passes.base import Application, Pass, PassContext, Refusal, describe_pass
 from graphc.passes.pipeline import parse_pipeline, print_pipeline
 
 ALL = ("all",)
@@ -29,7 +29,7 @@ class PassRun:
         changes: How many changes it made.
         nodes_before: Nodes of the graph (subgraphs included) before it.
         nodes_after: The same after it.
-        rewrites: How often each of its rules was applied.
+        applications: Each change that it announced, in order; one of these may stand for many in `changes`.
     """
 
     name: str
@@ -37,7 +37,12 @@ class PassRun:
     changes: int
     nodes_before: int
     nodes_after: int
-    rewrites: dict[str, int]
+    applications: tuple[Application, ...]
+
+    @property
+    def rewrites(self) -> dict[str, int]:
+        """How often each of its rules was applied."""
+        return dict(Counter(application.action for application in self.applications))
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,16 @@ class PipelineReport:
         return "\n".join(lines)
 
 
+class PassObserver:
+    """Someone who looks on while passes run, and changes nothing; does nothing until it is derived from."""
+
+    def before_pass(self, pass_: Pass, graph: Graph, context: PassContext) -> None:
+        """Called with the graph as `pass_` will be given it."""
+
+    def after_pass(self, pass_: Pass, graph: Graph, context: PassContext, run: PassRun) -> None:
+        """Called with the graph as `pass_` left it, and what it did."""
+
+
 @dataclass
 class PassManager:
     """Runs a pipeline over a graph.
@@ -72,7 +87,7 @@ class PassManager:
         print_after: Names of passes after which it is printed.
         print_on_change: Print after every pass that changed something.
         write: Where printed graphs go; standard error if None.
-        after_pass: Called after every pass with its run and the graph (progress bars, dumps).
+        observers: Told before and after every pass.
     """
 
     passes: Sequence[Pass] | str
@@ -81,7 +96,7 @@ class PassManager:
     print_after: Collection[str] = ()
     print_on_change: bool = False
     write: Callable[[str], object] | None = None
-    after_pass: Callable[[PassRun, Graph], None] | None = None
+    observers: Sequence[PassObserver] = ()
     pipeline: tuple[Pass, ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -101,6 +116,8 @@ class PassManager:
             verify(graph)
         for position, pass_ in enumerate(self.pipeline):
             self._print(graph, "before", pass_, self.print_before)
+            for observer in self.observers:
+                observer.before_pass(pass_, graph, context)
             before = graph.clone() if self.verify else None
             try:
                 run = _timed(pass_, graph, context)
@@ -112,8 +129,8 @@ class PassManager:
                 raise _failure(pass_, self.pipeline[:position], before, error) from error
             runs.append(run)
             self._print(graph, "after", pass_, ALL if self.print_on_change and run.changes else self.print_after)
-            if self.after_pass is not None:
-                self.after_pass(run, graph)
+            for observer in self.observers:
+                observer.after_pass(pass_, graph, context, run)
         return PipelineReport(tuple(runs), tuple(context.refusals))
 
     def _print(self, graph: Graph, when: str, pass_: Pass, names: Collection[str]) -> None:
@@ -127,12 +144,12 @@ def run_passes(graph: Graph, passes: Sequence[Pass] | str, context: PassContext 
 
 
 def _timed(pass_: Pass, graph: Graph, context: PassContext) -> PassRun:
-    nodes_before, known = _count_nodes(graph), Counter(context.statistics)
+    nodes_before, known = _count_nodes(graph), len(context.history)
     start = time.perf_counter()
     changes = pass_.run(graph, context)
     seconds = time.perf_counter() - start
-    rewrites = dict(context.statistics - known)
-    return PassRun(describe_pass(pass_), seconds, changes, nodes_before, _count_nodes(graph), rewrites)
+    applications = tuple(context.history[known:])
+    return PassRun(describe_pass(pass_), seconds, changes, nodes_before, _count_nodes(graph), applications)
 
 
 def _count_nodes(graph: Graph) -> int:

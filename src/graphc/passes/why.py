@@ -62,7 +62,7 @@ def _of_rules(rules: list[Rule], nodes: list[Node], *, named: bool) -> Iterator[
     for node in nodes:
         for rule in rules:
             if (named and len(rules) == 1) or (node.domain, node.op_type) in rule.roots:
-                yield Answer(node.describe(), node.origins, rule.name, explain(rule, node))
+                yield Answer(node.describe(), node.origins, rule.name, explain(rule, node).reason)
 
 
 def _of_pass(graph: Graph, name: str, node: str | None) -> Iterator[Answer]:

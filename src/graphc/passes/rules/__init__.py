@@ -1,7 +1,8 @@
 """The rule language: patterns, conditions with reasons, replacements, and the worklist that applies them."""
 
 from graphc.passes.base import Refusal, refuse
-from graphc.passes.rules.driver import explain, rewrite
+from graphc.passes.rules.driver import rewrite
+from graphc.passes.rules.explain import Explanation, explain
 from graphc.passes.rules.index import RuleIndex
 from graphc.passes.rules.match import Match, RefusedError, Trace, find_matches, shape_of, tensor_type
 from graphc.passes.rules.pattern import (
@@ -31,6 +32,7 @@ __all__ = [
     "Chooser",
     "Const",
     "Either",
+    "Explanation",
     "Filled",
     "Match",
     "OneOf",

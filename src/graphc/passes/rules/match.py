@@ -23,19 +23,6 @@ class RefusedError(Exception):
         super().__init__(reason)
 
 
-@dataclass
-class Trace:
-    """How far a match came: the reason of the mismatch that matched the most nodes before it."""
-
-    progress: int = -1
-    reason: str = "no node of the pattern's root operator"
-
-    def note(self, progress: int, reason: str) -> None:
-        """Keeps `reason` if no other came further."""
-        if progress > self.progress:
-            self.progress, self.reason = progress, reason
-
-
 @dataclass(frozen=True)
 class Match:
     """What the names of a pattern stand for in one place of a graph.
@@ -139,6 +126,20 @@ class Match:
         return shape_of(self.root.output)
 
 
+@dataclass
+class Trace:
+    """How far a match came: the mismatch that came after the most nodes."""
+
+    reason: str = "no node of the pattern's root operator"
+    match: Match | None = None
+    """What was matched by then; None before anything was."""
+
+    def note(self, match: Match, reason: str) -> None:
+        """Keeps `reason` if no other came further."""
+        if self.match is None or len(match.nodes) > len(self.match.nodes):
+            self.match, self.reason = match, reason
+
+
 def tensor_type(value: Value) -> TensorType:
     """Type of a tensor.
 
@@ -174,7 +175,7 @@ def find_matches(pattern: Pattern, node: Node, trace: Trace | None = None) -> It
             if reader is None:
                 yield found
             else:
-                trace.note(len(found.nodes), reader)
+                trace.note(found, reader)
 
 
 def _outside_reader(match: Match) -> str | None:
@@ -207,9 +208,9 @@ def _match(pattern: Pattern, value: Value | None, state: Match, trace: Trace) ->
         if value is None:
             yield state
         else:
-            trace.note(len(state.nodes), f"%{value.name} is given where an input should be absent")
+            trace.note(state, f"%{value.name} is given where an input should be absent")
     elif value is None:
-        trace.note(len(state.nodes), "an input is absent")
+        trace.note(state, "an input is absent")
     elif isinstance(pattern, Apply):
         yield from _match_apply(pattern, value, state, trace)
     else:
@@ -218,7 +219,7 @@ def _match(pattern: Pattern, value: Value | None, state: Match, trace: Trace) ->
             assert isinstance(pattern, Var | Const), pattern
             yield _bind(state, pattern.name, value)
         else:
-            trace.note(len(state.nodes), reason)
+            trace.note(state, reason)
 
 
 def _leaf_mismatch(pattern: Pattern, value: Value, state: Match) -> str | None:
@@ -268,15 +269,15 @@ def _match_apply(pattern: Apply, value: Value, state: Match, trace: Trace) -> It
         if known is value:
             yield state
         else:
-            trace.note(len(state.nodes), f"%{value.name} is not %{known.name}, which the pattern needs at both places")
+            trace.note(state, f"%{value.name} is not %{known.name}, which the pattern needs at both places")
         return
     node = value.producer
     if node is None or node.domain != pattern.domain or node.op_type not in pattern.op_types:
         found = "a graph input" if node is None else f"made by {node.op}"
-        trace.note(len(state.nodes), f"%{value.name} is {found}, not by {pattern.text}")
+        trace.note(state, f"%{value.name} is {found}, not by {pattern.text}")
         return
     if value.index != pattern.output:
-        trace.note(len(state.nodes), f"%{value.name} is output {value.index} of {node.op}, not {pattern.output}")
+        trace.note(state, f"%{value.name} is output {value.index} of {node.op}, not {pattern.output}")
         return
     attributes = _match_attributes(pattern, node, state, trace)
     if attributes is None:
@@ -306,11 +307,11 @@ def _match_attributes(pattern: Apply, node: Node, state: Match, trace: Trace) ->
         wanted = literal(spec)
         found = node.attributes.get(name, wanted.default)
         if wanted.where is not None and not wanted.where(found):
-            trace.note(len(state.nodes), f"attribute {name} of {node} is {found!r}")
+            trace.note(state, f"attribute {name} of {node} is {found!r}")
             return None
         if wanted.name:
             if wanted.name in bound and bound[wanted.name] != found:
-                trace.note(len(state.nodes), f"attribute {name} of {node} is {found!r}, not {bound[wanted.name]!r}")
+                trace.note(state, f"attribute {name} of {node} is {found!r}, not {bound[wanted.name]!r}")
                 return None
             bound = {**bound, wanted.name: found}
     return bound
@@ -323,7 +324,7 @@ def _match_inputs(
         if all(value is None for value in inputs):
             yield state
         else:
-            trace.note(len(state.nodes), f"{state.nodes[-1][1]} has more inputs than the pattern")
+            trace.note(state, f"{state.nodes[-1][1]} has more inputs than the pattern")
         return
     first, others = patterns[0], patterns[1:]
     if isinstance(first, Rest):
