@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +11,8 @@ from graphc.cli.common import add_threads, natural, positive, positive_number
 from graphc.errors import OptionError, ToolchainError
 
 if TYPE_CHECKING:
-    from graphc.serve import ModelServer, Observer, ServerSettings
+    from graphc.serve import ModelServer, ServerSettings
+    from graphc.serve.observe.watching import Watching
     from graphc.serve.running import Frontend
 
 DESCRIPTION = """Serve the models of a repository: folders MODEL/VERSION/ that hold a package, or an ONNX model, which
@@ -35,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_repository(parser.add_argument_group("repository"))
     _add_scheduling(parser.add_argument_group("scheduling"))
     _add_network(parser.add_argument_group("network"))
+    _add_observing(parser.add_argument_group("seeing it"))
 
 
 def _add_repository(group: argparse._ArgumentGroup) -> None:
@@ -75,25 +76,63 @@ def _add_network(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--grace", type=natural, default=30, metavar="S", help="seconds to end in (default: 30)")
 
 
+def _add_observing(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--metrics-port",
+        type=natural,
+        default=8002,
+        metavar="PORT",
+        help="of /metrics for Prometheus and of the status page; 0 picks a free one (default: 8002)",
+    )
+    group.add_argument("--no-metrics", action="store_true", help="listen on no such port")
+    group.add_argument("--log-format", choices=("text", "json"), default="text", help="of lines (default: text)")
+    group.add_argument(
+        "--log-level",
+        choices=("debug", "info", "warning", "error"),
+        default="info",
+        help="the least that is said; debug tells of every request (default: info)",
+    )
+    group.add_argument(
+        "--audit-log", type=Path, metavar="FILE", help="append who asked for what, with hashes of inputs and outputs"
+    )
+    group.add_argument("--audit-mb", type=positive, default=256, metavar="MB", help="of a file of it (default: 256)")
+    group.add_argument("--audit-keep", type=natural, metavar="N", help="old files of it (default: all)")
+    group.add_argument(
+        "--audit-failure",
+        choices=("refuse", "warn"),
+        default="refuse",
+        help="what to do with requests while it cannot be written (default: refuse)",
+    )
+
+
 def run(options: argparse.Namespace) -> int:
     """Serves until told to end."""
     try:
         import uvloop
     except ModuleNotFoundError as error:
         raise ToolchainError(f"{error.name!r} is not installed", hint="pip install 'graphc[serve]'") from error
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    from graphc.serve.observe import logs
+
     settings = _settings(options)
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(settings, options))
+    handler = logs.configure(options.log_format, options.log_level)
+    try:
+        watching = _watching(options)
+        try:
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                runner.run(_serve(settings, watching, options))
+        finally:
+            watching.close()
+    finally:
+        logs.remove(handler)
     return 0
 
 
-async def _serve(settings: ServerSettings, options: argparse.Namespace) -> None:
+async def _serve(settings: ServerSettings, watching: Watching, options: argparse.Namespace) -> None:
     from graphc.serve import ModelServer
     from graphc.serve.running import run as run_server
 
-    server = ModelServer(settings, _observers(options))
-    await run_server(server, _frontends(server, options), grace=options.grace)
+    server = ModelServer(settings, watching.observers)
+    await run_server(server, _frontends(server, watching, options), grace=options.grace)
 
 
 def _settings(options: argparse.Namespace) -> ServerSettings:
@@ -116,11 +155,25 @@ def _settings(options: argparse.Namespace) -> ServerSettings:
     )
 
 
-def _observers(options: argparse.Namespace) -> list[Observer]:
+def _watching(options: argparse.Namespace) -> Watching:
     """Who watches: metrics, traces, logs, audits."""
-    return []
+    from graphc.serve.observe.audit import AuditLog
+    from graphc.serve.observe.watching import Watching
+
+    if options.audit_log is None:
+        return Watching()
+    audit = AuditLog(
+        options.audit_log,
+        max_bytes=options.audit_mb * 1_000_000,
+        keep=options.audit_keep,
+        on_failure=options.audit_failure,
+    )
+    return Watching(audit)
 
 
-def _frontends(server: ModelServer, options: argparse.Namespace) -> list[Frontend]:
+def _frontends(server: ModelServer, watching: Watching, options: argparse.Namespace) -> list[Frontend]:
     """What listens."""
-    return []
+    frontends: list[Frontend] = []
+    if not options.no_metrics:
+        frontends.append(watching.endpoint(server, host=options.host, port=options.metrics_port))
+    return frontends
