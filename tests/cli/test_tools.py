@@ -68,9 +68,8 @@ def test_verify_finds_the_step_that_a_pass_made_wrong(graphc: Call, mlp: Path, t
     assert result.status == 1
     assert "DIFFERS" in result.out
     # The sum is still right; the second product is the first value of the source model that is not.
-    assert (
-        "the first to differ is step 2, which differs from the source model, though its kernel is right" in result.out
-    )
+    assert "made by step 2: it differs from the source model, though its kernel is right" in result.out
+    assert "elements differ" in result.out
     assert "from 'second'" in result.out
     data = graphc("verify", mlp, *options, "--json").json
     assert data["ok"] is False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,14 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import graphc
-from graphc.compiler import CompileOptions, build_package, default_cache, lower_model
+from graphc import memory
+from graphc.compiler import CompileOptions, build_package, default_cache, lower_model, lowering
 from graphc.compiler.program import Program
 from graphc.frontend import import_model
 from graphc.runtime import Executable
 from graphc.testing.inputs import seeded_inputs
-from graphc.testing.layers import Layer, compare_layers, source_values, step_values
+from graphc.testing.layers import Layer, compare_layers
+from graphc.testing.verification import error_statistics
 
 
 def convolutions(poison: float = 0.0) -> onnx.ModelProto:
@@ -63,8 +66,7 @@ def build(model: onnx.ModelProto, path: Path) -> tuple[Executable, Program]:
 def layers(executable: Executable, program: Program, model: onnx.ModelProto) -> list[Layer]:
     specs = executable.inputs
     inputs: dict[str, Any] = seeded_inputs(specs, executable.variants[0].inputs)
-    values = source_values(import_model(model), inputs, step_values(program))
-    return list(compare_layers(executable, program, inputs, values))
+    return list(compare_layers(executable, program, inputs, import_model(model)))
 
 
 @pytest.fixture(autouse=True)
@@ -105,3 +107,83 @@ def test_a_wrong_weight_is_no_fault_of_a_kernel(tmp_path: Path) -> None:
     assert all(layer.kernel_is_right for layer in found)
     first = next(layer for layer in found if not layer.ok)
     assert "conv1" in first.origins
+
+
+def test_no_more_is_held_than_a_run_holds(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    values = ["x", *(f"r{i}" for i in range(5))]
+    nodes = [
+        helper.make_node("Conv", [values[i], f"w{i}"], [f"c{i}"], f"conv{i}", pads=[1, 1, 1, 1]) for i in range(5)
+    ] + [helper.make_node("Relu", [f"c{i}"], [values[i + 1]], f"relu{i}") for i in range(5)]
+    kind = TensorProto.FLOAT, [1, 32, 64, 64]
+    graph = helper.make_graph(
+        sorted(nodes, key=lambda node: (node.name[-1], node.name)),
+        "chain",
+        [helper.make_tensor_value_info("x", *kind)],
+        [helper.make_tensor_value_info("r4", *kind)],
+        [numpy_helper.from_array(rng.standard_normal((32, 32, 3, 3), np.float32) / 17, f"w{i}") for i in range(5)],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    executable, program = build(model, tmp_path / "m.graphc")
+    variant = executable.variants[0]
+    inputs = seeded_inputs(executable.inputs, variant.inputs)
+    source = import_model(model)
+    normal = sum(array.nbytes for array in (*inputs.values(), *executable(inputs).values()))
+    normal += variant.arena_size + (tmp_path / "m.graphc").stat().st_size
+    tracemalloc.start()
+    try:
+        assert all(layer.ok for layer in compare_layers(executable, program, inputs, source))
+        held = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    # The walk's arena is counted on both sides.
+    assert variant.arena_size < held < normal + variant.arena_size
+
+
+def test_a_plan_that_gives_two_live_values_one_place_is_told_from_a_kernel(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(2)
+    nodes = [
+        helper.make_node("Softmax", ["x"], ["a"], "first"),
+        helper.make_node("ReduceSum", ["a", "axes"], ["b"], "second"),
+        helper.make_node("CumSum", ["b", "axis"], ["c"], "third"),
+        helper.make_node("MatMul", ["a", "w"], ["d"], "fourth"),
+        helper.make_node("Mul", ["d", "c"], ["y"], "fifth"),
+    ]
+    weights = {"axes": np.array([1]), "axis": np.array(1), "w": rng.standard_normal((64, 64), np.float32)}
+    graph = helper.make_graph(
+        nodes,
+        "aliased",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [64, 64])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [64, 64])],
+        [numpy_helper.from_array(array, name) for name, array in weights.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+
+    right = memory.plan
+
+    def forgets_readers(buffers: Any, **options: Any) -> memory.Plan:
+        return right([(start, start + 1, size) for start, _, size in buffers], **options)
+
+    monkeypatch.setattr(lowering.memory, "plan", forgets_readers)
+    found = layers(*build(model, tmp_path / "m.graphc"), model)
+    first = next(layer for layer in found if not layer.ok)
+    assert first.overwritten[0].name == "a"
+    assert first.overwritten[0].planned
+    assert first.kernel_is_right
+    assert not first.plan_is_right
+
+
+def test_statistics_say_how_two_arrays_differ() -> None:
+    expected = np.array([[1.0, 2.0, np.nan], [np.inf, 4.0, 0.0]], np.float32)
+    found = expected.copy()
+    found[0, 1] = np.nextafter(np.float32(2), np.float32(3))
+    found[1, 1] = np.nan
+    told = error_statistics(expected, found)
+    assert told is not None
+    assert (told.elements, told.differing, told.where) == (6, 2, ((0, 1), (1, 1)))
+    assert told.max_ulp == 1.0
+    assert (told.nan_expected, told.nan_found, told.infinite_expected, told.infinite_found) == (1, 2, 1, 1)
+    assert told.histogram == ((-7, 1),)
+    assert error_statistics(expected, found[:1]) is None

@@ -28,7 +28,7 @@ from graphc.package import MODEL, Variant
 
 if TYPE_CHECKING:
     from graphc.testing.layers import Layer
-    from graphc.testing.verification import Difference, Tolerance
+    from graphc.testing.verification import Difference, Statistics, Tolerance
 
 DESCRIPTION = """Run a model on seeded inputs (or yours) and compare every output with other engines.
 
@@ -37,7 +37,9 @@ output passes where its largest difference is at most --scale times its largest 
 A package needs the model that it was compiled from: the one it embeds, or --model.
 
 --layers holds every step against its own meaning on its own inputs, and against the value of the same name in the
-source model, and names the first that differs. Exits with 1 where something differs."""
+source model, and watches what each leaves of the others' values. It names the first value that differs, the ONNX nodes
+it came from and who is to blame: a kernel, the memory plan or a pass. The model runs as it was compiled, fused and in
+its arena; both sides hold no more than what is live. Exits with 1 where something differs."""
 
 EXAMPLES = """
   graphc verify model.onnx --dim batch=1
@@ -45,6 +47,9 @@ EXAMPLES = """
   graphc verify model.graphc --model model.onnx --seed 7 --input x=image.npy
   graphc verify model.onnx --rtol 1e-3 --atol 1e-5
 """
+
+_BAR = 24
+"""Characters of the longest bar of a histogram."""
 
 ENGINES = ("onnxruntime", "reference")
 
@@ -181,7 +186,7 @@ def _layers(
     inputs: dict[str, Any],
     tolerance: Tolerance,
 ) -> list[Layer]:
-    from graphc.testing.layers import compare_layers, source_values, step_values
+    from graphc.testing.layers import compare_layers
 
     program = next(
         program
@@ -190,10 +195,9 @@ def _layers(
         and program.bindings == variant.bindings
         and {name: value.tobytes() for name, value in program.values.items()} == variant.values
     )
-    values = source_values(_bound(model, source, variant), inputs, step_values(program))
     layers = []
     with Progress() as progress:
-        for layer in compare_layers(source.executable, program, inputs, values, tolerance):
+        for layer in compare_layers(source.executable, program, inputs, _bound(model, source, variant), tolerance):
             layers.append(layer)
             progress("comparing steps", len(layers), len(program.buffers.steps))
     return layers
@@ -240,13 +244,10 @@ def _layers_text(bindings: str, layers: list[Layer]) -> str:
         lines.append(f"  all {len(layers)} agree with their own meaning, error at most {_error(kernel)}")
         lines.append(f"  {compared} agree with the source model's, error at most {_error(model)}")
         return "\n".join(lines)
-    what = (
-        "which differs from the source model, though its kernel is right: a pass, or rounding that has added up"
-        if first.kernel_is_right
-        else "whose kernel differs from what its nodes mean on the same inputs"
-    )
-    lines.append(f"  the first to differ is step {first.step}, {what}")
+    lines.append(f"  the first value to differ is {_first_value(first)!r}, made by step {first.step}: {_defect(first)}")
     lines.append(f"  from {', '.join(repr(name) for name in first.origins) or 'no ONNX node'}")
+    if first.statistics is not None:
+        lines.extend(f"    {line}" for line in _statistics_text(first.statistics))
     shown = layers[max(0, first.step - 3) : first.step + 4]
     rows = [
         (
@@ -262,6 +263,45 @@ def _layers_text(bindings: str, layers: list[Layer]) -> str:
     return "\n".join([*lines, "", table(("", "step", "", "kernel", "model", "ONNX nodes"), rows, left=(0, 2, 5))])
 
 
+def _first_value(layer: Layer) -> str:
+    """The value of the model that a layer shows to be wrong: what it overwrote, or an output by its ONNX name."""
+    if layer.overwritten:
+        return layer.overwritten[0].name
+    # Names of the source model come before those that passes have made.
+    return next(d.name for d in (*layer.model, *layer.kernel) if not d.ok)
+
+
+def _defect(layer: Layer) -> str:
+    if layer.overwritten:
+        other = layer.overwritten[0]
+        told = f"it overwrote what step {other.made_by} made and others still read; "
+        return told + (
+            "the memory plan gave both the same bytes" if other.planned else "its kernel wrote beside its own"
+        )
+    if layer.kernel_is_right:
+        return "it differs from the source model, though its kernel is right: a pass, or rounding that has added up"
+    return "its kernel differs from what its nodes mean on the same inputs"
+
+
+def _statistics_text(statistics: Statistics) -> list[str]:
+    s = statistics
+    spans = ", ".join(str(low) if low == high else f"{low}..{high}" for low, high in s.where)
+    lines = [
+        f"{s.differing} of {s.elements} elements differ{f', at [{spans}]' if spans else ''}",
+        f"largest difference {s.max_abs:.3g} absolute, {s.max_rel:.3g} relative"
+        + (f", {s.max_ulp:.3g} ulp" if s.max_ulp else ""),
+    ]
+    if s.nan_expected or s.nan_found or s.infinite_expected or s.infinite_found:
+        lines.append(
+            f"NaN: {s.nan_found}, expected {s.nan_expected}; "
+            f"infinities: {s.infinite_found}, expected {s.infinite_expected}"
+        )
+    most = max((number for _, number in s.histogram), default=0)
+    for decade, number in s.histogram:
+        lines.append(f"relative error 1e{decade:+03d} {'█' * max(1, round(_BAR * number / most)):<{_BAR}} {number}")
+    return lines
+
+
 def _verdict_json(verdict: Verdict) -> dict[str, Any]:
     return {
         "variant": verdict.bindings,
@@ -274,6 +314,7 @@ def _layers_json(bindings: str, layers: list[Layer]) -> dict[str, Any]:
     return {
         "variant": bindings,
         "first_difference": next((layer.step for layer in layers if not layer.ok), None),
+        "first_value": next((_first_value(layer) for layer in layers if not layer.ok), None),
         "steps": [
             {
                 "step": layer.step,
@@ -282,6 +323,8 @@ def _layers_json(bindings: str, layers: list[Layer]) -> dict[str, Any]:
                 "ok": layer.ok,
                 "kernel": [vars(difference) for difference in layer.kernel],
                 "model": [vars(difference) for difference in layer.model],
+                "overwritten": [vars(overwritten) for overwritten in layer.overwritten],
+                "statistics": None if layer.statistics is None else vars(layer.statistics),
             }
             for layer in layers
         ],

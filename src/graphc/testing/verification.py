@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
 from graphc.errors import OptionError
+from graphc.ir.dtypes import from_numpy
 
 SCALE = 1e-4
 """The largest difference over the largest magnitude that passes by default."""
@@ -65,6 +67,84 @@ class Difference:
     found: str = ""
 
 
+@dataclass(frozen=True)
+class Statistics:
+    """How two arrays of one shape differ.
+
+    Args:
+        elements: How many there are.
+        differing: How many of them are not equal (NaN equals NaN).
+        max_abs: Largest difference of two finite elements.
+        max_rel: Largest difference over the magnitude expected, where that is not zero.
+        max_ulp: Largest distance in representable numbers of the dtype; 0 for what is no float.
+        nan_expected: NaN among the elements expected.
+        nan_found: NaN among those found.
+        infinite_expected: Infinities among those expected.
+        infinite_found: Infinities among those found.
+        histogram: For each decade of the relative error, its lower end as a power of ten, and how many elements it has.
+        where: Least and largest index of a differing element along each axis; empty where none differs.
+    """
+
+    elements: int
+    differing: int
+    max_abs: float
+    max_rel: float
+    max_ulp: float
+    nan_expected: int
+    nan_found: int
+    infinite_expected: int
+    infinite_found: int
+    histogram: tuple[tuple[int, int], ...] = ()
+    where: tuple[tuple[int, int], ...] = ()
+
+
+_LEAST_DECADE = -16
+
+
+def error_statistics(expected: Any, found: Any) -> Statistics | None:
+    """Statistics of what was found beside what was expected; None where they are no numeric arrays of one shape."""
+    if not isinstance(expected, np.ndarray) or not isinstance(found, np.ndarray) or expected.shape != found.shape:
+        return None
+    if expected.dtype.kind in "OSUTc" or found.dtype.kind in "OSUTc" or not expected.size:
+        return None
+    left, right = expected.astype(np.float64), found.astype(np.float64)
+    same = (left == right) | (np.isnan(left) & np.isnan(right))
+    finite = np.isfinite(left) & np.isfinite(right)
+    with np.errstate(all="ignore"):
+        distance = np.where(finite, np.abs(left - right), 0.0)
+        relative = np.where(finite & (left != 0), distance / np.abs(left), 0.0)
+        decades = np.floor(np.log10(relative[relative > 0])).clip(_LEAST_DECADE, None).astype(int)
+    steps = _ulp(left, expected.dtype)
+    apart = np.argwhere(~same)
+    levels, counts = np.unique(decades, return_counts=True)
+    return Statistics(
+        elements=expected.size,
+        differing=len(apart),
+        max_abs=float(distance.max()),
+        max_rel=float(relative.max()),
+        max_ulp=float((distance / steps).max()) if steps is not None else 0.0,
+        nan_expected=int(np.isnan(left).sum()),
+        nan_found=int(np.isnan(right).sum()),
+        infinite_expected=int(np.isinf(left).sum()),
+        infinite_found=int(np.isinf(right).sum()),
+        histogram=tuple(zip(levels.tolist(), counts.tolist(), strict=True)),
+        where=tuple(zip(apart.min(0).tolist(), apart.max(0).tolist(), strict=True)) if len(apart) else (),
+    )
+
+
+def _ulp(values: npt.NDArray[np.float64], dtype: Any) -> npt.NDArray[np.float64] | None:
+    """The distance from each value's magnitude to the next representable one; None for what is no float."""
+    kind = from_numpy(dtype)
+    if not kind.is_float:
+        return None
+    limits: Any = ml_dtypes.finfo(kind.numpy)  # type: ignore[no-untyped-call]
+    with np.errstate(all="ignore"):
+        exponent = np.floor(np.log2(np.maximum(np.abs(np.where(np.isfinite(values), values, 1.0)), 1e-300)))
+        steps = np.exp2(exponent - int(limits.nmant))
+    result: npt.NDArray[np.float64] = np.maximum(steps, float(limits.smallest_subnormal))
+    return result
+
+
 def compare_array(name: str, expected: Any, found: Any, tolerance: Tolerance | None = None) -> Difference:
     """Compares one result with the one expected.
 
@@ -84,11 +164,19 @@ def compare_array(name: str, expected: Any, found: Any, tolerance: Tolerance | N
         return Difference(name, kind, float("inf"), 0.0, False, (), kind, got)
     if not expected.size:
         return Difference(name, kind, 0.0, 0.0, True)
-    errors, scale = _errors(expected, found)
-    worst = int(np.argmax(errors))
+    flat, other = np.ascontiguousarray(expected).reshape(-1), np.ascontiguousarray(found).reshape(-1)
+    scale = _scale(flat)
+    worst, error, ok = 0, 0.0, True
+    for start in range(0, flat.size, _CHUNK):
+        left, right = flat[start : start + _CHUNK], other[start : start + _CHUNK]
+        errors = _errors(left, right, scale)
+        at = int(np.argmax(errors))
+        if errors[at] > error:
+            worst, error = start + at, float(errors[at])
+        if tolerance.is_elementwise:
+            ok = ok and _within(left, right, errors, tolerance)
     place = tuple(int(i) for i in np.unravel_index(worst, expected.shape))
-    error = float(errors.reshape(-1)[worst])
-    ok = _within(expected, found, errors, tolerance) if tolerance.is_elementwise else error <= tolerance.scale
+    ok = ok if tolerance.is_elementwise else error <= tolerance.scale
     return Difference(name, kind, error, scale, ok, place, str(expected[place]), str(found[place]))
 
 
@@ -107,21 +195,36 @@ def _equal_objects(expected: Any, found: Any) -> bool:
     return bool(expected == found)
 
 
-def _errors(expected: npt.NDArray[Any], found: npt.NDArray[Any]) -> tuple[npt.NDArray[np.float64], float]:
-    """For each element its distance over the scale, and the scale."""
+_CHUNK = 1 << 16
+"""Elements compared at once: what a comparison needs beside the arrays is a few times as much, in double precision."""
+
+
+def _scale(expected: npt.NDArray[Any]) -> float:
+    """The largest finite magnitude."""
     if _is_exact(expected):
-        return np.where(expected == found, 0.0, np.inf), 0.0
+        return 0.0
+    largest = 0.0
+    for start in range(0, expected.size, _CHUNK):
+        part = expected[start : start + _CHUNK]
+        part = np.abs(part.astype(np.complex128 if part.dtype.kind == "c" else np.float64))
+        largest = max(largest, float(np.max(part, initial=0.0, where=np.isfinite(part))))
+    return largest
+
+
+def _errors(expected: npt.NDArray[Any], found: npt.NDArray[Any], scale: float) -> npt.NDArray[np.float64]:
+    """For each element its distance over the scale."""
+    if _is_exact(expected):
+        unequal: npt.NDArray[np.float64] = np.where(expected == found, 0.0, np.inf)
+        return unequal
     wide = np.complex128 if expected.dtype.kind == "c" else np.float64
     left, right = expected.astype(wide), found.astype(wide)
-    finite = np.isfinite(left)
-    magnitudes = np.abs(left[finite])
-    scale = float(magnitudes.max()) if magnitudes.size else 0.0
     with np.errstate(invalid="ignore"):
         distance = np.abs(left - right) / (scale or 1.0)
     same = (left == right) | (np.isnan(left) & np.isnan(right))
-    distance[~finite | ~np.isfinite(right)] = np.inf
+    distance[~np.isfinite(left) | ~np.isfinite(right)] = np.inf
     distance[same] = 0.0
-    return distance, scale
+    result: npt.NDArray[np.float64] = distance
+    return result
 
 
 def _within(
