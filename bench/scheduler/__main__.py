@@ -10,7 +10,7 @@ from typing import Any
 
 from bench.report import machine
 from bench.scheduler.plots import gains_plot, policies_plot
-from bench.scheduler.sweep import ABLATIONS, LOADS, PROCESSES, PROMISE, TUNED, sweep
+from bench.scheduler.sweep import ABLATIONS, HINDSIGHT, LOADS, PROCESSES, PROMISE, TUNED, sweep
 from graphc.cli.table import table
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -71,9 +71,10 @@ def real(options: argparse.Namespace) -> int:
 def _shares(rows: list[dict[str, Any]]) -> str:
     policies = list(dict.fromkeys(row["policy"] for row in rows if row["policy"] not in ABLATIONS))
     cells = []
-    for policy in [PROMISE, TUNED, *(p for p in policies if p not in (PROMISE, TUNED)), *ABLATIONS]:
-        by_load = {row["load"]: row for row in rows if row["policy"] == policy}
-        cells.append((policy, *(f"{by_load[load]['share_of_bound']:.3f}" for load in LOADS)))
+    first = [policy for policy in (PROMISE, HINDSIGHT, TUNED) if policy in policies]
+    for policy in [*first, *(p for p in policies if p not in first), *ABLATIONS]:
+        shares = {row["load"]: f"{row['share_of_bound']:.3f}" for row in rows if row["policy"] == policy}
+        cells.append((policy, *(shares.get(load, "") for load in LOADS)))
     return table(("load", *(f"{load:g}" for load in LOADS)), cells)
 
 

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 from bench.scheduler import arrivals
+from bench.scheduler.hindsight import answered_with_hindsight
 from bench.scheduler.policies import UNTUNED, tuned_fifo
 from bench.scheduler.simulate import Outcome, Policy, simulate
 from graphc.runtime.scheduler.costs import CostCurve
@@ -21,6 +22,9 @@ SLO = 0.05
 LOADS = (0.3, 0.5, 0.7, 0.8, 0.9, 1.0, 1.1, 1.3, 1.5, 2.0, 3.0)
 PROMISE = "graphc"
 TUNED = "first in, first out, tuned for each load"
+HINDSIGHT = "with hindsight"
+
+_HINDSIGHT_SECONDS = 6.0
 
 _STUDENT = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36, 9: 2.31, 10: 2.26}
 """97.5 % quantiles of Student's t, by the number of samples."""
@@ -34,11 +38,13 @@ class Process:
         stream: Rate, seconds and seed to arrivals.
         queues: Shapes that requests have.
         swing: By how much of itself the rate rises and falls.
+        hindsight: Loads for which the schedule of one who knows all arrivals is searched for, to compare with.
     """
 
     stream: Callable[[float, float, int], Iterable[tuple[float, int]]]
     queues: int = 1
     swing: float = 0.0
+    hindsight: tuple[float, ...] = ()
 
     def bound(self, rate: float) -> float:
         """What one device can answer a second at most; over a day, the mean of what it can at each hour."""
@@ -48,7 +54,7 @@ class Process:
 
 PROCESSES = {
     "independent requests": Process(arrivals.poisson),
-    "bursts of 8": Process(arrivals.bursts),
+    "bursts of 8": Process(arrivals.bursts, hindsight=(0.9, 1.0, 1.1, 1.5)),
     "four interleaved shapes": Process(partial(arrivals.interleaved, queues=4), 4),
     "a day's swing": Process(arrivals.diurnal, swing=0.8),
 }
@@ -117,6 +123,10 @@ def sweep(
             for policy, make in policies.items():
                 outcomes = [simulate(make(), queues(process.queues), come(seed), seconds=seconds) for seed in seeds]
                 rows.append({"process": name, "load": load, "policy": policy, **_figures(process, outcomes)})
+            if load in process.hindsight:
+                rows.append(
+                    {"process": name, "load": load, "policy": HINDSIGHT, **_hindsight(process, come, seeds, seconds)}
+                )
             best, size, limit = tuned_fifo(partial(queues, process.queues), partial(come, seeds[0]), seconds)
             rows.append(
                 {
@@ -129,6 +139,18 @@ def sweep(
                 }
             )
     return rows
+
+
+def _hindsight(
+    process: Process, come: Callable[[int], Iterable[tuple[float, int]]], seeds: Sequence[int], seconds: float
+) -> dict[str, Any]:
+    """Goodput of schedules made with hindsight. They are searched for in the first seconds: it takes long."""
+    seconds = min(seconds, _HINDSIGHT_SECONDS)
+    offered = [[time for time, _ in come(seed) if time < seconds] for seed in seeds]
+    goodputs = [answered_with_hindsight(times, COSTS, SLO) / seconds for times in offered]
+    goodput, interval = mean_and_interval(goodputs)
+    bound = statistics.mean(process.bound(len(times) / seconds) for times in offered)
+    return {"goodput": goodput, "interval": interval, "bound": bound, "share_of_bound": goodput / bound}
 
 
 def _figures(process: Process, outcomes: Sequence[Outcome]) -> dict[str, Any]:

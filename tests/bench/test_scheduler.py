@@ -9,9 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from bench.scheduler import arrivals
 from bench.scheduler.__main__ import main
+from bench.scheduler.hindsight import answered_with_hindsight
 from bench.scheduler.policies import UNTUNED, tuned_fifo
 from bench.scheduler.simulate import Outcome, simulate
 from bench.scheduler.sweep import ABLATIONS, PROCESSES, mean_and_interval
@@ -73,6 +76,35 @@ def test_no_other_policy_is_ahead(load: float, stream: Callable[..., arrivals.Ar
         assert own >= 0.995 * other, name
     tuned, _, _ = tuned_fifo(queues, come, seconds)
     assert own >= 0.98 * tuned.good
+
+
+@given(
+    gaps=st.lists(st.sampled_from((0.0, 0.0, 0.003, 0.01, 0.03)), min_size=1, max_size=7),
+    slo=st.sampled_from((0.006, 0.012, 0.02, 0.05)),
+)
+def test_hindsight_finds_the_best_of_all_schedules(gaps: list[float], slo: float) -> None:
+    times = np.cumsum(gaps).tolist()
+
+    def best(first: int, free: float) -> int:
+        if first == len(times):
+            return 0
+        most = best(first + 1, free)
+        for rows in range(1, len(times) - first + 1):
+            end = max(free, times[first + rows - 1]) + COSTS(rows)
+            if end <= times[first] + slo + 1e-12:
+                most = max(most, rows + best(first + rows, end))
+        return most
+
+    assert answered_with_hindsight(times, COSTS, slo) == best(0, 0.0)
+
+
+@pytest.mark.parametrize("load", [0.9, 1.0, 1.3])
+def test_in_bursts_no_schedule_answers_much_more(load: float) -> None:
+    seconds = 2.0
+    come = partial(arrivals.bursts, load * CAPACITY, seconds, 1)
+    most = answered_with_hindsight([time for time, _ in come()], COSTS, SLO)
+    own = simulate(Promise(), queues(), come(), seconds=seconds).good
+    assert 0.95 * most <= own <= most
 
 
 def test_a_day_s_swing_is_followed() -> None:
