@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import textwrap
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-FONTS = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
 INK, PAPER = (32, 32, 38), (252, 251, 247)
-MEAN = np.array([0.485, 0.456, 0.406], np.float32)
-DEVIATION = np.array([0.229, 0.224, 0.225], np.float32)
+MEAN = np.array([0.485, 0.456, 0.406], np.float32).reshape(3, 1, 1)
+DEVIATION = np.array([0.229, 0.224, 0.225], np.float32).reshape(3, 1, 1)
 SECTIONS = {
     "The graph": """A compiler for neural networks reads a graph and writes machine code. The graph says what is to
         be computed, one operator at a time; it says nothing about where a tensor lies, or how many of its elements
@@ -27,11 +26,42 @@ SECTIONS = {
 }
 
 
+MOST_PIXELS = 40_000_000
+
+
+class NotAPageError(ValueError):
+    """Bytes that are no image, or not one that is read here."""
+
+
+def read_page(data: bytes) -> npt.NDArray[np.float32]:
+    """The model's input from a file's bytes: JPEG, PNG or WebP.
+
+    What the header claims is held against `MOST_PIXELS` before anything is decompressed.
+
+    Raises:
+        NotAPageError: It is none of these, damaged, or too large.
+    """
+    try:
+        with Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "WEBP")) as image:
+            if image.width * image.height > MOST_PIXELS:
+                raise NotAPageError(f"{image.width} x {image.height} pixels are more than {MOST_PIXELS}")
+            # A JPEG much larger than that is decoded at a fraction of its size.
+            image.draft("RGB", (512, 512))
+            return prepare(image.convert("RGB"))
+    except NotAPageError:
+        raise
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise NotAPageError(f"this is no JPEG, PNG or WebP image, or a damaged one: {error}") from error
+
+
 def draw_page(width: int = 620, height: int = 800) -> Image.Image:
     """An upright page: a title and four sections of text."""
+    import matplotlib
+
+    fonts = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
 
     def font(name: str, size: int) -> ImageFont.FreeTypeFont:
-        return ImageFont.truetype(str(FONTS / name), size)
+        return ImageFont.truetype(str(fonts / name), size)
 
     page = Image.new("RGB", (width, height), PAPER)
     draw = ImageDraw.Draw(page)
@@ -55,9 +85,8 @@ def turned(page: Image.Image, degrees: int) -> Image.Image:
 
 def prepare(page: Image.Image) -> npt.NDArray[np.float32]:
     """The model's input, `[1, 3, 224, 224]`: shorter side to 256, centre cropped, ImageNet's mean and deviation out."""
-    scale = 256 / min(page.size)
-    page = page.resize((round(page.width * scale), round(page.height * scale)), Image.Resampling.LANCZOS)
-    left, top = (page.width - 224) // 2, (page.height - 224) // 2
-    pixels = np.asarray(page.crop((left, top, left + 224, top + 224)), np.float32) / np.float32(255)
-    pixels = (pixels - MEAN) / DEVIATION
-    return np.ascontiguousarray(pixels.transpose(2, 0, 1)[np.newaxis])
+    half = min(page.size) * 224 / 256 / 2
+    x, y = page.width / 2, page.height / 2
+    middle = page.resize((224, 224), Image.Resampling.LANCZOS, box=(x - half, y - half, x + half, y + half))
+    pixels = np.asarray(middle, np.float32).transpose(2, 0, 1)[np.newaxis]
+    return np.ascontiguousarray((pixels / np.float32(255) - MEAN) / DEVIATION)
