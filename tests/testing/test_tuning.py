@@ -13,8 +13,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 import graphc
 from graphc.compiler import CompileOptions
-from graphc.compiler.cache import tuning_path
 from graphc.errors import OptionError
+from graphc.runtime.folders import tuning_path
 from graphc.target import detect_host
 from graphc.testing import tuning
 from graphc.testing.tuning import tune

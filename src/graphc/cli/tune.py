@@ -58,7 +58,7 @@ def run(options: argparse.Namespace) -> int:
     with installed():
         from graphc.backends.tuning import TuningDatabase
         from graphc.backends.tvm.choices import accepts
-        from graphc.compiler.cache import tuning_path
+        from graphc.runtime.folders import tuning_path
         from graphc.target import detect_host
     path = options.output or tuning_path(detect_host().isa)
     results = []

@@ -1,10 +1,10 @@
 """The driver: frontend, passes, memory, backend, package."""
 
 from graphc.compiler.auto_batch import keep_calibration
-from graphc.compiler.cache import default_folder as default_cache
 from graphc.compiler.driver import Lowered, build_package, compile, compile_package, lower_model, settle_auto
 from graphc.compiler.options import CompileOptions
 from graphc.compiler.plugins import load_plugins
+from graphc.runtime.folders import cache_folder as default_cache
 
 __all__ = [
     "CompileOptions",

@@ -9,21 +9,9 @@ import tempfile
 from pathlib import Path
 
 from graphc.errors import PackageError
+from graphc.runtime.folders import cache_folder
 
 _MAGIC = b"graphc-object-1\n"
-
-
-def default_folder() -> Path:
-    """`$GRAPHC_CACHE`, else `graphc` in the user's cache folder."""
-    given = os.environ.get("GRAPHC_CACHE")
-    if given:
-        return Path(given)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "graphc"
-
-
-def tuning_path(isa: str) -> Path:
-    """Where what `graphc tune` found for an instruction set is kept."""
-    return default_folder() / "tuning" / f"{isa}.json"
 
 
 def variant_path(key: str, group: str = "") -> Path:
@@ -36,7 +24,7 @@ def variant_path(key: str, group: str = "") -> Path:
     Raises:
         PackageError: The cache folder cannot be made.
     """
-    folder = default_folder() / "variants"
+    folder = cache_folder() / "variants"
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

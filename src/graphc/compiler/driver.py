@@ -31,6 +31,7 @@ from graphc.ops import find
 from graphc.ops.parameter_inputs import parameter_inputs
 from graphc.package import MODEL, BatchAxes, Manifest, Package
 from graphc.runtime import Executable, load, set_compile_hook
+from graphc.runtime.folders import cache_folder
 from graphc.target import Target, detect_host, parse_targets
 
 EMBEDDED_LIMIT = 2_000_000_000
@@ -84,7 +85,7 @@ def compile(
     for name in options:
         if name not in known:
             raise OptionError(f"unknown compile option {name!r}; known: {', '.join(sorted(known))}")
-    chosen = CompileOptions(**{"passes": passes, "cache": object_cache.default_folder(), **options})
+    chosen = CompileOptions(**{"passes": passes, "cache": cache_folder(), **options})
     if output is not None:
         compile_package(model, output, target=target, dims=dims, values=values, options=chosen)
         return load(output, threads=threads)
@@ -108,7 +109,7 @@ def compile_package(
     Raises:
         As `compile`.
     """
-    options = options or CompileOptions(cache=object_cache.default_folder())
+    options = options or CompileOptions(cache=cache_folder())
     _check_output(Path(output))
     chosen = settle_auto(model, target=target, dims=dims, values=values, options=options)
     lowered = lower_model(model, target=target, dims=chosen.dims, values=values, options=options)
@@ -389,7 +390,7 @@ def _compile_on_demand(package: Package, bindings: Mapping[str, int], values: Ma
         require_compiled=strict,
         specializations=0,
         tuning=recorded.get("tuning", "true") == "true",
-        cache=object_cache.default_folder(),
+        cache=cache_folder(),
     )
     # What runs here is split for the cores that are here.
     own = detect_host().isa

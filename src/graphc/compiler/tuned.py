@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from graphc.backends.tuning import TuningDatabase
-from graphc.compiler.cache import tuning_path
 from graphc.compiler.options import CompileOptions
+from graphc.runtime.folders import tuning_path
 from graphc.target import Target
 
 

@@ -105,12 +105,24 @@ def _hashed(chunks: Chunks, hasher: hashlib._Hash) -> Iterator[bytes | memoryvie
         yield chunk
 
 
-def _map(path: Path) -> memoryview:
+def _map(path: Path, private: bool) -> memoryview:
     """The file's bytes, mapped read-only for as long as somebody holds a view of them."""
-    with path.open("rb") as file:
-        if os.fstat(file.fileno()).st_size == 0:
+    with path.open("rb", buffering=0) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size == 0:
             raise PackageError("the file is empty")
-        return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        if not private:
+            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        data = memoryview(mmap.mmap(-1, size))
+        filled = 0
+        while filled < size and (count := file.readinto(data[filled : filled + _CHUNK])):
+            filled += count
+        if filled < size:
+            raise PackageError(f"the file became shorter while it was read: {filled} of {size} bytes")
+        return data.toreadonly()
+
+
+_CHUNK = 64 << 20
 
 
 class Package:
@@ -118,6 +130,7 @@ class Package:
 
     Args:
         path: The file.
+        private: Copy it into memory, so that not even who writes into the file changes what was opened.
 
     Attributes:
         path: The file.
@@ -127,10 +140,10 @@ class Package:
         PackageError: No such file, not a package, damaged, or of another format version.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, private: bool = False) -> None:
         self.path = Path(path)
         try:
-            self._data = _map(self.path)
+            self._data = _map(self.path, private)
             self._members = read_directory(self._data)
             self.manifest = Manifest.from_json(self.read(MANIFEST))
             self._weights, self._blobs = self._find_weights()

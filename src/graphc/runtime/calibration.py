@@ -23,8 +23,9 @@ from graphc.package import Manifest, Variant, atomic_file, numpy_dtype, paramete
 
 WARMUP = 3
 RUNS = 40
+LEAST = 5
 SECONDS = 0.5
-"""A variant is run `RUNS` times, or until this many seconds are over, but five times at least."""
+"""A variant is run `RUNS` times, or until this many seconds are over, but `LEAST` times at least."""
 
 _QUANTILE = 0.95
 _ENTRIES = 64
@@ -108,12 +109,22 @@ def sample_inputs(manifest: Manifest, variant: Variant) -> list[Any]:
     return arrays
 
 
-def measure(executable: Runnable, inputs: list[Any]) -> Latency:
-    """Latency of calls with these inputs."""
-    for _ in range(WARMUP):
+def measure(
+    executable: Runnable, inputs: list[Any], *, warmup: int = WARMUP, least: int = LEAST, seconds: float = SECONDS
+) -> Latency:
+    """Latency of calls with these inputs.
+
+    Args:
+        executable: That is called.
+        inputs: Of every call.
+        warmup: Calls before those that count.
+        least: Calls that count, at least.
+        seconds: After which there are no more of them.
+    """
+    for _ in range(warmup):
         executable(inputs)
     times: list[float] = []
-    while len(times) < 5 or (len(times) < RUNS and sum(times) < SECONDS):
+    while len(times) < least or (len(times) < RUNS and sum(times) < seconds):
         start = perf_counter()
         executable(inputs)
         times.append(perf_counter() - start)

@@ -8,29 +8,21 @@ from dataclasses import dataclass
 from time import perf_counter
 
 from graphc.errors import (
-    ModelNotFoundError,
     ModelUnavailableError,
     RepositoryError,
     RequestError,
     SchedulerClosedError,
 )
-from graphc.package import Package
-from graphc.runtime import Executable, thread_count
 from graphc.runtime.scheduler import BatchReport, Reply, Scheduler
-from graphc.serve.facts import (
-    Batching,
-    IndexEntry,
-    ModelConfig,
-    ModelMetadata,
-    State,
-    VersionPolicy,
-    VersionStatistics,
-)
-from graphc.serve.observer import SUCCESS, Changed, Ended, Observer, Observers, reason_of
-from graphc.serve.request import InferRequest, InferResponse, Timings
+from graphc.serve import describe
+from graphc.serve.catalog import Catalog, Serving, Version
+from graphc.serve.facts import IndexEntry, ModelConfig, ModelMetadata, State, VersionStatistics
+from graphc.serve.lifecycle import Lifecycle
+from graphc.serve.observer import SUCCESS, Ended, Observer, Observers, reason_of
+from graphc.serve.request import ROUTING_KEY, InferRequest, InferResponse, Timings
 from graphc.serve.settings import ServerSettings
 from graphc.serve.statistics import StatisticsObserver
-from graphc.serve.version import Version, batches_first, tensor_facts
+from graphc.serve.watching import Watcher
 
 
 class ModelServer:
@@ -52,9 +44,10 @@ class ModelServer:
         self.settings = settings
         self._statistics = StatisticsObserver()
         self._observers = Observers([self._statistics, *observers])
-        self._models: dict[str, dict[int, Version]] = {}
-        self._scheduler: Scheduler | None = None
-        self._live = self._ready = False
+        self._catalog = Catalog()
+        self._running: tuple[Scheduler, Lifecycle] | None = None
+        self._watch: asyncio.Task[None] | None = None
+        self._live = self._ready = self._stopping = False
         self._inside = 0
 
     @property
@@ -68,26 +61,43 @@ class ModelServer:
         return self._ready
 
     async def start(self) -> None:
-        """Loads what is to be served.
+        """Loads what is to be served; returns when it has been tried.
 
         Raises:
-            RepositoryError: The repository cannot be read.
+            RepositoryError: The repository cannot be read; or nothing is in it and nothing can come; or, with
+                `exit_on_error`, a model does not load.
+            ModelNotFoundError: A model that was to be loaded is not there.
             OptionError: A setting is out of range.
         """
-        if not self.settings.repository.is_dir():
-            raise RepositoryError(f"{str(self.settings.repository)!r} is no folder")
-        self._scheduler = Scheduler(
+        settings = self.settings
+        scheduler = Scheduler(
             {},
-            devices=self.settings.devices,
-            threads=self.settings.threads,
-            memory_limit=self.settings.memory_limit,
+            devices=settings.devices,
+            threads=settings.threads,
+            memory_limit=settings.memory_limit,
             observer=_Forward(self._observers),
         )
+        lifecycle = Lifecycle(settings, scheduler, self._catalog, self._observers)
+        self._running = scheduler, lifecycle
         self._live = True
-        for folder in sorted(self.settings.repository.iterdir()):
-            if folder.is_dir():
-                await self.load(folder.name)
-        self._ready = True
+        folders = await lifecycle.look()
+        if settings.mode == "none" and not folders:
+            raise RepositoryError(f"there is no model in {str(settings.repository)!r}")
+        lifecycle.note(folders.values())
+        chosen = list(folders.values())
+        if settings.mode == "explicit":
+            chosen = [await lifecycle.look_at(name) for name in settings.models]
+        failed = [
+            version
+            for versions in await asyncio.gather(*(lifecycle.settle(folder) for folder in chosen))
+            for version in versions
+        ]
+        if failed and settings.exit_on_error:
+            raise _not_loaded(failed)
+        if settings.mode == "poll":
+            watcher = Watcher(lifecycle, self._catalog, settings.poll_seconds, folders)
+            self._watch = asyncio.create_task(watcher.run(), name="graphc-watch")
+        self._ready = not self._stopping
 
     def drain(self) -> None:
         """Says that it is not ready, so that nobody is sent here any more; who comes still is answered until `stop`."""
@@ -99,24 +109,32 @@ class ModelServer:
         Args:
             grace: Seconds after which requests that still wait fail.
         """
-        self._ready = False
+        self._ready, self._stopping = False, True
+        if self._watch is not None:
+            self._watch.cancel()
+            await asyncio.wait((self._watch,))
+            self._watch = None
         deadline = perf_counter() + grace
         while self._inside and perf_counter() < deadline:
             await asyncio.sleep(0.005)
-        if (scheduler := self._scheduler) is not None:
+        if self._running is not None:
+            scheduler, lifecycle = self._running
+            lifecycle.close()
             await asyncio.to_thread(scheduler.close, drain=False)
+            self._running = None
+        while self._inside:
+            # They have their errors, and only have to tell their callers.
+            await asyncio.sleep(0)
+        self._catalog.close()
         self._live = False
 
     # ---------------------------------------------------------------- what there is
 
     def index(self, *, ready: bool = False) -> tuple[IndexEntry, ...]:
         """All versions that the repository has or had, with their states; with `ready`, only those that are."""
-        return tuple(
-            IndexEntry(name, str(version.number), version.state, version.reason)
-            for name, versions in sorted(self._models.items())
-            for _, version in sorted(versions.items())
-            if version.state is State.READY or not ready
-        )
+        models = sorted(self._catalog.models.items())
+        entries = [entry for _, model in models for entry in model.index()]
+        return tuple(entry for entry in entries if entry.state is State.READY or not ready)
 
     def model_ready(self, name: str, version: str | None = None) -> bool:
         """Whether requests for it would be taken.
@@ -125,7 +143,7 @@ class ModelServer:
             ModelNotFoundError: There is no such model or version.
         """
         try:
-            self._version(name, version)
+            self._look_up(name, version)
         except ModelUnavailableError:
             return False
         return self._ready
@@ -137,14 +155,8 @@ class ModelServer:
             ModelNotFoundError: There is no such model or version.
             ModelUnavailableError: It is not ready.
         """
-        manifest = self._executable(self._version(name, version)).manifest
-        ready = sorted(number for number, each in self._models[name].items() if each.state is State.READY)
-        return ModelMetadata(
-            name,
-            tuple(map(str, ready)),
-            tuple(map(tensor_facts, manifest.inputs)),
-            tuple(map(tensor_facts, manifest.outputs)),
-        )
+        _, serving = self._look_up(name, version)
+        return describe.metadata(self._catalog.model(name), serving)
 
     def config(self, name: str, version: str | None = None) -> ModelConfig:
         """How a model is served.
@@ -153,33 +165,8 @@ class ModelServer:
             ModelNotFoundError: There is no such model or version.
             ModelUnavailableError: It is not ready.
         """
-        found = self._version(name, version)
-        executable = self._executable(found)
-        manifest, settings = executable.manifest, self.settings.model
-        served = found.served
-        assert served is not None
-        largest = max((queue.costs.largest for queue in served.queues), default=0) if batches_first(manifest) else 0
-        batching = None
-        if largest:
-            sizes = sorted({rows for queue in served.queues for rows in queue.costs.latencies})
-            batching = Batching(
-                tuple(sizes),
-                settings.preferred_batch_sizes,
-                settings.batch_timeout_micros / 1e6,
-                settings.queue_limit,
-                None if settings.slo_ms is None else settings.slo,
-            )
-        axis = 0 if largest else None
-        return ModelConfig(
-            name,
-            VersionPolicy(),
-            largest,
-            tuple(tensor_facts(spec, without=axis) for spec in manifest.inputs),
-            tuple(tensor_facts(spec, without=axis) for spec in manifest.outputs),
-            batching,
-            instances=len(self._running.devices),
-            threads=executable.threads,
-        )
+        _, serving = self._look_up(name, version)
+        return describe.config(self._catalog.model(name), serving, len(self._scheduler.devices))
 
     def statistics(self, name: str | None = None, version: str | None = None) -> tuple[VersionStatistics, ...]:
         """Counts of a version, of all versions of a model, or of all models.
@@ -188,55 +175,55 @@ class ModelServer:
             ModelNotFoundError: There is no such model or version.
         """
         if name is None:
-            chosen = [each for versions in self._models.values() for each in versions.values()]
-        elif version is None:
-            chosen = list(self._known(name).values())
+            models = [model for _, model in sorted(self._catalog.models.items())]
+            chosen = [each for model in models for _, each in sorted(model.versions.items())]
+        elif not version:
+            chosen = [each for _, each in sorted(self._catalog.model(name).versions.items())]
         else:
-            chosen = [self._numbered(name, version)]
+            chosen = [self._catalog.version(name, version)]
         return tuple(
-            self._statistics.of(each.model, str(each.number), each.served.tenant.waiting if each.served else 0)
+            self._statistics.of(
+                each.model, str(each.number), each.serving.served.tenant.waiting if each.serving is not None else 0
+            )
             for each in chosen
         )
 
     # ---------------------------------------------------------------- loading
 
     async def load(self, name: str) -> None:
-        """Loads a model, or loads it anew.
+        """Loads a model, or loads it anew where its folder has changed; returns when it serves.
 
         Raises:
+            RequestError: The server's mode is not `explicit`.
             ModelNotFoundError: The repository has no such model.
-            GraphcError: It cannot be loaded; what was served before still is.
+            RepositoryError: A version cannot be loaded; what was served before still is.
         """
-        folder = self.settings.repository / name
-        for child in sorted(folder.iterdir()):
-            for path in child.glob("*.graphc"):
-                version = Version(name, int(child.name), path=path)
-                self._models.setdefault(name, {})[version.number] = version
-                began = perf_counter()
-                executable = await asyncio.to_thread(self._open, version)
-                version.served = await asyncio.to_thread(
-                    self._running.add, version.name, executable, self.settings.model
-                )
-                version.executable, version.state = executable, State.READY
-                self._observers.changed(Changed(name, str(version.number), State.READY, seconds=perf_counter() - began))
+        lifecycle = self._explicit()
+        failed = await lifecycle.settle(await lifecycle.look_at(name), again=True)
+        model = self._catalog.model(name)
+        if failed:
+            raise _not_loaded(failed)
+        if model.problem:
+            raise RepositoryError(f"{name} was not loaded: {model.problem}")
 
     async def unload(self, name: str) -> None:
-        """Serves a model no more; requests that it has are answered.
+        """Serves a model no more; returns when the requests that it has are answered.
 
         Raises:
+            RequestError: The server's mode is not `explicit`.
             ModelNotFoundError: There is no such model.
         """
-        for version in self._known(name).values():
-            if version.served is not None:
-                version.state = State.UNLOADING
-                await asyncio.to_thread(self._running.remove, version.served)
-                version.served = version.executable = None
-                version.state, version.reason = State.UNAVAILABLE, "unloaded"
-                self._observers.changed(Changed(name, str(version.number), version.state, version.reason))
+        await self._explicit().drop(name)
 
-    def _open(self, version: Version) -> Executable:
-        assert version.path is not None
-        return Executable(Package(version.path), threads=thread_count(self.settings.threads))
+    def _explicit(self) -> Lifecycle:
+        if self.settings.mode != "explicit":
+            raise RequestError(
+                f"models are not loaded and unloaded on request: the server's mode is {self.settings.mode!r}",
+                hint="start it with --mode explicit",
+            )
+        if self._running is None:
+            raise ModelUnavailableError("the server does not run", retry_after=1.0)
+        return self._running[1]
 
     # ---------------------------------------------------------------- requests
 
@@ -278,19 +265,21 @@ class ModelServer:
             self._inside -= 1
 
     async def _submit(self, request: InferRequest, course: _Course) -> Reply:
+        key = request.parameters.get(ROUTING_KEY)
+        timeout = None if request.timeout is None else request.timeout * 1e3
+        priority = 2 - min(request.priority, 3) if request.priority else 0
         while True:
-            version = self._version(request.model, request.version)
+            version, serving = self._catalog.find(request.model, request.version, None if key is None else str(key))
             course.version = str(version.number)
-            executable, served = self._executable(version), version.served
             if request.outputs is not None:
-                _check_outputs(request, executable)
-            timeout = None if request.timeout is None else request.timeout * 1e3
-            priority = 2 - min(request.priority, 3) if request.priority else 0
+                _check_outputs(request, serving)
             try:
-                reply = self._running.submit(request.inputs, model=served, timeout_ms=timeout, priority=priority)
+                reply = await self._scheduler.hand_in(
+                    request.inputs, model=serving.served, timeout_ms=timeout, priority=priority
+                )
             except SchedulerClosedError:
                 # It was replaced between the look-up and the submission: the next look-up finds its successor.
-                if version.served is served:
+                if version.serving is serving:
                     raise
                 continue
             course.reply = reply
@@ -300,47 +289,26 @@ class ModelServer:
     # ---------------------------------------------------------------- looking up
 
     @property
-    def _running(self) -> Scheduler:
-        if self._scheduler is None:
-            raise ModelUnavailableError("the server has not started", retry_after=1.0)
-        return self._scheduler
-
-    def _known(self, name: str) -> dict[int, Version]:
-        found = self._models.get(name)
-        if found is None:
-            raise ModelNotFoundError(
-                f"there is no model {name!r}", hint=f"there are: {', '.join(sorted(self._models)) or 'none'}"
+    def _scheduler(self) -> Scheduler:
+        if self._running is None or self._stopping:
+            raise ModelUnavailableError(
+                "the server is stopping" if self._stopping else "the server has not started", retry_after=1.0
             )
-        return found
+        return self._running[0]
 
-    def _numbered(self, name: str, number: str) -> Version:
-        versions = self._known(name)
-        found = versions.get(int(number)) if number.isdecimal() else None
-        if found is None:
-            raise ModelNotFoundError(
-                f"model {name!r} has no version {number!r}", hint=f"it has: {', '.join(map(str, sorted(versions)))}"
-            )
-        return found
-
-    def _version(self, name: str, version: str | None) -> Version:
-        if version:
-            found = self._numbered(name, version)
-        else:
-            versions = self._known(name)
-            ready = [number for number, each in versions.items() if each.state is State.READY]
-            found = versions[max(ready or versions)]
-        if found.state is not State.READY:
-            raise ModelUnavailableError(f"{found.name} is {found.state.value.lower()}: {found.reason}", retry_after=1.0)
-        return found
-
-    @staticmethod
-    def _executable(version: Version) -> Executable:
-        assert version.executable is not None, "what is ready has an executable"
-        return version.executable
+    def _look_up(self, name: str, version: str | None) -> tuple[Version, Serving]:
+        """What is told of a model that no request is for: of the latest version, whatever the traffic shares are."""
+        if not version and (ready := self._catalog.model(name).ready):
+            version = str(ready[-1])
+        return self._catalog.find(name, version)
 
 
-def _check_outputs(request: InferRequest, executable: Executable) -> None:
-    known = [spec.name for spec in executable.outputs]
+def _not_loaded(failed: Sequence[Version]) -> RepositoryError:
+    return RepositoryError("; ".join(f"{version.name} was not loaded: {version.reason}" for version in failed))
+
+
+def _check_outputs(request: InferRequest, serving: Serving) -> None:
+    known = [spec.name for spec in serving.manifest.outputs]
     for name in request.outputs or ():
         if name not in known:
             raise RequestError(f"{request.model} has no output {name!r}", hint=f"it has: {', '.join(known)}")

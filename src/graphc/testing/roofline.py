@@ -21,9 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from graphc.backends.tvm.link import find_linker
-from graphc.compiler.cache import default_folder
 from graphc.errors import GraphcError, ToolchainError
 from graphc.package import atomic_file
+from graphc.runtime.folders import cache_folder
 from graphc.target import read_processor
 
 _SOURCE = Path(__file__).with_name("native") / "roofline.c"
@@ -107,7 +107,7 @@ def roofline(threads: int, progress: Callable[[int, int], None] | None = None, *
     Raises:
         ToolchainError: As of `measure`.
     """
-    path = default_folder() / "machines" / f"{_identity(threads)}.json"
+    path = cache_folder() / "machines" / f"{_identity(threads)}.json"
     if not again and (known := _read(path)) is not None:
         return known
     busy = os.getloadavg()[0] > _BUSY * len(os.sched_getaffinity(0))

@@ -81,7 +81,9 @@ def given_sets(sets: Sequence[Sequence[int]], threads: int | None = None) -> tup
     return tuple(Device(min(threads or size, size), tuple(chosen)) for chosen in sets)
 
 
-def place(needs: Mapping[str, tuple[int, int]], devices: int, limit: int | None) -> dict[str, tuple[int, ...]]:
+def place(
+    needs: Mapping[str, tuple[int, int]], devices: int, limit: int | None, used: int = 0
+) -> dict[str, tuple[int, ...]]:
     """Which devices run which model, so that memory suffices.
 
     Every model runs on one device; then, in turns, on further ones for as long as there is memory.
@@ -90,6 +92,7 @@ def place(needs: Mapping[str, tuple[int, int]], devices: int, limit: int | None)
         needs: For each model, bytes once (weights) and bytes for each device that runs it (intermediate values).
         devices: How many there are.
         limit: Bytes; None is no limit.
+        used: Bytes that others take already.
 
     Raises:
         OptionError: The models do not fit even on one device each.
@@ -97,13 +100,15 @@ def place(needs: Mapping[str, tuple[int, int]], devices: int, limit: int | None)
     least = sum(once + each for once, each in needs.values())
     if limit is None:
         return {name: tuple(range(devices)) for name in needs}
-    if least > limit:
+    if least > limit - used:
+        beside = f", of which {used / 1e6:,.1f} MB are taken: {(least + used - limit) / 1e6:,.1f} MB too much"
         raise OptionError(
-            f"the models need {least / 1e6:,.1f} MB at least, and memory_limit is {limit / 1e6:,.1f} MB",
+            f"{', '.join(needs)} would need {least / 1e6:,.1f} MB at least, and memory_limit is "
+            f"{limit / 1e6:,.1f} MB{beside if used else ''}",
             hint="raise it, serve fewer models, or compile smaller batches",
         )
     placed: dict[str, list[int]] = {name: [number % devices] for number, name in enumerate(needs)}
-    left = limit - least
+    left = limit - used - least
     for _ in range(1, devices):
         for name, (_, each) in needs.items():
             if each <= left and len(placed[name]) < devices:

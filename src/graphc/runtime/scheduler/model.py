@@ -12,7 +12,7 @@ import numpy as np
 
 from graphc.errors import InputError, OptionError
 from graphc.package import BatchAxes
-from graphc.runtime.calibration import Calibration, Runnable, can_sample, measure, sample_inputs
+from graphc.runtime.calibration import Calibration, Latency, Runnable, can_sample, measure, sample_inputs
 from graphc.runtime.scheduler.breaker import Breaker
 from graphc.runtime.scheduler.costs import Call, CostCurve
 from graphc.runtime.scheduler.latency import Latencies
@@ -115,6 +115,20 @@ class ServedModel:
     def queues(self) -> tuple[ModelQueue, ...]:
         """One for each shape."""
         return tuple(self._queues.values())
+
+    @property
+    def calibration(self) -> Calibration:
+        """What calls of each variant are taken to need now."""
+        known = {}
+        for variant in self.executable.variants:
+            key: Hashable = variant.inputs
+            rows = 1
+            if self.batch is not None and None not in variant.inputs:
+                key, rows = _without_rows(variant.inputs, self.batch), _rows_of(variant.inputs, self.batch)
+            queue = self._queues.get(key)
+            if queue is not None and (seconds := queue.latencies.table.get(rows)) is not None:
+                known[variant.inputs] = Latency(seconds, seconds)
+        return known
 
     def collect(self, inputs: Any) -> list[Any]:
         """A request's inputs in the model's order.

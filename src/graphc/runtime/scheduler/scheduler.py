@@ -119,6 +119,8 @@ class Scheduler:
         settings: ModelSettings | None = None,
         *,
         calibration: Calibration | None = None,
+        instances: int | None = None,
+        threads: int | None = None,
     ) -> ServedModel:
         """Serves one more model, from now on; under a name that is taken, in place of the other.
 
@@ -130,6 +132,8 @@ class Scheduler:
             model: What runs.
             settings: How it is served.
             calibration: Its latencies, as of the scheduler.
+            instances: Devices that may run it, at most; all of them if None.
+            threads: Of a call; as many as a device has at most, and those of the scheduler if None.
 
         Returns:
             What `model=` of a request and `remove` take in place of the name.
@@ -138,16 +142,18 @@ class Scheduler:
             OptionError: It does not fit in the memory beside the others, or into its settings.
             SchedulerClosedError: The scheduler is closed.
         """
+        width = self.devices[0].threads if threads is None else min(threads, self.devices[0].threads)
         with self._lock:
             present = [*self._models.values(), *self._leaving]
-        left = None if self._limit is None else self._limit - sum(served.memory for served in present)
         made = serve_models(
             {name: model},
             settings,
             {},
             count=len(self.devices),
-            threads=self._width,
-            limit=left,
+            threads=self._width if threads is None else width,
+            limit=self._limit,
+            used=sum(served.memory for served in present),
+            devices=self._least_used(instances, present),
             known=None if calibration is None else {name: calibration},
         )[name]
         with self._lock:
@@ -157,6 +163,12 @@ class Scheduler:
                 self._leaving.append(replaced)
             self._models = {**self._models, name: made}
         return made
+
+    def _least_used(self, instances: int | None, present: list[ServedModel]) -> tuple[int, ...]:
+        """As many devices as asked for, those that fewest models run on."""
+        everywhere = range(len(self.devices))
+        load = [sum(served.devices is None or n in served.devices for served in present) for n in everywhere]
+        return tuple(sorted(sorted(everywhere, key=load.__getitem__)[: instances or len(self.devices)]))
 
     def remove(self, model: str | ServedModel, *, timeout: float | None = None) -> bool:
         """Serves a model no more: accepts nothing further for it, answers what it has, and lets go of it.
@@ -275,13 +287,36 @@ class Scheduler:
         Raises:
             As a call.
         """
+        return await asyncio.wrap_future(
+            await self.hand_in(inputs, model=model, timeout_ms=timeout_ms, priority=priority)
+        )
+
+    async def hand_in(
+        self,
+        inputs: Inputs,
+        *,
+        model: str | ServedModel | None = None,
+        timeout_ms: float | None = None,
+        priority: int = 0,
+    ) -> Reply:
+        """As `submit`, without blocking the event loop.
+
+        Args:
+            inputs: As of `submit`.
+            model: As of a call.
+            timeout_ms: As of a call.
+            priority: As of a call.
+
+        Raises:
+            As `submit`.
+        """
         served = self._model(model)
         arrays = served.collect(inputs)
         # A shape that comes for the first time may have to be compiled: not in the event loop.
         prepared = served.find(arrays)
         if prepared is None:
             prepared = await asyncio.to_thread(served.meet, arrays)
-        return await asyncio.wrap_future(self._submit(prepared, timeout_ms, priority))
+        return self._submit(prepared, timeout_ms, priority)
 
     def close(self, *, drain: bool = True) -> None:
         """Accepts nothing more and ends the threads; what runs now is answered.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from graphc.errors import OptionError
@@ -22,6 +22,8 @@ def serve_models(
     threads: int | None,
     limit: int | None,
     known: Mapping[str, Calibration] | None,
+    used: int = 0,
+    devices: Sequence[int] | None = None,
 ) -> dict[str, ServedModel]:
     """The models by name.
 
@@ -33,6 +35,8 @@ def serve_models(
         threads: Of a call; the executables' own if None.
         limit: Bytes of weights and intermediate values.
         known: Latencies by model; what was kept beside the packages if None.
+        used: Bytes that others take already.
+        devices: Those that may run them; all if None.
 
     Raises:
         OptionError: A setting is unknown or out of range, or the memory does not suffice.
@@ -41,7 +45,11 @@ def serve_models(
     chosen = _settings(by_name, settings, options)
     runnables = {name: _instance(model, threads) for name, model in by_name.items()}
     needs = {name: _needs(model) for name, model in runnables.items()}
-    placed = place(needs, count, limit)
+    chosen_devices = tuple(range(count)) if devices is None else tuple(devices)
+    placed = {
+        name: tuple(chosen_devices[number] for number in numbers)
+        for name, numbers in place(needs, len(chosen_devices), limit, used).items()
+    }
     everywhere = tuple(range(count))
     return {
         name: ServedModel(
@@ -83,9 +91,8 @@ def _instance(model: Runnable, threads: int | None) -> Runnable:
 
 
 def _needs(model: Runnable) -> tuple[int, int]:
-    """Bytes of weights, and of the largest arena."""
-    manifest = model.manifest
-    return manifest.weights_size, max((variant.arena_size for variant in model.variants), default=0)
+    """Bytes of weights, and of the arenas that each device comes to hold: one for each variant."""
+    return model.manifest.weights_size, sum(variant.arena_size for variant in model.variants)
 
 
 def _calibration(model: Runnable) -> Calibration:
