@@ -244,7 +244,10 @@ class ModelServer:
         try:
             self._observers.received(request)
             reply = await self._submit(request, course)
-            outputs = await asyncio.wrap_future(reply)
+            try:
+                outputs = await asyncio.wrap_future(reply)
+            except SchedulerClosedError as error:
+                raise ModelUnavailableError(error.message, retry_after=1.0) from error
             response = InferResponse(
                 request.model,
                 course.version or "",
@@ -291,9 +294,8 @@ class ModelServer:
     @property
     def _scheduler(self) -> Scheduler:
         if self._running is None or self._stopping:
-            raise ModelUnavailableError(
-                "the server is stopping" if self._stopping else "the server has not started", retry_after=1.0
-            )
+            what = "is stopping" if self._stopping else "has not started"
+            raise ModelUnavailableError(f"the server {what}", retry_after=1.0)
         return self._running[0]
 
     def _look_up(self, name: str, version: str | None) -> tuple[Version, Serving]:

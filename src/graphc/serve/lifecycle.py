@@ -11,7 +11,6 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from time import perf_counter
 from typing import TypeVar
 
@@ -319,17 +318,3 @@ def _told(error: GraphcError) -> str:
 
 def _no_versions(folder: ModelFolder) -> str:
     return f"{str(folder.path)!r} has no versions: folders 1, 2, …"
-
-
-def repository_folder(path: Path) -> Path:
-    """The repository, if there is one.
-
-    Raises:
-        RepositoryError: There is no such folder.
-    """
-    if not path.is_dir():
-        raise RepositoryError(
-            f"there is no repository {str(path)!r}",
-            hint="it is a folder of models, each a folder of versions: REPOSITORY/mnist/1/model.graphc",
-        )
-    return path
