@@ -150,6 +150,8 @@ class Catalog:
         short = version.isascii() and version.isdecimal() and len(version) < 19
         number = int(version) if short else labels.get(version)
         if number is None or number not in model.versions:
+            if number is not None and not short:
+                raise ModelNotFoundError(f"label {version!r} of {name!r} means version {number}, which is not there")
             known = ", ".join([*map(str, sorted(model.versions)), *sorted(labels)])
             raise ModelNotFoundError(f"model {name!r} has no version {version[:80]!r}", hint=f"it has: {known}")
         return model.versions[number]
