@@ -161,6 +161,10 @@ class RequestTooLargeError(RequestError):
     """A request to a server is above one of the server's limits."""
 
 
+class RequestTimeoutError(RequestError):
+    """A request to a server came more slowly than the server waits for."""
+
+
 class UnauthenticatedError(GraphcError):
     """A request to a server carries no token, or one that the server does not know."""
 

@@ -16,6 +16,7 @@ from graphc.serve.protocol.statuses import message_of, retry_after, status_of
         (errors.ShapeNotCompiledError("x"), 400, "INVALID_ARGUMENT"),
         (errors.RequestError("x"), 400, "INVALID_ARGUMENT"),
         (errors.RequestTooLargeError("x"), 413, "INVALID_ARGUMENT"),
+        (errors.RequestTimeoutError("x"), 408, "DEADLINE_EXCEEDED"),
         (errors.UnauthenticatedError("x"), 401, "UNAUTHENTICATED"),
         (errors.ForbiddenError("x"), 403, "PERMISSION_DENIED"),
         (errors.ModelNotFoundError("x"), 404, "NOT_FOUND"),

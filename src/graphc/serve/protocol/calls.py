@@ -150,7 +150,12 @@ def check_name(what: str, name: Any) -> str:
 
 
 def read_shared(
-    memory: SharedMemory, name: str, datatype: str, shape: tuple[int, ...], parameters: dict[str, Any]
+    memory: SharedMemory,
+    name: str,
+    datatype: str,
+    shape: tuple[int, ...],
+    parameters: dict[str, Any],
+    limits: RequestLimits,
 ) -> Array | None:
     """The input that lies in shared memory; None where its parameters name no region.
 
@@ -158,7 +163,7 @@ def read_shared(
         RequestError: No such place, or another number of bytes than the tensor takes.
     """
     place = place_of(parameters)
-    return None if place is None else tensors.decode(name, datatype, shape, memory.read(place))
+    return None if place is None else tensors.decode(name, datatype, shape, memory.read(place), strings=limits.strings)
 
 
 def requested_output(name: Any, parameters: dict[str, Any], binary: bool) -> RequestedOutput:

@@ -159,8 +159,10 @@ def _input(name: str, entry: dict[str, Any], binary: _Binary, memory: SharedMemo
     if "binary_data_size" in parameters:
         if "data" in entry:
             raise RequestError(f"input {name!r} has both data and binary_data_size")
-        return tensors.decode(name, datatype, shape, binary.take(name, parameters["binary_data_size"]))
-    shared = read_shared(memory, name, datatype, shape, parameters)
+        return tensors.decode(
+            name, datatype, shape, binary.take(name, parameters["binary_data_size"]), strings=limits.strings
+        )
+    shared = read_shared(memory, name, datatype, shape, parameters, limits)
     if shared is not None:
         return shared
     if "data" not in entry:

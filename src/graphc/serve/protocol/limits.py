@@ -17,9 +17,13 @@ class RequestLimits:
         parameters: Of a request, and of each tensor.
         rank: Dimensions of a tensor.
         elements: Of a tensor.
+        strings: Of a tensor of strings, each of which is an object.
         header_bytes: All headers of an HTTP request, or the metadata of a gRPC call.
         header_seconds: Until the headers of an HTTP request have come, counted from its first byte or the connection.
-        body_seconds: Without one more byte of a body.
+        body_seconds: For a body to come; it may take as many seconds more as it has times `body_rate` bytes.
+        body_rate: Bytes a second that a slow client sends at least.
+        write_seconds: For a client to take an answer that does not fit into the system's buffers.
+        idle_seconds: Of a connection between two requests.
         stream_requests: Of one gRPC stream, in work at a time; more wait to be read.
         connections: Open at a time, on each port.
     """
@@ -31,9 +35,13 @@ class RequestLimits:
     parameters: int = 256
     rank: int = 32
     elements: int = 1 << 31
+    strings: int = 1 << 20
     header_bytes: int = 32 << 10
     header_seconds: float = 10.0
     body_seconds: float = 20.0
+    body_rate: int = 16 << 10
+    write_seconds: float = 30.0
+    idle_seconds: float = 75.0
     stream_requests: int = 64
     connections: int = 4096
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from graphc.errors import RequestError, RequestTooLargeError
 from graphc.serve.protocol.datatypes import BYTES, numpy_of
-from graphc.serve.protocol.limits import RequestLimits
+from graphc.serve.protocol.limits import DEFAULT_LIMITS, RequestLimits
 
 Array = np.ndarray[Any, Any]
 Buffer = bytes | bytearray | memoryview
@@ -41,18 +41,28 @@ def check_shape(name: str, shape: Any, limits: RequestLimits) -> tuple[int, ...]
     return tuple(shape)
 
 
-def decode(name: str, datatype: str, shape: tuple[int, ...], data: Buffer) -> Array:
+def decode(
+    name: str, datatype: str, shape: tuple[int, ...], data: Buffer, *, strings: int = DEFAULT_LIMITS.strings
+) -> Array:
     """The tensor that the bytes are: a view of them, read-only where they are; strings are objects of type str.
 
     Strings that are not UTF-8 keep their bytes as surrogate escapes, which `encode` writes back.
 
+    Args:
+        name: Of the input, for errors.
+        datatype: Of the protocol.
+        shape: Checked by `check_shape`.
+        data: The tensor's bytes.
+        strings: How many strings a tensor may have.
+
     Raises:
         RequestError: An unknown datatype, or another number of bytes than datatype and shape take.
+        RequestTooLargeError: More strings than that.
     """
     dtype = numpy_of(datatype)
     count = math.prod(shape)
     if datatype == BYTES:
-        return _decode_strings(name, data, count).reshape(shape)
+        return _decode_strings(name, data, count, strings).reshape(shape)
     if len(data) != count * dtype.itemsize:
         raise RequestError(
             f"input {name!r}: {datatype} of shape {list(shape)} takes {count * dtype.itemsize} bytes, got {len(data)}"
@@ -65,7 +75,9 @@ def decode(name: str, datatype: str, shape: tuple[int, ...], data: Buffer) -> Ar
     return np.frombuffer(data, dtype).reshape(shape)
 
 
-def _decode_strings(name: str, data: Buffer, count: int) -> Array:
+def _decode_strings(name: str, data: Buffer, count: int, strings: int) -> Array:
+    if count > strings:
+        raise RequestTooLargeError(f"input {name!r}: {count} strings are above the server's limit of {strings}")
     # Four bytes of length each, so that a shape cannot ask for more objects than bytes came.
     if len(data) < 4 * count:
         raise RequestError(f"input {name!r}: {count} strings take at least {4 * count} bytes, got {len(data)}")

@@ -1,0 +1,132 @@
+"""A connection: uvicorn's, with the limits that it leaves to a proxy in front of it."""
+
+from __future__ import annotations
+
+import asyncio
+from asyncio.events import TimerHandle
+from typing import Any
+
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.server import ServerState
+
+from graphc.serve.http.exchange import ABORT, IDENTITY
+from graphc.serve.protocol import json_text
+from graphc.serve.protocol.limits import RequestLimits
+
+
+class Connection(HttpToolsProtocol):
+    """Closes connections whose headers come too slowly or are too long, and those that take no answers.
+
+    `limited` makes the class for a server's limits, as uvicorn makes its connections itself.
+    """
+
+    limits: RequestLimits
+
+    @classmethod
+    def limited(cls, limits: RequestLimits) -> type[Connection]:
+        """The class with these limits."""
+        return type(cls.__name__, (cls,), {"limits": limits})
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self._head_bytes = 0
+        self._head_timer: TimerHandle | None = None
+        self._flush_timer: TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """As asyncio calls it."""
+        super().connection_made(transport)
+        self.app_state = {ABORT: transport.abort, IDENTITY: _certified(transport)}
+        if len(self.connections) > self.limits.connections:
+            self._refuse(503, "the server has as many connections as it takes", b"retry-after: 1\r\n")
+            return
+        self._start_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """As asyncio calls it."""
+        self._end_head()
+        if self._flush_timer is not None:
+            self._flush_timer.cancel()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """As asyncio calls it."""
+        if self.transport.is_closing():
+            return
+        self._head_bytes += len(data)
+        super().data_received(data)
+        if self.parser is None or self.transport.is_closing():
+            return
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._head_bytes = 0
+        elif self._head_bytes > self.limits.header_bytes:
+            self._refuse(431, "the headers are above the server's limit")
+        elif self._head_timer is None:
+            self._start_head()
+
+    def on_headers_complete(self) -> None:
+        """As httptools calls it."""
+        self._end_head()
+        self._head_bytes = 0
+        super().on_headers_complete()
+
+    def on_response_complete(self) -> None:
+        """As uvicorn calls it."""
+        super().on_response_complete()
+        self._head_bytes = 0
+        waiting = self.transport.get_write_buffer_size()
+        if waiting and self._flush_timer is None:
+            seconds = self.limits.write_seconds + waiting / self.limits.body_rate
+            self._flush_timer = self.loop.call_later(seconds, self._check_flushed)
+
+    def send_400_response(self, msg: str) -> None:
+        """As uvicorn calls it, where the request is no HTTP."""
+        self._refuse(400, msg)
+
+    def _start_head(self) -> None:
+        self._head_timer = self.loop.call_later(self.limits.header_seconds, self._head_late)
+
+    def _end_head(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _head_late(self) -> None:
+        self._head_timer = None
+        if not self.transport.is_closing():
+            self._refuse(408, "the headers did not come in time")
+
+    def _check_flushed(self) -> None:
+        self._flush_timer = None
+        if self.transport.get_write_buffer_size():
+            self.transport.abort()
+
+    def _refuse(self, status: int, message: str, header: bytes = b"") -> None:
+        if self.cycle is not None and not self.cycle.response_complete:
+            # An answer is under way: another in the midst of it would be taken for its part.
+            self.transport.abort()
+            return
+        body = json_text.dumps({"error": message})
+        self.transport.write(
+            STATUS_LINE[status]
+            + b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n" % len(body)
+            + header
+            + b"\r\n"
+            + body
+        )
+        self.transport.close()
+
+
+def _certified(transport: asyncio.Transport) -> str:
+    """The common name of the client's certificate; empty without one."""
+    certificate = transport.get_extra_info("peercert")
+    if not certificate:
+        return ""
+    return next((value for part in certificate.get("subject", ()) for key, value in part if key == "commonName"), "")
