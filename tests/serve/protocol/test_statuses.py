@@ -41,4 +41,4 @@ def test_each_error_has_its_status(error, http, code):
 def test_when_to_come_back():
     assert retry_after(errors.RefusedError("x", retry_after=0.25)) == 0.25
     assert retry_after(errors.RefusedError("x", retry_after=math.inf)) == 1.0
-    assert message_of(errors.RefusedError("no", retry_after=1, hint="later")) == "no hint: later"
+    assert message_of(errors.RefusedError("no", retry_after=1, hint="later")) == "no; later"

@@ -65,7 +65,7 @@ def status_of(error: BaseException) -> Status:
 def message_of(error: BaseException) -> str:
     """What the client is told: a typed error's words; of others nothing, which may say what is not its business."""
     if isinstance(error, GraphcError):
-        return " ".join(str(error).split("\n  "))
+        return str(error).replace("\n  hint: ", "; ")
     if isinstance(error, MemoryError):
         return "the server is out of memory"
     return "internal error"
