@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from graphc.cli.common import add_threads, natural, positive, positive_number
+from graphc.cli.serve_ports import add_access, add_ports, make_frontends
 from graphc.errors import OptionError, ToolchainError
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_repository(parser.add_argument_group("repository"))
     _add_scheduling(parser.add_argument_group("scheduling"))
     _add_network(parser.add_argument_group("network"))
+    add_access(parser.add_argument_group("access"))
     _add_observing(parser.add_argument_group("seeing it"))
 
 
@@ -73,6 +75,7 @@ def _add_scheduling(group: argparse._ArgumentGroup) -> None:
 
 def _add_network(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
+    add_ports(group)
     group.add_argument("--grace", type=natural, default=30, metavar="S", help="seconds to end in (default: 30)")
 
 
@@ -173,7 +176,7 @@ def _watching(options: argparse.Namespace) -> Watching:
 
 def _frontends(server: ModelServer, watching: Watching, options: argparse.Namespace) -> list[Frontend]:
     """What listens."""
-    frontends: list[Frontend] = []
+    frontends = make_frontends(server, watching.trace_settings, options)
     if not options.no_metrics:
         frontends.append(watching.endpoint(server, host=options.host, port=options.metrics_port))
     return frontends

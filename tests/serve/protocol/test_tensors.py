@@ -107,7 +107,9 @@ def test_strings_from_strangers(data, count):
 
 def test_strings_cannot_ask_for_more_than_came():
     with pytest.raises(RequestError, match="take at least"):
-        tensors.decode("x", BYTES, (1 << 30,), b"\x00" * 64)
+        tensors.decode("x", BYTES, (1 << 20,), b"\x00" * 64)
+    with pytest.raises(RequestTooLargeError, match="limit of 9"):
+        tensors.decode("x", BYTES, (10,), b"\x00" * 40, strings=9)
     with pytest.raises(RequestError, match="behind the tensor's end"):
         tensors.decode("x", BYTES, (1,), struct.pack("<I", 1 << 31) + b"abc")
 

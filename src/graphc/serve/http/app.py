@@ -137,10 +137,10 @@ class HttpApp:
             size > _LARGE_JSON and not _all_binary(call), lambda: encode_response(call, response, service.memory)
         )
         if head is None:
-            await exchange.answer(200, parts, b"application/json")
+            await exchange.answer_compressed(parts, b"application/json", [])
         else:
             lengths = [(b"inference-header-content-length", b"%d" % head)]
-            await exchange.answer(200, parts, b"application/octet-stream", lengths)
+            await exchange.answer_compressed(parts, b"application/octet-stream", lengths)
 
     async def _live(self, exchange: Exchange, path: dict[str, str]) -> None:
         await _answer_flag(exchange, "live", self._service.server.live)

@@ -162,23 +162,30 @@ class Exchange:
         finally:
             watcher.cancel()
 
-    async def answer(
-        self, status: int, parts: list[Buffer], media: bytes, headers: list[tuple[bytes, bytes]] | None = None
-    ) -> None:
-        """Sends an answer, compressed where the client accepts that.
+    async def answer_compressed(self, parts: list[Buffer], media: bytes, headers: list[tuple[bytes, bytes]]) -> None:
+        """Sends an answer as `answer`, compressed where the client accepts that.
 
-        Raises:
-            DisconnectedError: The client did not take it in time.
+        For tensors alone: tritonclient accepts what it then decompresses in answers to inference and nowhere else.
         """
-        head = [(b"content-type", media), *(headers or [])]
         wanted = self.header(b"accept-encoding")
         encoding = accepted(wanted) if wanted else ""
         if encoding:
             size = sum(map(len, parts))
             encoding, parts = await in_thread(size > _INLINE, lambda: compress(encoding, parts))
             if encoding:
-                head.append((b"content-encoding", encoding.encode()))
-            head.append((b"vary", b"accept-encoding"))
+                headers = [*headers, (b"content-encoding", encoding.encode())]
+            headers = [*headers, (b"vary", b"accept-encoding")]
+        await self.answer(200, parts, media, headers)
+
+    async def answer(
+        self, status: int, parts: list[Buffer], media: bytes, headers: list[tuple[bytes, bytes]] | None = None
+    ) -> None:
+        """Sends an answer.
+
+        Raises:
+            DisconnectedError: The client did not take it in time.
+        """
+        head = [(b"content-type", media), *(headers or [])]
         size = sum(map(len, parts))
         if size <= _JOINED:
             parts = [b"".join(parts)]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from graphc.errors import ToolchainError
@@ -61,13 +61,15 @@ class Tracing(Observer):
 
     Args:
         provider: Of tracers; `otlp_provider()` if None.
+        sampled: Whether a request for a model is traced, asked once for each that ends; all if None.
     """
 
-    def __init__(self, provider: TracerProvider | None = None) -> None:
+    def __init__(self, provider: TracerProvider | None = None, sampled: Callable[[str], bool] | None = None) -> None:
         from opentelemetry import trace
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
         self._api = trace
+        self._sampled = sampled
         self._provider = otlp_provider() if provider is None else provider
         self._tracer = self._provider.get_tracer("graphc.serve")
         self._extract = TraceContextTextMapPropagator().extract
@@ -79,6 +81,8 @@ class Tracing(Observer):
     def ended(self, event: Ended) -> None:
         """As `Observer`."""
         request, timings = event.request, event.timings
+        if self._sampled is not None and not self._sampled(request.model):
+            return
         # Durations are of the monotonic clock; only where they lie is of the wall's.
         end = time.time_ns()
         start = end - round(timings.total * 1e9)

@@ -10,6 +10,7 @@ from graphc.serve.observe.metrics import Metrics
 from graphc.serve.observe.recent import Recent
 from graphc.serve.observe.tracing import Tracing, wanted
 from graphc.serve.observer import Observer
+from graphc.serve.protocol.settings import TraceSettings
 
 
 class Watching:
@@ -23,7 +24,8 @@ class Watching:
         self.metrics = Metrics()
         self.recent = Recent()
         self.audit = audit
-        self.tracing = Tracing() if wanted() else None
+        self.trace_settings = TraceSettings(available=wanted())
+        self.tracing = Tracing(sampled=self.trace_settings.sample) if wanted() else None
         optional = [observer for observer in (self.tracing, audit) if observer is not None]
         # The log first: what the others say about a request then has its id.
         self.observers: list[Observer] = [RequestLog(), self.metrics, self.recent, *optional]

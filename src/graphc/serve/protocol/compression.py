@@ -11,7 +11,7 @@ from graphc.serve.protocol.tensors import Buffer
 _WINDOWS = {"gzip": 31, "x-gzip": 31, "deflate": 15}
 _LEVEL = 1
 """Tensors hardly become smaller with more work."""
-_LEAST = 256
+_LEAST = 1024
 """Bytes below which compressing costs more than it saves."""
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from graphc import __version__
-from graphc.errors import ForbiddenError, UnsupportedError
+from graphc.errors import ForbiddenError, ModelNotFoundError, UnsupportedError
 from graphc.serve.core import ModelServer
 from graphc.serve.protocol.access import Access
 from graphc.serve.protocol.descriptions import (
@@ -97,6 +97,7 @@ class Service:
 
         Raises:
             ForbiddenError: Not at this port, or with a file or a configuration of the client's.
+            ModelNotFoundError: The repository has no such model.
             GraphcError: It cannot be loaded; what was served before still is.
         """
         access.check_control("loading a model")
@@ -106,6 +107,7 @@ class Service:
             raise ForbiddenError(
                 f"loading a model takes no parameter {key!r:.80}", hint="put it into the server's repository"
             )
+        _check_name(name)
         await self.server.load(name)
 
     async def unload(self, access: Access, name: str, parameters: Mapping[str, Any], repository: str = "") -> None:
@@ -162,3 +164,9 @@ class Service:
             UnsupportedError: Always.
         """
         raise UnsupportedError("this server runs on the CPU: there is no CUDA shared memory")
+
+
+def _check_name(name: str) -> None:
+    # It becomes a folder's: nothing but a name may.
+    if name in ("", ".", "..") or "/" in name or "\0" in name:
+        raise ModelNotFoundError(f"{name!r:.80} is no name of a model")

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import itertools
-import logging
 from collections.abc import Mapping
 from typing import Any
 
 from graphc.errors import ForbiddenError, RequestError, UnsupportedError
-
-_LOGGER = logging.getLogger("graphc")
+from graphc.serve.observe import logs
 
 
 class LogSettings:
@@ -17,13 +15,13 @@ class LogSettings:
 
     def current(self) -> dict[str, Any]:
         """All settings."""
-        level = _LOGGER.getEffectiveLevel()
+        rank = logs.LEVELS.index(logs.level())
         return {
             "log_file": "",
-            "log_info": level <= logging.INFO,
-            "log_warning": level <= logging.WARNING,
-            "log_error": level <= logging.ERROR,
-            "log_verbose_level": int(level <= logging.DEBUG),
+            "log_info": rank <= logs.LEVELS.index("info"),
+            "log_warning": rank <= logs.LEVELS.index("warning"),
+            "log_error": True,
+            "log_verbose_level": int(rank == logs.LEVELS.index("debug")),
             "log_format": "default",
         }
 
@@ -33,7 +31,7 @@ class LogSettings:
         Raises:
             RequestError: There is no such setting, or a value is ill-typed.
             ForbiddenError: A log file is named: where logs go is for who starts the server to say.
-            UnsupportedError: Another format.
+            UnsupportedError: Another format, or no errors.
         """
         wanted = self.current()
         for key, value in changes.items():
@@ -48,16 +46,15 @@ class LogSettings:
             kind = int if key == "log_verbose_level" else bool
             if type(value) is not kind or value < 0:
                 raise RequestError(f"{key} must be {'a whole number' if kind is int else 'true or false'}")
+            if key == "log_error":
+                raise UnsupportedError("errors are always logged")
             wanted[key] = value
         if wanted["log_verbose_level"]:
-            level = logging.DEBUG
+            logs.set_level("debug")
         elif wanted["log_info"]:
-            level = logging.INFO
-        elif wanted["log_warning"]:
-            level = logging.WARNING
+            logs.set_level("info")
         else:
-            level = logging.ERROR if wanted["log_error"] else logging.CRITICAL
-        _LOGGER.setLevel(level)
+            logs.set_level("warning" if wanted["log_warning"] else "error")
         return self.current()
 
 
