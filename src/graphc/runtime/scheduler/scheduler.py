@@ -1,4 +1,4 @@
-"""The scheduler: the policy with a clock, threads that run what it says, and futures that bring the answers."""
+"""The scheduler: which models are served, and the ways to ask."""
 
 from __future__ import annotations
 
@@ -6,42 +6,22 @@ import asyncio
 import math
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from time import perf_counter
 from types import TracebackType
 from typing import Any
 
-from graphc.errors import (
-    CircuitOpenError,
-    DeadlineError,
-    ExecutionError,
-    OptionError,
-    SchedulerClosedError,
-)
+from graphc.errors import OptionError
 from graphc.runtime.calibration import Calibration, Runnable
 from graphc.runtime.executable import Inputs
-from graphc.runtime.scheduler.answers import answer, refused
-from graphc.runtime.scheduler.costs import Call
-from graphc.runtime.scheduler.devices import Device, core_sets, given_sets
-from graphc.runtime.scheduler.model import ModelQueue, Prepared, ServedModel
-from graphc.runtime.scheduler.policy import Promise
-from graphc.runtime.scheduler.reply import Outputs, Reply, Stages
+from graphc.runtime.scheduler.devices import core_sets, given_sets
+from graphc.runtime.scheduler.dispatcher import Dispatcher
+from graphc.runtime.scheduler.model import ServedModel
+from graphc.runtime.scheduler.reply import Outputs, Reply
 from graphc.runtime.scheduler.serving import serve_models
 from graphc.runtime.scheduler.settings import ModelSettings
-from graphc.runtime.scheduler.statistics import BatchReport, ModelStatistics, Observer, Statistics
-from graphc.runtime.scheduler.work import Assignment, Refusal, Request
+from graphc.runtime.scheduler.statistics import ModelStatistics, Observer, Statistics
 
 MARGIN = 0.0005
 """Seconds between the planned end of a batch and a deadline in it: to wake a thread and to hand out answers."""
-
-
-@dataclass(slots=True)
-class _Ticket:
-    """What a request carries: its inputs and where its answer goes."""
-
-    prepared: Prepared
-    future: Reply
-    expires: bool
 
 
 class Scheduler:
@@ -92,20 +72,10 @@ class Scheduler:
             models, settings, options, count=len(self.devices), threads=width, limit=memory_limit, known=calibration
         )
         self._leaving: list[ServedModel] = []
-        self._policy = Promise(len(self.devices), margin=margin_ms / 1e3)
+        self._models_lock = threading.Lock()
         self._statistics = Statistics()
-        self._observers: list[Observer] = [self._statistics, *([observer] if observer is not None else [])]
-        self._lock = threading.Lock()
-        self._idle = set(range(len(self.devices)))
-        self._left = threading.Condition(self._lock)
-        self._bells = [threading.Condition(self._lock) for _ in self.devices]
-        self._closed = False
-        self._threads = [
-            threading.Thread(target=self._work, args=(number, device), name=f"graphc-device-{number}", daemon=True)
-            for number, device in enumerate(self.devices)
-        ]
-        for thread in self._threads:
-            thread.start()
+        observers = [self._statistics, *([observer] if observer is not None else [])]
+        self._dispatcher = Dispatcher(self.devices, margin_ms / 1e3, observers)
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -143,7 +113,7 @@ class Scheduler:
             SchedulerClosedError: The scheduler is closed.
         """
         width = self.devices[0].threads if threads is None else min(threads, self.devices[0].threads)
-        with self._lock:
+        with self._models_lock:
             present = [*self._models.values(), *self._leaving]
         made = serve_models(
             {name: model},
@@ -156,9 +126,8 @@ class Scheduler:
             devices=self._least_used(instances, present),
             known=None if calibration is None else {name: calibration},
         )[name]
-        with self._lock:
-            if self._closed:
-                raise SchedulerClosedError("the scheduler is closed")
+        self._dispatcher.check_open()
+        with self._models_lock:
             if (replaced := self._models.get(name)) is not None:
                 self._leaving.append(replaced)
             self._models = {**self._models, name: made}
@@ -184,16 +153,12 @@ class Scheduler:
             OptionError: There is no such model.
         """
         served = self._model(model)
-        with self._lock:
-            served.leaving = True
+        with self._models_lock:
             self._models = {name: other for name, other in self._models.items() if other is not served}
-            whole = self._left.wait_for(lambda: not served.unanswered, timeout)
-            waiting = [request for request in self._policy.requests() if request.queue.tenant is served.tenant]
-            dropped = [request for request in waiting if self._policy.cancel(request, perf_counter())]
-        self._drop(dropped, f"{served.name} was removed before the request was run")
-        with self._lock:
-            self._left.wait_for(lambda: not served.unanswered)
-            self._policy.forget(served.tenant)
+            # Its memory is taken for as long as it answers.
+            self._leaving = [*(other for other in self._leaving if other is not served), served]
+        whole = self._dispatcher.dismiss(served, timeout)
+        with self._models_lock:
             self._leaving = [other for other in self._leaving if other is not served]
             if served.name not in self._models:
                 self._statistics.forget(served.name)
@@ -237,11 +202,7 @@ class Scheduler:
         served = self._model(model)
         arrays = served.collect(inputs)
         prepared = served.find(arrays) or served.meet(arrays)
-        device, request = self._accept(prepared, timeout_ms, priority, take=True)
-        if device is not None:
-            self._run_and_pass_on(*device)
-        ticket: _Ticket = request.payload
-        return ticket.future.result()
+        return self._dispatcher.run(prepared, _seconds(timeout_ms), priority)
 
     def submit(
         self,
@@ -266,7 +227,8 @@ class Scheduler:
         """
         served = self._model(model)
         arrays = served.collect(inputs)
-        return self._submit(served.find(arrays) or served.meet(arrays), timeout_ms, priority)
+        prepared = served.find(arrays) or served.meet(arrays)
+        return self._dispatcher.submit(prepared, _seconds(timeout_ms), priority)
 
     async def infer(
         self,
@@ -316,7 +278,7 @@ class Scheduler:
         prepared = served.find(arrays)
         if prepared is None:
             prepared = await asyncio.to_thread(served.meet, arrays)
-        return self._submit(prepared, timeout_ms, priority)
+        return self._dispatcher.submit(prepared, _seconds(timeout_ms), priority)
 
     def close(self, *, drain: bool = True) -> None:
         """Accepts nothing more and ends the threads; what runs now is answered.
@@ -324,23 +286,7 @@ class Scheduler:
         Args:
             drain: Whether what waits is answered too; otherwise it fails with `SchedulerClosedError`.
         """
-        with self._lock:
-            self._closed = True
-            waiting = [] if drain else list(self._policy.requests())
-            dropped = [request for request in waiting if self._policy.cancel(request, perf_counter())]
-            for bell in self._bells:
-                bell.notify_all()
-        self._drop(dropped, "the scheduler was closed before the request was run")
-        for thread in self._threads:
-            if thread is not threading.current_thread():
-                thread.join()
-
-    @staticmethod
-    def _drop(requests: list[Request], why: str) -> None:
-        for request in requests:
-            ticket: _Ticket = request.payload
-            if ticket.future.set_running_or_notify_cancel():
-                ticket.future.set_exception(SchedulerClosedError(why))
+        self._dispatcher.close(drain=drain)
 
     def __enter__(self) -> Scheduler:
         return self
@@ -349,8 +295,6 @@ class Scheduler:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close(drain=error is None)
-
-    # ---------------------------------------------------------------- requests
 
     def _model(self, name: str | ServedModel | None) -> ServedModel:
         if isinstance(name, ServedModel):
@@ -366,203 +310,10 @@ class Scheduler:
             )
         return found
 
-    def _submit(self, prepared: Prepared, timeout_ms: float | None, priority: int) -> Reply:
-        _, request = self._accept(prepared, timeout_ms, priority, take=False)
-        ticket: _Ticket = request.payload
-        ticket.future.add_done_callback(lambda future: self._withdraw(request) if future.cancelled() else None)
-        return ticket.future
 
-    def _accept(
-        self, prepared: Prepared, timeout_ms: float | None, priority: int, *, take: bool
-    ) -> tuple[tuple[int, Assignment] | None, Request]:
-        """Offers a request to the policy. With `take`, an idle device's next batch is the caller's to run."""
-        if timeout_ms is not None and not 0 < timeout_ms < math.inf:
-            raise OptionError(f"timeout_ms is {timeout_ms!r}; expected a positive number")
-        queue = prepared.queue
-        model = queue.model
-        now = perf_counter()
-        limit = queue.slo if timeout_ms is None else min(queue.slo, timeout_ms / 1e3)
-        ticket = _Ticket(prepared, Reply(), timeout_ms is not None)
-        request = Request(queue, now, now + limit, rows=prepared.rows, priority=priority, payload=ticket)
-        refusal, waited, assigned = self._offer(model, request, now, take)
-        if waited:
-            self._tell_refused(model, "circuit_open")
-            raise CircuitOpenError(
-                f"{model.name} failed {model.settings.failures} times in a row and is left alone for a while",
-                retry_after=waited,
-            )
-        if refusal is not None:
-            self._tell_refused(model, refusal.reason)
-            raise refused(model, refusal, limit)
-        for observer in self._observers:
-            observer.accepted(model.name)
-        return assigned, request
-
-    def _offer(
-        self, model: ServedModel, request: Request, now: float, take: bool
-    ) -> tuple[Refusal | None, float, tuple[int, Assignment] | None]:
-        with self._lock:
-            if self._closed:
-                raise SchedulerClosedError("the scheduler is closed")
-            if model.leaving:
-                raise SchedulerClosedError(f"{model.name} is served no more")
-            if waited := model.breaker.wait(now):
-                return None, waited, None
-            refusal = self._policy.offer(request, now)
-            if refusal is not None:
-                model.breaker.abandoned()
-                return refusal, 0.0, None
-            for device in self._idle:
-                # A device that is bound to processors is its own thread's.
-                own = take and self.devices[device].cores is None
-                if own and (found := self._policy.next(device, now)) is not None:
-                    self._idle.discard(device)
-                    return None, 0.0, (device, found)
-                # It waits for company, or for another device: that is for the device's own thread to watch.
-                self._bells[device].notify()
-            return None, 0.0, None
-
-    def _withdraw(self, request: Request) -> None:
-        """A future was cancelled: its request leaves the plan."""
-        queue = request.queue
-        assert isinstance(queue, ModelQueue)
-        with self._lock:
-            withdrawn = self._policy.cancel(request, perf_counter())
-            if withdrawn:
-                queue.model.breaker.abandoned()
-                if queue.model.leaving:
-                    self._left.notify_all()
-        if withdrawn:
-            for observer in self._observers:
-                observer.cancelled(queue.model.name)
-
-    def _tell_refused(self, model: ServedModel, reason: str) -> None:
-        for observer in self._observers:
-            observer.refused(model.name, reason)
-
-    # ---------------------------------------------------------------- devices
-
-    def _work(self, number: int, device: Device) -> None:
-        """What a device's thread does: runs the batches that the policy has for it."""
-        device.bind()
-        bell = self._bells[number]
-        while True:
-            with self._lock:
-                found: Assignment | None = None
-                while found is None:
-                    timeout: float | None = None
-                    if number in self._idle:
-                        now = perf_counter()
-                        found = self._policy.next(number, now)
-                        if found is not None:
-                            self._idle.discard(number)
-                            break
-                        if self._policy.wake is not None:
-                            timeout = max(0.0, self._policy.wake - now)
-                    if self._closed and not self._policy.waiting:
-                        return
-                    bell.wait(timeout)
-            self._run(number, found)
-
-    def _run_and_pass_on(self, device: int, found: Assignment) -> None:
-        """Runs a batch in a caller's thread; what waits after it is the device's own thread's."""
-        self._run(device, found)
-        with self._lock:
-            if self._policy.waiting or self._closed:
-                self._bells[device].notify()
-
-    def _run(self, device: int, found: Assignment) -> None:
-        queue = found.queue
-        assert isinstance(queue, ModelQueue)
-        started = perf_counter()
-        live = [request for request in found.requests if self._starts(request, started)]
-        call = found.call
-        if len(live) < len(found.requests):
-            call = queue.costs.single_call(sum(request.rows for request in live)) or call
-        answers: list[Outputs | BaseException] = []
-        stages = Stages(rows=call.rows, bucket=call.bucket)
-        seconds = 0.0
-        try:
-            if live:
-                began = perf_counter()
-                answers = answer(queue.model, [request.payload.prepared for request in live], call, stages)
-                seconds = perf_counter() - began
-        except BaseException as error:
-            # Ctrl-C in a caller's thread: it is that caller's, but the batch has other requests too.
-            answers = [ExecutionError(f"the batch was interrupted: {type(error).__name__}")] * len(live)
-            raise
-        finally:
-            ended = perf_counter()
-            errors = sum(isinstance(given, BaseException) for given in answers)
-            with self._lock:
-                self._end(device, queue, live, errors, call, ended - started, ended)
-            for request, given in zip(live, answers, strict=True):
-                ticket: _Ticket = request.payload
-                ticket.future.stages = replace(stages, queue=started - request.arrival)
-                if isinstance(given, BaseException):
-                    ticket.future.set_exception(given)
-                else:
-                    ticket.future.set_result(given)
-            if live:
-                self._report(queue, live, call, started, ended, seconds, errors, stages)
-
-    def _end(
-        self,
-        device: int,
-        queue: ModelQueue,
-        live: list[Request],
-        errors: int,
-        call: Call,
-        seconds: float,
-        now: float,
-    ) -> None:
-        """Gives a device back and learns from its batch; the lock is held."""
-        self._policy.finished(device, now)
-        self._idle.add(device)
-        if not live:
-            queue.model.breaker.abandoned()
-        elif errors == len(live):
-            queue.model.breaker.failed(now)
-        else:
-            queue.model.breaker.succeeded()
-            if not errors and queue.learn(call.bucket, seconds):
-                self._policy.replan()
-        if queue.model.leaving:
-            self._left.notify_all()
-        if self._closed:
-            for bell in self._bells:
-                bell.notify_all()
-
-    def _starts(self, request: Request, now: float) -> bool:
-        """Whether a request is still to be run: not cancelled, and not beyond a limit of its own."""
-        ticket: _Ticket = request.payload
-        if request.cancelled or not ticket.future.set_running_or_notify_cancel():
-            return False
-        if ticket.expires and now > request.deadline:
-            ticket.future.set_exception(DeadlineError("the request's timeout_ms were over before it was run"))
-            return False
-        return True
-
-    def _report(
-        self,
-        queue: ModelQueue,
-        live: list[Request],
-        call: Call,
-        started: float,
-        ended: float,
-        seconds: float,
-        errors: int,
-        stages: Stages,
-    ) -> None:
-        report = BatchReport(
-            bucket=call.bucket,
-            rows=call.rows,
-            waits=tuple([started - request.arrival for request in live]),
-            latencies=tuple([ended - request.arrival for request in live]),
-            seconds=seconds,
-            late=sum(ended > request.deadline for request in live),
-            failed=errors,
-            stages=stages,
-        )
-        for observer in self._observers:
-            observer.finished(queue.model.name, report)
+def _seconds(timeout_ms: float | None) -> float | None:
+    if timeout_ms is None:
+        return None
+    if not 0 < timeout_ms < math.inf:
+        raise OptionError(f"timeout_ms is {timeout_ms!r}; expected a positive number")
+    return timeout_ms / 1e3
