@@ -257,15 +257,18 @@ class Dispatcher:
             errors = sum(isinstance(given, BaseException) for given in answers)
             with self._lock:
                 self._end(device, queue, live, errors, call, ended - started, ended)
-            for request, given in zip(live, answers, strict=True):
-                ticket: Ticket = request.payload
-                ticket.future.stages = replace(stages, queue=started - request.arrival)
-                if isinstance(given, BaseException):
-                    ticket.future.set_exception(given)
-                else:
-                    ticket.future.set_result(given)
-            if live:
-                self._report(queue, live, call, started, ended, seconds, errors, stages)
+            try:
+                # Observers first: whoever has an answer finds it counted.
+                if live:
+                    self._report(queue, live, call, started, ended, seconds, errors, stages)
+            finally:
+                for request, given in zip(live, answers, strict=True):
+                    ticket: Ticket = request.payload
+                    ticket.future.stages = replace(stages, queue=started - request.arrival)
+                    if isinstance(given, BaseException):
+                        ticket.future.set_exception(given)
+                    else:
+                        ticket.future.set_result(given)
 
     def _end(
         self,
