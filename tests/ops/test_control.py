@@ -305,3 +305,24 @@ def test_a_loop_forgets_what_held_in_its_first_round_only() -> None:
     infer_graph(graph)
     (found,) = _agree(graph, [floats(0, 2, 2)])
     assert found.shape == (8, 2)
+
+
+@pytest.mark.parametrize("op_type", ["Loop", "Scan", "If"])
+def test_outputs_are_as_many_as_bodies_make(op_type: str) -> None:
+    graph, builder, (x, chosen) = _model(x=TensorType(FLOAT, (3, 2)), chosen=TensorType(BOOL, ()))
+    if op_type == "Loop":
+        body, inner, (_, condition, value) = _body("body", "i", "c", "v")
+        body.outputs = [condition, value, inner.op("Neg", value)]
+        made = builder.op("Loop", builder.constant(np.int64(2)), None, x, body=body)
+    elif op_type == "Scan":
+        body, inner, (row,) = _body("body", "row")
+        body.outputs = [row, inner.op("Neg", row)]
+        made = builder.op("Scan", x, num_scan_inputs=1, body=body)
+    else:
+        branches = [_body(name)[0] for name in ("then", "else")]
+        for branch in branches:
+            branch.outputs = [x, x]
+        made = builder.op("If", chosen, then_branch=branches[0], else_branch=branches[1])
+    graph.outputs = [made]
+    with pytest.raises(TypeInferenceError, match="has 1 outputs, its body makes 2"):
+        infer_graph(graph)

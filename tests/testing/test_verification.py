@@ -81,6 +81,11 @@ def test_narrow_floats() -> None:
     assert not compare_array("y", expected, np.array([1.0, 2.5], ml_dtypes.bfloat16)).ok
 
 
+def test_arrays_of_rank_0() -> None:
+    assert not compare_array("y", np.array(np.inf), np.array(1.0)).ok
+    assert compare_array("y", np.array(1.0), np.array(1.0)).ok
+
+
 def test_types_shapes_and_absences() -> None:
     array = np.zeros((2, 3), np.float32)
     for other in (array.astype(np.float64), array.reshape(3, 2), None, [0.0]):

@@ -36,10 +36,17 @@ def output_types(ctx: InferenceContext, graph: Graph) -> list[Type]:
     return types
 
 
+def _check_count(ctx: InferenceContext, made: int) -> None:
+    """Every output of a body is one of the node; an output that is not wanted has no name."""
+    if len(ctx.node.outputs) != made:
+        ctx.fail(f"has {len(ctx.node.outputs)} outputs, its body makes {made}", "Leave names empty, not outputs away.")
+
+
 def _infer_if(ctx: InferenceContext) -> Sequence[Type]:
     branches = [ctx.node.graph_attribute(name) for name in ("then_branch", "else_branch")]
     if len(branches[0].outputs) != len(branches[1].outputs):
         ctx.fail(f"branches have {len(branches[0].outputs)} and {len(branches[1].outputs)} outputs")
+    _check_count(ctx, len(branches[0].outputs))
     failures = [ctx.try_subgraph(branch) for branch in branches]
     condition = ctx.constant(0)
     considered = (0, 1) if condition is None else (0 if condition.all() else 1,)
@@ -117,6 +124,7 @@ def _infer_loop(ctx: InferenceContext) -> Sequence[Type]:
     scans = len(body.outputs) - 1 - count
     if len(initial) != count or len(body.inputs) != count + 2 or scans < 0:
         ctx.fail(f"body has {len(body.inputs)} inputs and {len(body.outputs)} outputs for {count} carried values")
+    _check_count(ctx, len(body.outputs) - 1)
     body.inputs[0].type, body.inputs[1].type = _INDEX, _CONDITION
     carried, outputs = infer_carried(ctx, body, body.inputs[2:], 1, initial)
     trips = _trip_count(ctx, body)
@@ -225,6 +233,7 @@ def _infer_scan(ctx: InferenceContext) -> Sequence[Type]:
         ctx.fail(
             f"body has {len(body.inputs)} inputs and {len(body.outputs)} outputs, the node {len(node.inputs)} inputs"
         )
+    _check_count(ctx, len(body.outputs))
     length: Dim | None = None
     for position, axis in enumerate(plan.input_axes, plan.states):
         shape = ctx.shape(position)

@@ -58,7 +58,9 @@ def at_most(value: Dim, high: Dim, bounds: Bounds | None = None) -> Dim:
 
 def requested_axes(ctx: InferenceContext, index: int, rank: int) -> tuple[int, ...] | None:
     """Axes that integer input `index` holds, counted from the front; None where they are not known."""
-    dims = ctx.dims(index)
+    dims, kind = ctx.dims(index), ctx.tensor(index)
+    if kind.shape is not None and len(kind.shape) > 1:
+        ctx.fail(f"axes must be a list of integers, not {kind}")
     if dims is None:
         return None
     axes = tuple(ctx.axis(axis, rank) for axis in dims if isinstance(axis, int))

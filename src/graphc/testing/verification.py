@@ -219,7 +219,8 @@ def _errors(expected: npt.NDArray[Any], found: npt.NDArray[Any], scale: float) -
     wide = np.complex128 if expected.dtype.kind == "c" else np.float64
     left, right = expected.astype(wide), found.astype(wide)
     with np.errstate(invalid="ignore"):
-        distance = np.abs(left - right) / (scale or 1.0)
+        # Of arrays of rank 0 NumPy answers scalars, in which nothing can be put.
+        distance = np.asarray(np.abs(left - right) / (scale or 1.0))
     same = (left == right) | (np.isnan(left) & np.isnan(right))
     distance[~np.isfinite(left) | ~np.isfinite(right)] = np.inf
     distance[same] = 0.0
