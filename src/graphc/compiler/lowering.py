@@ -12,6 +12,7 @@ from graphc.compiler.options import CompileOptions
 from graphc.compiler.tuned import tuned_for
 from graphc.errors import BackendError, OptionError
 from graphc.ir import GRAPHC_DOMAIN, Graph, Node
+from graphc.ops.compiler_ops import HELD, held_node
 from graphc.ops.ill_typed import RAISE
 from graphc.passes import PassContext, PassManager, PipelineReport, default_pipeline
 from graphc.passes.buffers import BufferPlan, assign_buffers
@@ -122,6 +123,9 @@ class Lowering:
                 lowered.controls[node] = control
             else:
                 lowered.host.append(HostReason(node, control))
+            return True
+        if node.is_op(HELD, GRAPHC_DOMAIN):
+            lowered.host.append(HostReason(held_node(node), "the model declares its shape, which only values tell"))
             return True
         verdict = self.capability.supports(node)
         if not verdict:

@@ -13,6 +13,7 @@ from graphc.backends.regions import inputs_of
 from graphc.compiler.control import Control, Schedule, bytes_of
 from graphc.ir import Node, Tensor, TensorType, Value
 from graphc.ops import host
+from graphc.ops.compiler_ops import held_node
 from graphc.ops.control import scan_plan
 from graphc.package import HostTensor, Location, WeightsBuilder
 from graphc.passes.buffers import Storage
@@ -125,14 +126,15 @@ class Places:
         )
 
     def _host_step(self, node: Node) -> steps.HostStep:
+        named = held_node(node)
         return steps.HostStep(
-            op_type=node.op_type,
-            domain=node.domain,
-            version=node.version,
+            op_type=named.op_type,
+            domain=named.domain,
+            version=named.version,
             payload=host.serialize(node),
             inputs=tuple(None if value is None else self.host_tensor(value) for value in host.operands(node)),
             outputs=tuple(self.host_tensor(value) if value.name else None for value in node.outputs),
-            label=f"host: {node.op_type}",
+            label=f"host: {named.op_type}",
             origins=node.origins,
         )
 

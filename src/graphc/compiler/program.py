@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from graphc.backends.base import Backend
 from graphc.compiler.control import Schedule
+from graphc.compiler.declared import hold_declared
 from graphc.compiler.limits import refuse_huge_arena, refuse_huge_tensors
 from graphc.compiler.lowering import HostReason, Lowering, arena_intervals, plan_arena
 from graphc.compiler.options import CompileOptions
@@ -67,6 +68,7 @@ def build_program(
         BackendError: A region could not be lowered.
     """
     refuse_huge_tensors(graph)
+    hold_declared(graph)
     lowering = Lowering(backend, target, options)
     report = lowering.optimize(graph)
     lowered = lowering.lower(graph)

@@ -2,6 +2,7 @@
 
 - `Region` holds its body as attribute `body` (a closed graph: it captures nothing) and what made it as `kind`. It
   computes what its body computes.
+- `Held` holds a node in attribute `body` and keeps it as it is, on the host, where its outputs' shapes are checked.
 - `Relayout` copies its input into the layout of its output's type. The values stay the same.
 """
 
@@ -11,9 +12,12 @@ from collections.abc import Sequence
 
 from graphc.ir import GRAPHC_DOMAIN, Node, Type
 from graphc.ops.base import Datum, ExpressionContext, InferenceContext, Operator, Trait, register
+from graphc.ops.control import captured_data
 from graphc.ops.evaluate import evaluate_graph
 from graphc.ops.expr import TensorExpr, axes_of, load
 from graphc.ops.indexing import indices_of
+
+HELD = "Held"
 
 
 def _infer_region(ctx: InferenceContext) -> Sequence[Type]:
@@ -52,7 +56,26 @@ def _express_relayout(ctx: ExpressionContext) -> Sequence[TensorExpr]:
     return [TensorExpr(axes, load(0, kind.dtype, indices_of(axes)))]
 
 
+def held_node(node: Node) -> Node:
+    """The node that a `Held` holds; another node itself."""
+    return next(iter(node.graph_attribute("body").nodes)) if node.is_op(HELD, GRAPHC_DOMAIN) else node
+
+
+def _evaluate_held(node: Node, data: Sequence[Datum]) -> Sequence[Datum]:
+    count = len(node.inputs)
+    return evaluate_graph(node.graph_attribute("body"), data[:count], captured=captured_data(node, data))
+
+
 register(Operator("Region", _infer_region, _evaluate_region, domain=GRAPHC_DOMAIN))
+register(
+    Operator(
+        HELD,
+        _infer_region,
+        _evaluate_held,
+        domain=GRAPHC_DOMAIN,
+        traits=frozenset({Trait.CONTROL, Trait.DATA_DEPENDENT}),
+    )
+)
 register(
     Operator(
         "Relayout",

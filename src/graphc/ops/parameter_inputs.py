@@ -7,7 +7,7 @@ are traced back, through arithmetic that folds once its inputs are known, to inp
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -72,8 +72,7 @@ class _Search:
             return ()
         self.missed.clear()
         try:
-            self.inference.infer(node)
-            is_open = _is_open(node)
+            is_open = _is_open(node, self.inference.infer(node))
             if not is_open and not operator.has(Trait.CONTROL):
                 is_open = express(node, self._note) is None
         except GraphcError:
@@ -137,18 +136,22 @@ def _name(value: Value) -> str:
     return value.name
 
 
-def _is_open(node: Node) -> bool:
-    """Whether the types of a node's outputs hold what only data tells, and its inputs do not yet."""
+def _is_open(node: Node, found: Sequence[Type | None]) -> bool:
+    """Whether types of a node's outputs hold what only data tells, and its inputs do not yet.
+
+    Types that the model declares may say more, and be wrong.
+    """
     given = (*node.inputs, *captured_inputs(node))
-    before = {name for value in given if value is not None for name in _unknowns(value.type)}
+    before = {name for value in given if value is not None for name in unknowns(value.type)}
     return any(
-        not isinstance(value.type, TensorType) or value.type.shape is None or bool(_unknowns(value.type) - before)
-        for value in node.outputs
+        not isinstance(kind, TensorType) or kind.shape is None or bool(unknowns(kind) - before)
+        for value, kind in zip(node.outputs, found, strict=True)
         if value.is_used
     )
 
 
-def _unknowns(kind: Type | None) -> set[str]:
+def unknowns(kind: Type | None) -> set[str]:
+    """Names of a type's extents that only data tells."""
     if not isinstance(kind, TensorType):
         return set()
     return {name for dim in kind.shape or () for name in symbols(dim) if name.startswith(UNKNOWN_PREFIX)}

@@ -27,8 +27,23 @@ def ints(*values: int) -> Any:
     return np.array(values, np.int64)
 
 
+ODD = np.array([np.nan, np.inf, -np.inf, 1, 0, -0.0, 1e8] * 9, np.float32)
+
 CASES: dict[str, tuple[list[Any], Make]] = {
     "pointwise": ([normal(3, 5, 7)], lambda b, x: b.op("Relu", x)),
+    # What holds of numbers and not of NaN, infinities or rounded sums: TVM's simplifier knows of numbers only.
+    "less itself": ([ODD], lambda b, x: b.op("Sub", x, x)),
+    "and its opposite": ([ODD], lambda b, x: b.op("Add", b.op("Neg", x), x)),
+    "there and back": ([ODD, ODD[::-1].copy()], lambda b, x, y: b.op("Sub", b.op("Add", x, y), x)),
+    "there and back by a number": (
+        [ODD],
+        lambda b, x: b.op("Sub", b.op("Add", x, b.constant(np.float32(1e8))), b.constant(np.float32(1e8))),
+    ),
+    "equal to itself": ([ODD], lambda b, x: b.op("Equal", x, x)),
+    "unlike itself": ([ODD.astype(np.float64)], lambda b, x: b.op("Not", b.op("Equal", x, x))),
+    "not less": ([ODD, ODD[::-1].copy()], lambda b, x, y: b.op("Not", b.op("Less", x, y))),
+    "less or not": ([ODD, ODD], lambda b, x, y: b.op("Or", b.op("Less", x, y), b.op("GreaterOrEqual", x, y))),
+    "truth of floats": ([ODD], lambda b, x: b.op("Cast", x, to=dtypes.BOOL.onnx)),
     "row broadcast": ([normal(3, 5, 37), normal(37)], lambda b, x, y: b.op("Add", x, y)),
     "column broadcast": ([normal(3, 5, 37), normal(5, 1)], lambda b, x, y: b.op("Mul", b.op("Tanh", x), y)),
     "scalar": ([normal()], lambda b, x: b.op("Exp", x)),

@@ -77,6 +77,17 @@ def isnan(value: Expr) -> Expr:
     return masked > broadcast(unsigned(infinity), lanes)
 
 
+def equal(left: Expr, right: Expr) -> Expr:
+    """Whether floats are equal: to TVM everything equals itself, NaN too. LLVM makes one comparison of the two."""
+    left, right = bind(left), bind(right)
+    return T.And(left <= right, left >= right)
+
+
+def unequal(left: Expr, right: Expr) -> Expr:
+    """Whether floats are not equal, as NaN is to all: TVM's own comparison answers no for NaN."""
+    return T.bitwise_xor(equal(left, right), broadcast(T.boolean(True), lanes_of(left)))
+
+
 def from_storage(value: Expr, dtype: DType) -> Expr:
     """A loaded element, or vector of them, in its computing type."""
     lanes = lanes_of(value)
@@ -177,7 +188,7 @@ def cast(
     if source == target:
         return value
     if target == dtypes.BOOL:
-        return T.NE(value, number(0, source, lanes))
+        return (unequal if source.is_float else T.NE)(value, number(0, source, lanes))
     if source == dtypes.BOOL:
         return T.Select(value, number(1, target, lanes), number(0, target, lanes))
     if is_narrow_float(target):

@@ -8,7 +8,16 @@ from collections.abc import Callable
 from tvm.tirx.script.builder import ir as T
 
 from graphc.backends.tvm import vectormath
-from graphc.backends.tvm.element_types import SUPPORTED_DTYPES, compute_dtype, isnan, named, number, tir_dtype
+from graphc.backends.tvm.element_types import (
+    SUPPORTED_DTYPES,
+    compute_dtype,
+    equal,
+    isnan,
+    named,
+    number,
+    tir_dtype,
+    unequal,
+)
 from graphc.backends.tvm.tir import Expr, Register, bind, broadcast, lanes_of
 from graphc.errors import BackendError
 from graphc.ir import dtypes
@@ -107,13 +116,8 @@ def _float_mod(dtype: DType, lanes: int, left: Expr, right: Expr) -> Expr:
     zero = number(0, dtype, lanes)
     left, right = bind(left), bind(right)
     remainder = bind(_libm("fmod")(dtype, lanes, left, right))
-    signs_differ = _differ(remainder < zero, right < zero)
+    signs_differ = T.bitwise_xor(remainder < zero, right < zero)
     return T.Select(T.And(T.NE(remainder, zero), signs_differ), remainder + right, remainder)
-
-
-def _differ(left: Expr, right: Expr) -> Expr:
-    """Whether two predicates differ."""
-    return T.Or(T.And(left, T.Not(right)), T.And(T.Not(left), right))
 
 
 def _intrinsic(name: str) -> Renderer:
@@ -142,7 +146,20 @@ def _libm(name: str) -> Renderer:
 def _not(dtype: DType, lanes: int, value: Expr) -> Expr:
     if dtype.kind != "bool":
         return T.bitwise_not(value)
-    return T.Not(value)
+    # To TVM, what is not less is greater or equal, which NaN is neither; it looks into no bitwise operation.
+    return T.bitwise_xor(value, broadcast(T.boolean(True), lanes))
+
+
+def _opposite(dtype: DType, lanes: int, value: Expr) -> Expr:
+    """A float with its sign turned.
+
+    To TVM `x - x` is 0 and `x + y - x` is `y`, which rounding and infinities make wrong. It looks into no bits; LLVM
+    makes negations and subtractions of them again.
+    """
+    wide = compute_dtype(dtype) == dtypes.FLOAT64
+    sign = T.int64(-(1 << 63)) if wide else T.int32(-(1 << 31))
+    bits = T.reinterpret(named("int64" if wide else "int32", lanes), value)
+    return T.reinterpret(tir_dtype(dtype, lanes), T.bitwise_xor(bits, broadcast(sign, lanes)))
 
 
 def _compare(op: str) -> Renderer:
@@ -196,9 +213,11 @@ _ARITHMETIC: dict[str, Renderer] = {
 _FLOAT: dict[str, Renderer] = {
     **_ARITHMETIC,
     "add": _plain(lambda a, b: a + b),
-    "sub": _plain(lambda a, b: a - b),
+    "sub": lambda dtype, lanes, a, b: a + _opposite(dtype, lanes, b),
+    "eq": _plain(equal),
+    "ne": _plain(unequal),
     "mul": _plain(lambda a, b: a * b),
-    "neg": lambda dtype, lanes, value: number(-0.0, dtype, lanes) - value,
+    "neg": _opposite,
     "div": _plain(lambda a, b: a / b),
     "floordiv": lambda dtype, lanes, a, b: _intrinsic("llvm.floor")(dtype, lanes, a / b),
     "mod": _float_mod,
@@ -247,16 +266,18 @@ _INTEGER: dict[str, Renderer] = {
 }
 _BOOL: dict[str, Renderer] = {
     "and": _plain(T.And),
-    "or": _plain(T.Or),
-    "xor": _plain(_differ),
-    "eq": lambda dtype, lanes, a, b: T.Not(_differ(a, b)),
-    "ne": _plain(_differ),
-    "max": _plain(T.Or),
+    "or": _plain(T.bitwise_or),
+    "xor": _plain(T.bitwise_xor),
+    "eq": lambda dtype, lanes, a, b: _not(dtype, lanes, T.bitwise_xor(a, b)),
+    "ne": _plain(T.bitwise_xor),
+    "max": _plain(T.bitwise_or),
     "min": _plain(T.And),
-    "add": _plain(T.Or),
+    "add": _plain(T.bitwise_or),
     "mul": _plain(T.And),
     "not": _not,
 }
+"""Of one comparison or another TVM thinks that one must hold, which for NaN none does: it looks into no bits."""
+
 _TABLE: dict[tuple[str, str], Renderer] = {
     (op, kind): render
     for kind, table in (("float", _FLOAT), ("int", _INTEGER), ("bool", _BOOL))
