@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 
 from graphc.errors import ParseError
-from graphc.ir import GRAPHC_DOMAIN, Builder, Graph, Node, TensorType, dtypes
+from graphc.ir import GRAPHC_DOMAIN, Builder, Graph, Node, TensorType, Value, dtypes
 from graphc.ir.verify import verify
 from graphc.ops import infer_graph
 from graphc.ops.evaluate import evaluate_graph
 from graphc.passes import PassContext
 from graphc.passes.fuse import Fuse, dissolve
+from graphc.target import Verdict, refused
 from graphc.testing import check_pass
 
 RNG = np.random.default_rng(0)
@@ -39,7 +40,7 @@ def _operators(region: Node) -> list[str]:
     return [node.op_type for node in region.graph_attribute("body").nodes if node.op_type != "Constant"]
 
 
-def _weight(b: Builder, *shape: int) -> object:
+def _weight(b: Builder, *shape: int) -> Value:
     return b.constant(RNG.standard_normal(shape).astype(np.float32))
 
 
@@ -125,10 +126,49 @@ def test_a_host_step_is_never_fused() -> None:
     infer_graph(graph)
 
     class Nothing:
-        def supports(self, node: Node) -> bool:
-            return False
+        def supports(self, node: Node) -> Verdict:
+            return refused("it is Tuesday")
 
-    assert Fuse().run(graph, PassContext(capability=Nothing())) == 0  # type: ignore[arg-type]
+    context = PassContext(capability=Nothing())
+    (finding,) = Fuse().explain(graph, context)
+    assert finding.text == "%exp of Exp is stored: Exp runs on the host: it is Tuesday"
+    assert Fuse().run(graph, context) == 0
+
+
+def test_what_is_in_one_region_and_why_the_rest_is_not_is_told() -> None:
+    graph, b = _graph(x=(4, 8), r=(16,))
+    y = b.op("Relu", b.op("MatMul", graph.inputs[0], _weight(b, 8, 16), outputs=["product"]), outputs=["relu"])
+    total = b.op("ReduceSum", y, b.constant([1]), keepdims=0, outputs=["total"])
+    graph.outputs = [b.op("Add", b.op("Transpose", y), b.op("Exp", total, outputs=["exp"])), y]
+    infer_graph(graph)
+    before = str(graph)
+    told = [(finding.node.op_type, finding.text) for finding in Fuse().explain(graph, PassContext()) if finding.done]
+    assert told == [
+        ("MatMul", "one region of MatMul: MatMul, Relu"),
+        ("ReduceSum", "one region of ReduceSum: ReduceSum, Exp"),
+        ("Add", "one region of Add: Transpose, Add"),
+    ]
+    apart = {finding.text for finding in Fuse().explain(graph, PassContext()) if not finding.done}
+    assert apart == {
+        "%relu of Relu is stored: ReduceSum is not pointwise, and only pointwise operators follow in registers; "
+        "%relu is an output of the graph",
+        "%relu of Relu is stored: Transpose is not pointwise, and only pointwise operators follow in registers; "
+        "%relu is an output of the graph",
+        "%exp of Exp is stored: Add makes float32[16x4], another shape than the region's; "
+        "Exp makes 4 elements, and would be computed for each of the region's 64",
+    }
+    assert str(graph) == before
+
+
+def test_limits_are_among_the_reasons() -> None:
+    graph, b = _graph(x=(4, 8))
+    y = graph.inputs[0]
+    for _ in range(4):
+        y = b.op("Exp", b.op("Neg", y))
+    graph.outputs = [y]
+    infer_graph(graph)
+    reasons = [finding.text for finding in Fuse(max_nodes=4).explain(graph, PassContext()) if not finding.done]
+    assert len(reasons) == 1 and reasons[0].endswith("the region would have 5 nodes; max_nodes is 4")
 
 
 def test_random_graphs_keep_their_meaning() -> None:

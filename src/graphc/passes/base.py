@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
@@ -49,6 +49,23 @@ class Application:
 
     def __str__(self) -> str:
         return f"{self.action} at {self.node}"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a pass has to say about one node, before it runs.
+
+    Args:
+        node: The node.
+        text: What the pass would do to it, or why it would do nothing, without a full stop.
+        done: Whether it would do it.
+        others: Other nodes that it is about.
+    """
+
+    node: Node
+    text: str
+    done: bool = False
+    others: tuple[Node, ...] = ()
 
 
 def refuse(reason: str) -> Refusal:
@@ -111,6 +128,14 @@ class Pass(Protocol):
 
     def run(self, graph: Graph, context: PassContext) -> int:
         """Changes `graph` in place and answers how many changes it made."""
+
+
+@runtime_checkable
+class Explaining(Protocol):
+    """A pass that can tell what it would do and why not more; of others, `graphc why` tells what they announced."""
+
+    def explain(self, graph: Graph, context: PassContext) -> Iterable[Finding]:
+        """What `run` would do to `graph`, which is not changed."""
 
 
 PassClass = TypeVar("PassClass", bound=type[Pass])

@@ -8,6 +8,7 @@ node stands only where a value enters or leaves the blocked part of the graph.
 
 from __future__ import annotations
 
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -16,7 +17,7 @@ from graphc.ir.dtypes import FLOAT32
 from graphc.ir.layout_checks import ANY_OPERATOR, register_layout_rule, row_major_only
 from graphc.ops.base import Trait, find
 from graphc.ops.convolution import conv_window
-from graphc.passes.base import PassContext, register_pass
+from graphc.passes.base import Finding, PassContext, register_pass
 
 _POOLS = frozenset({"MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool"})
 _FOLLOWERS = frozenset({"Concat", "Resize", "BatchNormalization", "Clip", "DepthToSpace", "Slice"})
@@ -43,7 +44,7 @@ class AssignLayout:
 
     def run(self, graph: Graph, context: PassContext) -> int:
         """Chooses the values to block, gives them their layouts, and puts Relayout nodes at the borders."""
-        block = self.block or (context.target.lanes(FLOAT32) if context.target is not None else 16)
+        block = self._block(context)
         if block == 1:
             return 0
         chosen = self._choose(graph, block, context)
@@ -57,14 +58,32 @@ class AssignLayout:
             changes += _convert_inputs(graph, node, block)
         return changes
 
+    def explain(self, graph: Graph, context: PassContext) -> Iterator[Finding]:
+        """What would be stored in blocks of channels, and why nothing else would."""
+        block = self._block(context)
+        if block == 1:
+            return
+        chosen: dict[Value, None] = {}
+        for node in graph.nodes:
+            if node.is_op("Constant"):
+                continue
+            reason = _why_row_major(node, chosen, block, context)
+            if reason is None:
+                chosen[node.output] = None
+        for node in graph.nodes:
+            if node.output in chosen:
+                yield Finding(node, f"stored as {self._layout(node.output, block)}", done=True)
+            elif not node.is_op("Constant"):
+                yield Finding(node, f"row-major: {_why_row_major(node, chosen, block, context)}")
+
+    def _block(self, context: PassContext) -> int:
+        return self.block or (context.target.lanes(FLOAT32) if context.target is not None else 16)
+
     def _choose(self, graph: Graph, block: int, context: PassContext) -> list[Value]:
         """Values to store blocked, in graph order."""
         chosen: dict[Value, None] = {}
         for node in graph.nodes:
-            if not _is_image(node.output, block) or not _is_compiled(node, context):
-                continue
-            follows = _computes_in_any_layout(node) and any(value in chosen for value in _data_inputs(node))
-            if (_is_convolution(node) or follows) and context.permit(self.name, node):
+            if _why_row_major(node, chosen, block, context) is None and context.permit(self.name, node):
                 chosen[node.output] = None
         return list(chosen)
 
@@ -79,13 +98,40 @@ class AssignLayout:
         return blocked(1, block, halo=halo, fill=0.0)
 
 
+def _why_row_major(node: Node, chosen: Container[Value], block: int, context: PassContext) -> str | None:
+    """Why the node's result is not stored in blocks; None where it is."""
+    reason = _not_an_image(node.output, block)
+    if reason is not None:
+        return reason
+    verdict = None if context.capability is None else context.capability.supports(node)
+    if verdict is not None and not verdict:
+        return f"{node.op} runs on the host: {verdict.reason}"
+    if _is_convolution(node):
+        return None
+    if not _computes_in_any_layout(node):
+        return f"{node.op} is computed on row-major storage"
+    if not any(value in chosen for value in _data_inputs(node)):
+        return f"nothing that {node.op} reads is stored in blocks"
+    return None
+
+
 def _is_image(value: Value, block: int) -> bool:
-    """Whether a value is a float32 batch of images with channels enough to fill most of a block."""
+    return _not_an_image(value, block) is None
+
+
+def _not_an_image(value: Value, block: int) -> str | None:
+    """Why a value is no float32 batch of images with channels enough to fill most of a block."""
     kind = value.type
-    if not isinstance(kind, TensorType) or kind.shape is None or len(kind.shape) != 4 or kind.dtype != FLOAT32:
-        return False
+    if not isinstance(kind, TensorType) or kind.shape is None or len(kind.shape) != 4:
+        return "its result is no batch of images"
+    if kind.dtype != FLOAT32:
+        return f"its result is {kind.dtype}, not float32"
     channels = kind.shape[1]
-    return isinstance(channels, int) and 2 * channels >= block
+    if not isinstance(channels, int):
+        return f"the number of channels is open: {channels}"
+    if 2 * channels < block:
+        return f"{channels} channels fill less than half of a block of {block}"
+    return None
 
 
 def _is_convolution(node: Node) -> bool:
@@ -116,10 +162,6 @@ def _computes_in_any_layout(node: Node) -> bool:
 
 def _data_inputs(node: Node) -> list[Value]:
     return [value for value in node.inputs if value is not None]
-
-
-def _is_compiled(node: Node, context: PassContext) -> bool:
-    return context.capability is None or bool(context.capability.supports(node))
 
 
 def _convert_readers(graph: Graph, value: Value) -> int:

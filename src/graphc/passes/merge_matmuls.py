@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -11,7 +11,7 @@ import numpy as np
 from graphc.ir import Builder, Graph, Node, Tensor, TensorType, Value
 from graphc.ops.base import Array
 from graphc.ops.inference import infer_node
-from graphc.passes.base import PassContext, register_pass
+from graphc.passes.base import Finding, PassContext, register_pass
 from graphc.passes.edit import erase_unused, replace_value
 
 
@@ -34,25 +34,60 @@ class MergeMatMuls:
         """Merges group by group, nested graphs included."""
         return sum(self._merge_in(inner, context) for inner in list(graph.all_graphs()))
 
+    def explain(self, graph: Graph, context: PassContext) -> Iterator[Finding]:
+        """The products that would be merged, and why others would not."""
+        for inner in graph.all_graphs():
+            groups = _groups(inner)
+            for branches in groups:
+                for branch in branches:
+                    others = tuple(other.matmul for other in branches if other is not branch)
+                    reason = self._refusal(branches) or _alone(branch, groups)
+                    text = reason or f"merged with {len(others)} more of %{branch.source.name}"
+                    yield Finding(branch.matmul, text, done=reason is None, others=others)
+            for node in inner.nodes:
+                found = _Branch.of(node) if node.is_op("MatMul") else None
+                if isinstance(found, str):
+                    yield Finding(node, found)
+
     def _merge_in(self, graph: Graph, context: PassContext) -> int:
-        groups: dict[tuple[Value, object], list[_Branch]] = {}
-        for node in graph.nodes:
-            branch = _Branch.of(node)
-            if branch is not None:
-                key = (branch.source, (branch.weight.shape[0], branch.weight.dtype, branch.bias is None))
-                groups.setdefault(key, []).append(branch)
         merged = 0
-        for branches in groups.values():
-            columns = sum(branch.columns for branch in branches)
-            if len(branches) < 2:
-                continue
-            if columns > self.max_columns:
-                reason = f"the merged weight would have {columns} columns; max_columns is {self.max_columns}"
+        for branches in _groups(graph):
+            reason = self._refusal(branches)
+            if len(branches) > 1 and reason is not None:
                 context.refused(self.name, branches[0].matmul, reason)
-            elif context.permit(self.name, branches[0].matmul):
+            elif len(branches) > 1 and context.permit(self.name, branches[0].matmul):
                 _merge(graph, branches)
                 merged += 1
         return merged
+
+    def _refusal(self, branches: Sequence[_Branch]) -> str | None:
+        columns = sum(branch.columns for branch in branches)
+        if columns <= self.max_columns:
+            return None
+        return f"the merged weight would have {columns} columns; max_columns is {self.max_columns}"
+
+
+def _groups(graph: Graph) -> list[list[_Branch]]:
+    """Products that could be one, single ones too."""
+    groups: dict[tuple[Value, object], list[_Branch]] = {}
+    for node in graph.nodes:
+        branch = _Branch.of(node) if node.is_op("MatMul") else None
+        if isinstance(branch, _Branch):
+            key = (branch.source, (branch.weight.shape[0], branch.weight.dtype, branch.bias is None))
+            groups.setdefault(key, []).append(branch)
+    return list(groups.values())
+
+
+def _alone(branch: _Branch, groups: Sequence[Sequence[_Branch]]) -> str | None:
+    """Why a product is merged with no other; None where it is."""
+    if any(branch in branches and len(branches) > 1 for branches in groups):
+        return None
+    others = [b for branches in groups for b in branches if b.source is branch.source and b is not branch]
+    if not others:
+        return f"no other product of %{branch.source.name} has a constant weight"
+    if (others[0].bias is None) != (branch.bias is None):
+        return f"only one of it and {others[0].matmul.describe()} is followed by a bias that can be merged"
+    return f"the weight of {others[0].matmul.describe()} is {others[0].weight.dtype}, not {branch.weight.dtype}"
 
 
 @dataclass(frozen=True)
@@ -70,17 +105,20 @@ class _Branch:
         return self.weight.shape[1]
 
     @staticmethod
-    def of(node: Node) -> _Branch | None:
-        """The branch that begins at `node`, None where it is no product with a constant matrix that can be merged."""
-        source, weight = node.input(0), node.input(1)
-        if not node.is_op("MatMul") or source is None or weight is None or weight.constant is None:
-            return None
-        if len(weight.constant.shape) != 2 or not isinstance(source.type, TensorType) or not source.type.rank:
-            return None
+    def of(node: Node) -> _Branch | str:
+        """The branch that begins at a MatMul, or why it cannot be merged with others."""
+        source, weight = node.inputs[:2]
+        assert source is not None and weight is not None, node
+        if weight.constant is None:
+            return f"its weight %{weight.name} is not constant"
+        if len(weight.constant.shape) != 2:
+            return f"its weight is of shape {list(weight.constant.shape)}, not a matrix"
+        if not isinstance(source.type, TensorType) or not source.type.rank:
+            return f"the rank of %{source.name} is unknown"
         bias = _bias_of(node, weight.constant.shape[1])
         result = node.output if bias is None else bias[0]
         if result.is_graph_output:
-            return None
+            return f"%{result.name} is an output of the graph, which a part of another value cannot be"
         return _Branch(source, node, weight.constant, None if bias is None else bias[1], result)
 
 

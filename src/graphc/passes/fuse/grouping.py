@@ -1,30 +1,20 @@
-"""Fusion: grouping nodes into regions, each of which becomes one kernel.
-
-A region has at most one anchor, the node that decides its loops:
-
-    contraction, window, attention    the kernel is a template; pointwise operators follow in its epilogue
-    reduction, normalization          a row at a time; pointwise operators before and after it
-    none                              one loop nest over the output; pointwise and movement operators inlined
-
-Anchors are served in that order, because an epilogue costs a matmul nothing and saves a whole pass over memory.
-"""
+"""Which nodes go into one region."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import ClassVar
 
-from graphc.ir import GRAPHC_DOMAIN, Graph, Node, TensorType, Value, clone_node
+from graphc.ir import GRAPHC_DOMAIN, Graph, Node, TensorType, Value
 from graphc.ops.base import Trait, express, find, parameters
 from graphc.ops.expr import Load, Scalar, walk
-from graphc.passes.base import PassContext, register_pass
+from graphc.passes.base import PassContext
 
 REGION = "Region"
 
-_HEAVY = frozenset({Trait.CONTRACTION, Trait.WINDOW})
-_ROWS = frozenset({Trait.REDUCTION, Trait.NORMALIZATION})
-_INLINED = frozenset({Trait.POINTWISE, Trait.MOVEMENT})
+HEAVY = frozenset({Trait.CONTRACTION, Trait.WINDOW})
+ROWS = frozenset({Trait.REDUCTION, Trait.NORMALIZATION})
+INLINED = frozenset({Trait.POINTWISE, Trait.MOVEMENT})
 _DUPLICATION = 1.5
 """A producer may be inlined where this computes it at most so many times as often as storing it would."""
 
@@ -32,77 +22,57 @@ _BRANCHING = frozenset({"Concat", "Pad"})
 """Movements that evaluate every source under a condition: what is inlined there is computed for nothing elsewhere."""
 
 
-@register_pass
-@dataclass(frozen=True)
-class Fuse:
-    """Groups compiled nodes into `graphc::Region` nodes.
-
-    Before: typed graph, layouts assigned. After: every group of more than one node is a Region whose closed body
-    computes the same values; nodes that have no compiled form, views and constants stay as they are.
-
-    Args:
-        max_nodes: Most nodes of a region, so that kernels stay small enough to compile quickly.
-        max_inputs: Most inputs of a region: each is a pointer that a kernel keeps in a register.
-    """
-
-    name: ClassVar[str] = "fuse"
-    max_nodes: int = 24
-    max_inputs: int = 16
-
-    def run(self, graph: Graph, context: PassContext) -> int:
-        """Groups, then replaces each group by its region; answers how many regions were made."""
-        plan = _Grouping(self, graph, context)
-        groups = [group for group in plan.groups() if len(group.nodes) > 1]
-        made = 0
-        for group in groups:
-            if context.permit(self.name, group.nodes[-1]):
-                _make_region(graph, group)
-                made += 1
-        if made:
-            graph.topological_sort()
-        return made
-
-
 @dataclass
-class _Group:
+class Group:
     """Nodes of one region in graph order, and the one that anchors it."""
 
     nodes: list[Node]
     anchor: Node
 
 
-class _Grouping:
-    """One run of the pass over one graph."""
+class Grouping:
+    """One run of the pass over one graph.
 
-    def __init__(self, options: Fuse, graph: Graph, context: PassContext) -> None:
-        self.options = options
+    Args:
+        graph: Its nodes are grouped; it is not changed.
+        context: Says what has a compiled form.
+        max_nodes: Most nodes of a group.
+        max_inputs: Most inputs of a group.
+    """
+
+    def __init__(self, graph: Graph, context: PassContext, *, max_nodes: int, max_inputs: int) -> None:
         self.graph = graph
         self.context = context
+        self.max_nodes, self.max_inputs = max_nodes, max_inputs
         self.position = {node: i for i, node in enumerate(graph.nodes)}
         self.taken: set[Node] = set()
-        self.compiled = {node for node in graph.nodes if self._is_compiled(node)}
+        self.compiled = {node for node in graph.nodes if self.not_compiled(node) is None}
 
-    def _is_compiled(self, node: Node) -> bool:
+    def not_compiled(self, node: Node) -> str | None:
+        """Why a node has no part in regions; None where it can have."""
         if node.is_op("Constant") or node.is_op(REGION, GRAPHC_DOMAIN):
-            return False
-        static = all(isinstance(v.type, TensorType) and v.type.shape is not None for v in node.outputs)
-        capability = self.context.capability
-        return static and find(node) is not None and (capability is None or bool(capability.supports(node)))
+            return f"{node.op} is not computed"
+        if any(not isinstance(v.type, TensorType) or v.type.shape is None for v in node.outputs):
+            return f"the rank of what {node.op} makes is unknown"
+        if find(node) is None:
+            return f"{node.op} is unknown"
+        verdict = None if self.context.capability is None else self.context.capability.supports(node)
+        return None if verdict is None or verdict else f"{node.op} runs on the host: {verdict.reason}"
 
-    def groups(self) -> Iterator[_Group]:
+    def groups(self) -> Iterator[Group]:
         """Every group, heavy anchors first."""
         nodes = list(self.graph.nodes)
-        for traits, grow in ((_HEAVY, self._heavy), (_ROWS, self._rows)):
+        for traits, grow in ((HEAVY, self._heavy), (ROWS, self._rows)):
             for node in nodes:
-                if node in self.compiled and node not in self.taken and _has(node, traits):
+                if node in self.compiled and node not in self.taken and has(node, traits):
                     yield self._take(grow(node), node)
         for node in reversed(nodes):
-            if node in self.compiled and node not in self.taken and _has(node, _INLINED) and not _is_view(node):
+            if node in self.compiled and node not in self.taken and has(node, INLINED) and not is_view(node):
                 yield self._take(self._producers({node}, node), node)
 
-    def _take(self, nodes: set[Node], anchor: Node) -> _Group:
+    def _take(self, nodes: set[Node], anchor: Node) -> Group:
         self.taken |= nodes
-        return _Group(sorted(nodes, key=self.position.__getitem__), anchor)
+        return Group(sorted(nodes, key=self.position.__getitem__), anchor)
 
     def _heavy(self, anchor: Node) -> set[Node]:
         """The anchor and what can follow it in registers; for attention, also the views and transposes around it."""
@@ -114,7 +84,7 @@ class _Grouping:
         nodes = {anchor}
         for value in anchor.inputs[:3]:
             while value is not None and (node := value.producer) in self.compiled and node not in self.taken:
-                movement = _has(node, {Trait.MOVEMENT}) and not _branches(node) and len(node.outputs) == 1
+                movement = has(node, {Trait.MOVEMENT}) and not _branches(node) and len(node.outputs) == 1
                 if not movement or len(value.uses) != 1:
                     break
                 nodes.add(node)
@@ -130,7 +100,7 @@ class _Grouping:
     def _rows(self, anchor: Node) -> set[Node]:
         """A reduction with the pointwise operators before it and after it."""
         nodes = self._epilogue({anchor}, anchor)
-        return self._producers(nodes, anchor, keep=anchor.output.type == _result(nodes, self.position).type)
+        return self._producers(nodes, anchor, keep=anchor.output.type == result_of(nodes, self.position).type)
 
     def _epilogue(self, nodes: set[Node], anchor: Node) -> set[Node]:
         """Adds pointwise consumers of the anchor's shape; a chain may fork as long as it joins again.
@@ -141,19 +111,19 @@ class _Grouping:
         grown, kept = set(nodes), set(nodes)
         if len([value for value in anchor.outputs if value.is_used]) != 1:
             return kept
-        while len(grown) < self.options.max_nodes:
+        while len(grown) < self.max_nodes:
             following = self._next_pointwise(grown, shape)
             if following is None:
                 break
             grown.add(following)
-            if len(_read_outside(grown)) == 1 and len(_inputs(grown)) <= self.options.max_inputs:
+            if len(read_outside(grown)) == 1 and len(inputs_of(grown)) <= self.max_inputs:
                 kept = set(grown)
         return kept
 
     def _next_pointwise(self, nodes: set[Node], shape: object) -> Node | None:
         """The earliest consumer outside that could join an epilogue of `shape`."""
         found: Node | None = None
-        for value in _read_outside(nodes):
+        for value in read_outside(nodes):
             for node in value.consumers:
                 if node in nodes or not self._can_follow(node, nodes, shape):
                     continue
@@ -162,13 +132,18 @@ class _Grouping:
         return found
 
     def _can_follow(self, node: Node, nodes: set[Node], shape: object) -> bool:
-        if node not in self.compiled or node in self.taken or not (_has(node, {Trait.POINTWISE}) or _is_relayout(node)):
-            return False
+        return node not in self.taken and self.cannot_follow(node, nodes, shape) is None
+
+    def cannot_follow(self, node: Node, nodes: set[Node], shape: object) -> str | None:
+        """Why `node`, which reads a result of `nodes`, cannot be computed in the registers of their epilogue."""
+        if node not in self.compiled:
+            return self.not_compiled(node)
+        if not (has(node, {Trait.POINTWISE}) or _is_relayout(node)):
+            return f"{node.op} is not pointwise, and only pointwise operators follow in registers"
         if node.output.tensor_type.shape != shape:
-            return False
-        return not any(
-            value is not None and value.producer not in nodes and self._depends(value, nodes) for value in node.inputs
-        )
+            return f"{node.op} makes {node.output.tensor_type}, another shape than the region's"
+        late = [v for v in node.inputs if v is not None and v.producer not in nodes and self._depends(v, nodes)]
+        return f"{node.op} also needs %{late[0].name}, which is computed from what the region makes" if late else None
 
     def _depends(self, value: Value, nodes: set[Node]) -> bool:
         """Whether `value`, made outside, is computed from results of `nodes`: fusing its reader would make a cycle."""
@@ -193,7 +168,7 @@ class _Grouping:
             keep: Whether a producer of the result's shape may join though others read it too: it becomes a further
                 output of the kernel (the sum before a layer norm, which the next residual needs).
         """
-        result = _result(nodes, self.position)
+        result = result_of(nodes, self.position)
         grown = set(nodes)
         frontier = list(grown)
         while frontier:
@@ -205,11 +180,11 @@ class _Grouping:
                 if not self._can_inline(producer, node, grown, result):
                     continue
                 alone = all(user in grown for user in value.consumers) and not value.is_graph_output
-                extra = keep and value.type == result.type and len(_read_outside(grown)) == 1
+                extra = keep and value.type == result.type and len(read_outside(grown)) == 1
                 if not alone and not (extra and not self._read_before(value, grown)):
                     continue
                 trial = grown | {producer}
-                if len(trial) > self.options.max_nodes or len(_inputs(trial)) > self.options.max_inputs:
+                if len(trial) > self.max_nodes or len(inputs_of(trial)) > self.max_inputs:
                     continue
                 grown = trial
                 frontier.append(producer)
@@ -226,28 +201,41 @@ class _Grouping:
         return value.producer is not None and self._depends(value, set(sources)) if sources else False
 
     def _can_inline(self, producer: Node, reader: Node, nodes: set[Node], result: Value) -> bool:
-        if producer not in self.compiled or producer in self.taken or not _has(producer, _INLINED):
-            return False
-        if len(producer.outputs) != 1 or _branches(reader) or _branches(producer):
-            return False
+        return producer not in self.taken and self.cannot_inline(producer, reader, nodes, result) is None
+
+    def cannot_inline(self, producer: Node, reader: Node, nodes: set[Node], result: Value) -> str | None:
+        """Why `producer` cannot be computed where `reader`, one of `nodes`, reads it."""
+        if producer not in self.compiled:
+            return self.not_compiled(producer)
+        if not has(producer, INLINED):
+            return f"{producer.op} is neither pointwise nor a movement, and only those are computed where they are read"
+        if len(producer.outputs) != 1:
+            return f"{producer.op} has several results"
+        for node in (reader, producer):
+            if _branches(node):
+                return f"{node.op} would evaluate each of its operands for every element"
         if any(_is_gathered(reader, i) for i, value in enumerate(reader.inputs) if value is producer.output):
-            return False
-        if _has(producer, {Trait.MOVEMENT}) and any(_has(node, _ROWS) for node in nodes):
-            return False
+            return f"{reader.op} reads %{producer.output.name} at indices that are data, checked against what is stored"
+        if has(producer, {Trait.MOVEMENT}) and any(has(node, ROWS) for node in nodes):
+            return f"{producer.op} moves elements, and the region reads rows in order"
         made, read = producer.output.tensor_type.numel, result.tensor_type.numel
-        if _has(reader, _ROWS):
+        if has(reader, ROWS):
             read = made
         once = made == read or (isinstance(made, int) and isinstance(read, int) and read <= _DUPLICATION * made)
-        return once or _has(producer, {Trait.MOVEMENT})
+        if once or has(producer, {Trait.MOVEMENT}):
+            return None
+        return f"{producer.op} makes {made} elements, and would be computed for each of the region's {read}"
 
 
-def _has(node: Node | None, traits: Iterable[Trait]) -> bool:
+def has(node: Node | None, traits: Iterable[Trait]) -> bool:
+    """Whether a node is of one of these traits."""
     operator = None if node is None else find(node)
     return operator is not None and any(operator.has(trait) for trait in traits)
 
 
-def _is_view(node: Node) -> bool:
-    return _has(node, {Trait.VIEW})
+def is_view(node: Node) -> bool:
+    """Whether a node only says that storage has another shape."""
+    return has(node, {Trait.VIEW})
 
 
 def _is_relayout(node: Node) -> bool:
@@ -267,12 +255,12 @@ def _is_gathered(node: Node, number: int) -> bool:
     )
 
 
-def _result(nodes: Iterable[Node], position: dict[Node, int]) -> Value:
+def result_of(nodes: Iterable[Node], position: dict[Node, int]) -> Value:
     """The first output of the last node."""
     return max(nodes, key=position.__getitem__).output
 
 
-def _read_outside(nodes: set[Node]) -> list[Value]:
+def read_outside(nodes: set[Node]) -> list[Value]:
     """Values of the group that something outside reads."""
     return [
         value
@@ -282,77 +270,20 @@ def _read_outside(nodes: set[Node]) -> list[Value]:
     ]
 
 
-def _inputs(nodes: set[Node]) -> dict[Value, None]:
+def inputs_of(nodes: set[Node]) -> dict[Value, None]:
     """Values that a group reads and does not make, without the constants that go into its body."""
     return {
         value: None
         for node in nodes
-        for value, inner in zip(node.inputs, _inner_constants(node), strict=True)
+        for value, inner in zip(node.inputs, inner_constants(node), strict=True)
         if value is not None and value.producer not in nodes and not inner
     }
 
 
-def _inner_constants(node: Node) -> list[bool]:
+def inner_constants(node: Node) -> list[bool]:
     """Which inputs belong to a kernel's code: constants of one element, and the shapes and axes of operators."""
     known = parameters(node)
     return [
         value is not None and value.constant is not None and (value.constant.size == 1 or index in known)
         for index, value in enumerate(node.inputs)
     ]
-
-
-def _make_region(graph: Graph, group: _Group) -> Node:
-    """Replaces the group's nodes by a region that computes what is read outside."""
-    inside = set(group.nodes)
-    body = Graph("region", opset=graph.opset)
-    body.bounds = graph.bounds
-    mapping: dict[Value, Value] = {}
-    inputs: list[Value] = []
-    for node in group.nodes:
-        for value, inner in zip(node.inputs, _inner_constants(node), strict=True):
-            if value is None or value in mapping or value.producer in inside:
-                continue
-            if inner and value.producer is not None:
-                mapping[value] = body.append(clone_node(value.producer, {})).output
-            else:
-                mapping[value] = body.add_input(value.name, value.type)
-                inputs.append(value)
-        copy = body.append(clone_node(node, mapping))
-        mapping.update(zip(node.outputs, copy.outputs, strict=True))
-    results = sorted(_read_outside(inside), key=lambda v: group.nodes.index(v.producer) if v.producer else -1)
-    body.outputs = [mapping[value] for value in results]
-    origins = [name for node in group.nodes for name in node.origins]
-    last = group.nodes[-1]
-    region = Node(
-        REGION,
-        inputs,
-        [value.name for value in results],
-        {"body": body, "kind": group.anchor.op_type},
-        domain=GRAPHC_DOMAIN,
-        version=1,
-        name="+".join(node.op_type for node in group.nodes if not _is_view(node))[:120],
-        origins=origins,
-    )
-    graph.insert_after(region, last)
-    for old, new in zip(results, region.outputs, strict=True):
-        new.type = old.type
-        old.replace_all_uses(new)
-    for node in reversed(group.nodes):
-        graph.remove(node)
-    return region
-
-
-def dissolve(graph: Graph, region: Node) -> None:
-    """Puts the nodes of a region's body back into the graph in its place."""
-    body = region.graph_attribute("body")
-    values = dict(zip(body.inputs, (value for value in region.inputs if value is not None), strict=True))
-    for node in body.nodes:
-        names = [graph.fresh_name(value.name) if value.name else "" for value in node.outputs]
-        copy = graph.insert_before(clone_node(node, values, names), region)
-        values.update(zip(node.outputs, copy.outputs, strict=True))
-    for old, inner in zip(region.outputs, body.outputs, strict=True):
-        new = values[inner]
-        if old.is_graph_output:
-            old.name, new.name = new.name, old.name
-        old.replace_all_uses(new)
-    graph.remove(region)

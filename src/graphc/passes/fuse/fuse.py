@@ -1,0 +1,48 @@
+"""The pass: groups are formed, then each becomes a region."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+from graphc.ir import Graph
+from graphc.passes.base import Finding, PassContext, register_pass
+from graphc.passes.fuse.grouping import Grouping
+from graphc.passes.fuse.reasons import findings
+from graphc.passes.fuse.region import make_region
+
+
+@register_pass
+@dataclass(frozen=True)
+class Fuse:
+    """Groups compiled nodes into `graphc::Region` nodes.
+
+    Before: typed graph, layouts assigned. After: every group of more than one node is a Region whose closed body
+    computes the same values; nodes that have no compiled form, views and constants stay as they are.
+
+    Args:
+        max_nodes: Most nodes of a region, so that kernels stay small enough to compile quickly.
+        max_inputs: Most inputs of a region: each is a pointer that a kernel keeps in a register.
+    """
+
+    name: ClassVar[str] = "fuse"
+    max_nodes: int = 24
+    max_inputs: int = 16
+
+    def run(self, graph: Graph, context: PassContext) -> int:
+        """Groups, then replaces each group by its region; answers how many regions were made."""
+        plan = Grouping(graph, context, max_nodes=self.max_nodes, max_inputs=self.max_inputs)
+        groups = [group for group in plan.groups() if len(group.nodes) > 1]
+        made = 0
+        for group in groups:
+            if context.permit(self.name, group.nodes[-1]):
+                make_region(graph, group)
+                made += 1
+        if made:
+            graph.topological_sort()
+        return made
+
+    def explain(self, graph: Graph, context: PassContext) -> Iterator[Finding]:
+        """The regions that would be made, and why nodes beside each other would not be in one."""
+        return findings(Grouping(graph, context, max_nodes=self.max_nodes, max_inputs=self.max_inputs))
