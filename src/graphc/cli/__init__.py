@@ -38,6 +38,7 @@ COMMANDS: Mapping[str, Command] = {
     "compile": Command("compile", "an ONNX model into a package"),
     "run": Command("run", "a package or a model, on your inputs or on seeded ones"),
     "inspect": Command("inspect", "what is in it, what each pass did, what runs where, the memory plan and its bound"),
+    "why": Command("why", "why a rule or a pass did not do something, or what it did, node by node"),
     "verify": Command("verify", "is it right, and where it first is not"),
     "profile": Command("profile", "where the time goes, kernel by kernel"),
     "calibrate": Command("calibrate", "how long each variant of a package takes here, for the scheduler's promises"),

@@ -40,7 +40,7 @@ class Application:
     Args:
         action: The rule or pass.
         node: The node at which it happened, in one line of text form, as it was before.
-        origins: Names of the ONNX nodes it came from.
+        origins: Names of the ONNX nodes that it, and others that were replaced with it, came from.
     """
 
     action: str
@@ -104,11 +104,17 @@ class PassContext:
         """Whether the limit on rewrites is reached."""
         return self.limit is not None and self.applied >= self.limit
 
-    def permit(self, action: str, node: Node) -> bool:
-        """Counts one rewrite of `node` and answers whether it may happen; a pass asks before every change it makes."""
+    def permit(self, action: str, node: Node, origins: Iterable[str] | None = None) -> bool:
+        """Notes one rewrite of `node` and answers whether it may happen; a pass asks before every change it makes.
+
+        Args:
+            action: The rule or pass.
+            node: At which it happens.
+            origins: Names of the ONNX nodes concerned; those of `node` if None.
+        """
         if self.is_spent:
             return False
-        self.history.append(Application(action, node.describe(), node.origins))
+        self.history.append(Application(action, node.describe(), node.origins if origins is None else tuple(origins)))
         return True
 
     def refused(self, action: str, node: Node, reason: str) -> None:
@@ -133,6 +139,8 @@ class Pass(Protocol):
 @runtime_checkable
 class Explaining(Protocol):
     """A pass that can tell what it would do and why not more; of others, `graphc why` tells what they announced."""
+
+    name: ClassVar[str]
 
     def explain(self, graph: Graph, context: PassContext) -> Iterable[Finding]:
         """What `run` would do to `graph`, which is not changed."""

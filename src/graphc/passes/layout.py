@@ -72,7 +72,8 @@ class AssignLayout:
                 chosen[node.output] = None
         for node in graph.nodes:
             if node.output in chosen:
-                yield Finding(node, f"stored as {self._layout(node.output, block)}", done=True)
+                border = " with a border of zeros" if self._layout(node.output, block).halo else ""
+                yield Finding(node, f"stored in blocks of {block} channels{border}", done=True)
             elif not node.is_op("Constant"):
                 yield Finding(node, f"row-major: {_why_row_major(node, chosen, block, context)}")
 

@@ -99,7 +99,7 @@ class _Driver:
         rewrite = Rewrite.build(rule, match)
         if isinstance(rewrite, Refusal):
             return rewrite
-        if not self.context.permit(rule.name, match.root):
+        if not self.context.permit(rule.name, match.root, match.origins):
             rewrite.discard()
             return Refusal("the limit on rewrites is reached")
         moved = rewrite.commit()

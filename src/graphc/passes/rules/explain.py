@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from graphc.errors import GraphcError
 from graphc.ir import Node, Value
@@ -22,12 +22,14 @@ class Explanation:
         complete: Whether the whole pattern matched, so that it was a condition or the replacement that refused.
         matched: The nodes that were matched, the root first.
         bound: What the pattern's names stood for by then: a value with its type, or an attribute.
+        stopped: The node at which the pattern went no further.
     """
 
     reason: str | None
     complete: bool = False
     matched: tuple[Node, ...] = ()
     bound: Mapping[str, str] = field(default_factory=dict)
+    stopped: Node | None = None
 
 
 def explain(rule: Rule, node: Node) -> Explanation:
@@ -42,7 +44,8 @@ def explain(rule: Rule, node: Node) -> Explanation:
         if refusal is None:
             return _explanation(None, match, complete=True)
         refused = refused or _explanation(refusal.reason, match, complete=True)
-    return refused or _explanation(trace.reason, trace.match, complete=False)
+    stopped = None if trace.stopped is None else trace.stopped.producer
+    return refused or replace(_explanation(trace.reason, trace.match, complete=False), stopped=stopped)
 
 
 def _attempt(rule: Rule, match: Match) -> Refusal | None:

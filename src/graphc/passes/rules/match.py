@@ -108,6 +108,11 @@ class Match:
         return shape_of(self[name])
 
     @property
+    def origins(self) -> tuple[str, ...]:
+        """Names of the ONNX nodes that the matched nodes came from, in the order of the graph."""
+        return tuple(dict.fromkeys(origin for _, node in reversed(self.nodes) for origin in node.origins))
+
+    @property
     def output(self) -> TensorType:
         """Type of the root's value.
 
@@ -133,11 +138,13 @@ class Trace:
     reason: str = "no node of the pattern's root operator"
     match: Match | None = None
     """What was matched by then; None before anything was."""
+    stopped: Value | None = None
+    """The value that did not match; None where it is another thing."""
 
-    def note(self, match: Match, reason: str) -> None:
+    def note(self, match: Match, reason: str, stopped: Value | None = None) -> None:
         """Keeps `reason` if no other came further."""
         if self.match is None or len(match.nodes) > len(self.match.nodes):
-            self.match, self.reason = match, reason
+            self.match, self.reason, self.stopped = match, reason, stopped
 
 
 def tensor_type(value: Value) -> TensorType:
@@ -208,7 +215,7 @@ def _match(pattern: Pattern, value: Value | None, state: Match, trace: Trace) ->
         if value is None:
             yield state
         else:
-            trace.note(state, f"%{value.name} is given where an input should be absent")
+            trace.note(state, f"%{value.name} is given where an input should be absent", value)
     elif value is None:
         trace.note(state, "an input is absent")
     elif isinstance(pattern, Apply):
@@ -219,7 +226,7 @@ def _match(pattern: Pattern, value: Value | None, state: Match, trace: Trace) ->
             assert isinstance(pattern, Var | Const), pattern
             yield _bind(state, pattern.name, value)
         else:
-            trace.note(state, reason)
+            trace.note(state, reason, value)
 
 
 def _leaf_mismatch(pattern: Pattern, value: Value, state: Match) -> str | None:
@@ -230,7 +237,8 @@ def _leaf_mismatch(pattern: Pattern, value: Value, state: Match) -> str | None:
         if value.constant is None:
             return f"%{value.name} is not a constant"
         if pattern.where is not None and not pattern.where.holds(value.constant):
-            return f"constant %{value.name} is not {pattern.where}"
+            found = f" is {value.constant.array().reshape(-1)[0]}," if value.constant.size == 1 else " is"
+            return f"constant %{value.name}{found} not {pattern.where}"
         return None
     if pattern.constant is not None and (value.constant is not None) != pattern.constant:
         return f"%{value.name} is {'not ' if pattern.constant else ''}a constant"
@@ -269,15 +277,15 @@ def _match_apply(pattern: Apply, value: Value, state: Match, trace: Trace) -> It
         if known is value:
             yield state
         else:
-            trace.note(state, f"%{value.name} is not %{known.name}, which the pattern needs at both places")
+            trace.note(state, f"%{value.name} is not %{known.name}, which the pattern needs at both places", value)
         return
     node = value.producer
     if node is None or node.domain != pattern.domain or node.op_type not in pattern.op_types:
         found = "a graph input" if node is None else f"made by {node.op}"
-        trace.note(state, f"%{value.name} is {found}, not by {pattern.text}")
+        trace.note(state, f"%{value.name} is {found}, not by {pattern.text}", value)
         return
     if value.index != pattern.output:
-        trace.note(state, f"%{value.name} is output {value.index} of {node.op}, not {pattern.output}")
+        trace.note(state, f"%{value.name} is output {value.index} of {node.op}, not {pattern.output}", value)
         return
     attributes = _match_attributes(pattern, node, state, trace)
     if attributes is None:

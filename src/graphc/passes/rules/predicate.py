@@ -38,6 +38,9 @@ class Filled:
 
     value: float
 
+    def __str__(self) -> str:
+        return f"{self.value:g} throughout"
+
     def holds(self, tensor: Tensor) -> bool:
         """Whether all elements are the value."""
         if tensor.dtype.kind not in ("float", "int", "uint", "bool") or tensor.size == 0:
@@ -65,6 +68,9 @@ class Filled:
 class Scalar:
     """One element, of rank 0 or 1 (or of any rank, all extents 1)."""
 
+    def __str__(self) -> str:
+        return "of one element"
+
     def holds(self, tensor: Tensor) -> bool:
         """Whether the tensor has one element."""
         return tensor.size == 1
@@ -80,6 +86,9 @@ class OneOf:
     """Any of several predicates."""
 
     options: tuple[TensorPredicate, ...]
+
+    def __str__(self) -> str:
+        return " or ".join(map(str, self.options))
 
     def holds(self, tensor: Tensor) -> bool:
         """Whether some option holds."""

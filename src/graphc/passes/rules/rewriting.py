@@ -35,9 +35,8 @@ class Rewrite:
         """
         node, graph = match.root, match.root.graph
         assert graph is not None, node
-        origins = dict.fromkeys(origin for _, matched in reversed(match.nodes) for origin in matched.origins)
         made: list[Node] = []
-        builder = _Recorder(graph, made, before=node, origins=origins)
+        builder = _Recorder(graph, made, before=node, origins=match.origins)
         answer: Value | tuple[Value, ...] | Refusal | Rewrite
         try:
             answer = rule.replacement(match, builder)
