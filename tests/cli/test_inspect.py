@@ -42,6 +42,17 @@ def test_a_page_about_a_model(graphc: Call, mlp: Path) -> None:
     assert "4 nodes → 2 steps" in page
 
 
+def test_the_history_has_every_change_in_order_with_the_users_nodes(graphc: Call, mlp: Path) -> None:
+    told = graphc("inspect", mlp, "--dim", "batch=1", "--json").json["variants"][0]["passes"]
+    expected = [application["action"] for run in told for application in run["applications"]]
+    assert "fuse" in expected
+    page = graphc("inspect", mlp, "--dim", "batch=1", "--history").out
+    lines = page.partition("pass and rule")[2].partition("\n\n")[0].splitlines()[1:]
+    assert [line.split()[1].rpartition(".")[2] for line in lines] == expected
+    assert [line.split()[0] for line in lines] == [str(number + 1) for number in range(len(lines))]
+    assert any("first" in line or "relu" in line for line in lines)
+
+
 def test_a_page_about_a_package(graphc: Call, package: Path) -> None:
     page = graphc("inspect", package, "--kernels", "--memory").out
     for part in (

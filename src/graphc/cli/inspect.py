@@ -28,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of the command."""
     add_source(parser)
     parser.add_argument("--passes", action="store_true", help="what each pass did")
+    parser.add_argument("--history", action="store_true", help="every change of every pass, in order")
     parser.add_argument("--kernels", action="store_true", help="every kernel")
     parser.add_argument("--memory", action="store_true", help="the memory plan: timeline, bound, largest buffers")
     parser.add_argument("--graph", action="store_true", help="the graph after all passes, as text, and nothing else")
@@ -51,7 +52,7 @@ def run(options: argparse.Namespace) -> int:
     view: PackageView | ModelView
     if is_package(options.model):
         refuse_compile_options(options)
-        for name in ("passes", "graph", "print_before", "print_after"):
+        for name in ("passes", "history", "graph", "print_before", "print_after"):
             if getattr(options, name):
                 raise OptionError(
                     f"a package holds no passes and no graph, so --{name.replace('_', '-')} has nothing to show",

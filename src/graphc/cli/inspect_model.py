@@ -73,6 +73,8 @@ class ModelView:
             page.append(self._operators(program))
             if options.passes:
                 page.append(_passes(program.report))
+            if options.history:
+                page.append(_history(program.report))
             kernels = kernels_of_program(program)
             page.append((kernel_table if options.kernels else template_table)(kernels) if kernels else "")
             page.append("\n".join(host_steps([program])).lstrip("\n"))
@@ -183,10 +185,15 @@ def _passes(report: PipelineReport) -> str:
     rows: list[tuple[str, ...]] = []
     for run in report.runs:
         changed = "" if run.nodes_before == run.nodes_after else f"{run.nodes_before} → {run.nodes_after}"
-        rows.append((run.name, str(run.changes or ""), changed, f"{run.seconds * 1e3:.1f}"))
+        at: dict[str, tuple[str, ...]] = {}
+        for application in run.applications:
+            at.setdefault(application.action, application.origins)
+        first = names(list(at.get(run.name, ())))
+        rows.append((run.name, str(run.changes or ""), changed, f"{run.seconds * 1e3:.1f}", first))
         own = ((rule, times) for rule, times in run.rewrites.items() if rule != run.name)
-        rows += [(f"  {rule}", f"{times} ×", "", "") for rule, times in sorted(own, key=lambda entry: -entry[1])]
-    lines = [table(("pass", "changes", "nodes", "ms"), rows)]
+        for rule, times in sorted(own, key=lambda entry: -entry[1]):
+            rows.append((f"  {rule}", f"{times} ×", "", "", names(list(at[rule]))))
+    lines = [table(("pass", "changes", "nodes", "ms", "ONNX nodes (the first time)"), rows, left=(0, 4))]
     # One line for each kind of refusal: reasons differ by the values and types that they name.
     refused: dict[tuple[str, str], list[str]] = {}
     for refusal in report.refusals:
@@ -198,6 +205,19 @@ def _passes(report: PipelineReport) -> str:
         if len(listed) > _REFUSALS:
             lines.append(f"  and {count(len(listed) - _REFUSALS, 'more reason')}; --json has all")
     return "\n".join(lines)
+
+
+def _history(report: PipelineReport) -> str:
+    """Every change, in order."""
+    rows: list[tuple[str, ...]] = []
+    for run in report.runs:
+        for application in run.applications:
+            name = run.name.partition("{")[0]
+            what = name if application.action == name else f"{name}.{application.action}"
+            rows.append((str(len(rows) + 1), what, shorten(application.node, 72), names(list(application.origins))))
+    return (
+        table(("", "pass and rule", "at", "ONNX nodes"), rows, left=(1, 2, 3)) if rows else "No pass changed anything."
+    )
 
 
 def _buffers(program: Program) -> list[BufferPlan]:

@@ -55,7 +55,7 @@ class MergeMatMuls:
             reason = self._refusal(branches)
             if len(branches) > 1 and reason is not None:
                 context.refused(self.name, branches[0].matmul, reason)
-            elif len(branches) > 1 and context.permit(self.name, branches[0].matmul):
+            elif len(branches) > 1 and context.permit(self.name, branches[0].matmul, _all_origins(branches)):
                 _merge(graph, branches)
                 merged += 1
         return merged
@@ -135,8 +135,7 @@ def _bias_of(matmul: Node, columns: int) -> tuple[Value, Tensor] | None:
 
 
 def _merge(graph: Graph, branches: Sequence[_Branch]) -> None:
-    origins = [origin for branch in branches for origin in _origins(branch)]
-    builder = Builder(graph, before=branches[0].matmul, origins=origins, infer=infer_node)
+    builder = Builder(graph, before=branches[0].matmul, origins=_all_origins(branches), infer=infer_node)
     weights = [branch.weight for branch in branches]
     product = builder.op("MatMul", branches[0].source, builder.constant(_joined(weights), name="weight"))
     biases = [branch.bias for branch in branches if branch.bias is not None]
@@ -151,6 +150,10 @@ def _merge(graph: Graph, branches: Sequence[_Branch]) -> None:
         begin += branch.columns
     for branch in branches:
         erase_unused([node for node in (branch.result.producer, branch.matmul) if node is not None])
+
+
+def _all_origins(branches: Sequence[_Branch]) -> list[str]:
+    return [origin for branch in branches for origin in _origins(branch)]
 
 
 def _origins(branch: _Branch) -> tuple[str, ...]:

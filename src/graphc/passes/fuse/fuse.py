@@ -36,7 +36,8 @@ class Fuse:
         groups = [group for group in plan.groups() if len(group.nodes) > 1]
         made = 0
         for group in groups:
-            if context.permit(self.name, group.nodes[-1]):
+            origins = dict.fromkeys(origin for node in group.nodes for origin in node.origins)
+            if context.permit(self.name, group.nodes[-1], origins):
                 make_region(graph, group)
                 made += 1
         if made:

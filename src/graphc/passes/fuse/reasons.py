@@ -49,6 +49,8 @@ def _why_apart(grouping: Grouping, found: dict[Node, Group], value: Value, reade
             return f"{edge}: {node.op} is a view, which computes nothing"
     reasons = []
     before, after = found.get(producer), found.get(reader)
+    if after is not None and reader is after.anchor and has(reader, HEAVY):
+        return f"{edge}: {reader.op} is the anchor of a region, which reads its operands from memory"
     if before is not None and has(before.anchor, HEAVY | ROWS):
         reasons.append(_not_after(grouping, before, reader))
     if after is not None and (not reasons or has(producer, INLINED)):
@@ -73,8 +75,6 @@ def _not_before(grouping: Grouping, group: Group, value: Value, reader: Node) ->
     """Why the producer of `value` is not computed in the group of `reader`."""
     producer, nodes = value.producer, set(group.nodes)
     assert producer is not None, value
-    if has(group.anchor, HEAVY) and reader is group.anchor:
-        return f"{reader.op} reads its operands from memory"
     reason = grouping.cannot_inline(producer, reader, nodes, result_of(nodes, grouping.position))
     if reason is not None:
         return reason
