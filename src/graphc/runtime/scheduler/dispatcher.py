@@ -17,6 +17,9 @@ from graphc.runtime.scheduler.reply import Outputs, Reply, Stages
 from graphc.runtime.scheduler.statistics import BatchReport, Observer
 from graphc.runtime.scheduler.work import Assignment, Refusal, Request
 
+QUICK = 0.0001
+"""Seconds up to which a call is not worth another thread's while: handing it over and back costs half of that."""
+
 
 @dataclass(slots=True)
 class Ticket:
@@ -31,6 +34,10 @@ class Ticket:
     prepared: Prepared
     future: Reply
     expires: bool
+
+
+class ModelLeftError(SchedulerClosedError):
+    """A model that was being asked has been removed or replaced meanwhile."""
 
 
 class Dispatcher:
@@ -67,19 +74,23 @@ class Dispatcher:
         if self._closed:
             raise SchedulerClosedError("the scheduler is closed")
 
-    def submit(self, prepared: Prepared, timeout: float | None, priority: int) -> Reply:
+    def submit(self, prepared: Prepared, timeout: float | None, priority: int, *, quick: bool = False) -> Reply:
         """Accepts a request, to be run by a device's thread.
 
         Args:
             prepared: The request.
             timeout: Seconds that it has; those of its queue if None.
             priority: Higher goes first.
+            quick: Run it in this thread after all where a device is idle and it takes no longer than `QUICK`.
 
         Raises:
             RefusedError: It was not accepted.
             SchedulerClosedError: The scheduler is closed, or its model is served no more.
         """
-        _, request, ticket = self._accept(prepared, timeout, priority, take=False)
+        take = quick and prepared.queue.costs(prepared.rows) <= QUICK
+        assigned, request, ticket = self._accept(prepared, timeout, priority, take=take, alone=True)
+        if assigned is not None:
+            self._run_and_pass_on(*assigned)
         ticket.future.add_done_callback(lambda future: self._withdraw(request) if future.cancelled() else None)
         return ticket.future
 
@@ -96,13 +107,15 @@ class Dispatcher:
         """
         assigned, _, ticket = self._accept(prepared, timeout, priority, take=True)
         if assigned is not None:
-            device, found = assigned
-            self._run(device, found)
-            with self._lock:
-                # What waits after it is the device's own thread's.
-                if self._policy.waiting or self._closed:
-                    self._bells[device].notify()
+            self._run_and_pass_on(*assigned)
         return ticket.future.result()
+
+    def _run_and_pass_on(self, device: int, found: Assignment) -> None:
+        """Runs a batch in a caller's thread; what waits after it is the device's own thread's."""
+        self._run(device, found)
+        with self._lock:
+            if self._policy.waiting or self._closed:
+                self._bells[device].notify()
 
     def dismiss(self, served: ServedModel, timeout: float | None) -> bool:
         """Accepts nothing further for a model, answers what it has, and forgets it.
@@ -144,16 +157,19 @@ class Dispatcher:
     # ---------------------------------------------------------------- requests
 
     def _accept(
-        self, prepared: Prepared, timeout: float | None, priority: int, *, take: bool
+        self, prepared: Prepared, timeout: float | None, priority: int, *, take: bool, alone: bool = False
     ) -> tuple[tuple[int, Assignment] | None, Request, Ticket]:
-        """Offers a request to the policy. With `take`, an idle device's next batch is the caller's to run."""
+        """Offers a request to the policy.
+
+        With `take`, an idle device's next batch is the caller's to run; with `alone`, only if it is nobody else's.
+        """
         queue = prepared.queue
         model = queue.model
         now = perf_counter()
         limit = queue.slo if timeout is None else min(queue.slo, timeout)
         ticket = Ticket(prepared, Reply(), timeout is not None)
         request = Request(queue, now, now + limit, rows=prepared.rows, priority=priority, payload=ticket)
-        refusal, waited, assigned = self._offer(model, request, now, take)
+        refusal, waited, assigned = self._offer(model, request, now, take, alone)
         if waited:
             self._tell_refused(model, "circuit_open")
             raise CircuitOpenError(
@@ -168,12 +184,12 @@ class Dispatcher:
         return assigned, request, ticket
 
     def _offer(
-        self, model: ServedModel, request: Request, now: float, take: bool
+        self, model: ServedModel, request: Request, now: float, take: bool, alone: bool
     ) -> tuple[Refusal | None, float, tuple[int, Assignment] | None]:
         with self._lock:
             self.check_open()
             if model.leaving:
-                raise SchedulerClosedError(f"{model.name} is served no more")
+                raise ModelLeftError(f"{model.name} is served no more")
             if waited := model.breaker.wait(now):
                 return None, waited, None
             refusal = self._policy.offer(request, now)
@@ -182,7 +198,7 @@ class Dispatcher:
                 return refusal, 0.0, None
             for device in self._idle:
                 # A device that is bound to processors is its own thread's.
-                own = take and self._devices[device].cores is None
+                own = take and self._devices[device].cores is None and not (alone and self._policy.waiting > 1)
                 if own and (found := self._policy.next(device, now)) is not None:
                     self._idle.discard(device)
                     return None, 0.0, (device, found)

@@ -13,8 +13,8 @@ from graphc.errors import OptionError
 from graphc.runtime.calibration import Calibration, Runnable
 from graphc.runtime.executable import Inputs
 from graphc.runtime.scheduler.devices import core_sets, given_sets
-from graphc.runtime.scheduler.dispatcher import Dispatcher
-from graphc.runtime.scheduler.model import ServedModel
+from graphc.runtime.scheduler.dispatcher import Dispatcher, ModelLeftError
+from graphc.runtime.scheduler.model import Prepared, ServedModel
 from graphc.runtime.scheduler.reply import Outputs, Reply
 from graphc.runtime.scheduler.serving import serve_models
 from graphc.runtime.scheduler.settings import ModelSettings
@@ -199,10 +199,14 @@ class Scheduler:
             ExecutionError: A step of the model failed.
             SchedulerClosedError: The scheduler is closed.
         """
-        served = self._model(model)
-        arrays = served.collect(inputs)
-        prepared = served.find(arrays) or served.meet(arrays)
-        return self._dispatcher.run(prepared, _seconds(timeout_ms), priority)
+        while True:
+            prepared = self._prepare(inputs, model)
+            try:
+                return self._dispatcher.run(prepared, _seconds(timeout_ms), priority)
+            except ModelLeftError:
+                # By its name, its successor is asked.
+                if isinstance(model, ServedModel):
+                    raise
 
     def submit(
         self,
@@ -225,10 +229,14 @@ class Scheduler:
             InputError: The inputs do not fit the model.
             SchedulerClosedError: The scheduler is closed.
         """
-        served = self._model(model)
-        arrays = served.collect(inputs)
-        prepared = served.find(arrays) or served.meet(arrays)
-        return self._dispatcher.submit(prepared, _seconds(timeout_ms), priority)
+        while True:
+            prepared = self._prepare(inputs, model)
+            try:
+                return self._dispatcher.submit(prepared, _seconds(timeout_ms), priority)
+            except ModelLeftError:
+                # By its name, its successor is asked.
+                if isinstance(model, ServedModel):
+                    raise
 
     async def infer(
         self,
@@ -249,9 +257,8 @@ class Scheduler:
         Raises:
             As a call.
         """
-        return await asyncio.wrap_future(
-            await self.hand_in(inputs, model=model, timeout_ms=timeout_ms, priority=priority)
-        )
+        reply = await self.hand_in(inputs, model=model, timeout_ms=timeout_ms, priority=priority)
+        return reply.result() if reply.done() else await asyncio.wrap_future(reply)
 
     async def hand_in(
         self,
@@ -261,7 +268,9 @@ class Scheduler:
         timeout_ms: float | None = None,
         priority: int = 0,
     ) -> Reply:
-        """As `submit`, without blocking the event loop.
+        """As `submit`, without blocking the event loop for longer than it takes to wake another thread.
+
+        A model that is quicker than that runs here and now, where a device is idle; its reply is done at once.
 
         Args:
             inputs: As of `submit`.
@@ -272,13 +281,19 @@ class Scheduler:
         Raises:
             As `submit`.
         """
-        served = self._model(model)
-        arrays = served.collect(inputs)
-        # A shape that comes for the first time may have to be compiled: not in the event loop.
-        prepared = served.find(arrays)
-        if prepared is None:
-            prepared = await asyncio.to_thread(served.meet, arrays)
-        return self._dispatcher.submit(prepared, _seconds(timeout_ms), priority)
+        while True:
+            served = self._model(model)
+            arrays = served.collect(inputs)
+            # A shape that comes for the first time may have to be compiled: not in the event loop.
+            prepared = served.find(arrays)
+            if prepared is None:
+                prepared = await asyncio.to_thread(served.meet, arrays)
+            try:
+                return self._dispatcher.submit(prepared, _seconds(timeout_ms), priority, quick=True)
+            except ModelLeftError:
+                # By its name, its successor is asked.
+                if isinstance(model, ServedModel):
+                    raise
 
     def close(self, *, drain: bool = True) -> None:
         """Accepts nothing more and ends the threads; what runs now is answered.
@@ -295,6 +310,11 @@ class Scheduler:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close(drain=error is None)
+
+    def _prepare(self, inputs: Inputs, model: str | ServedModel | None) -> Prepared:
+        served = self._model(model)
+        arrays = served.collect(inputs)
+        return served.find(arrays) or served.meet(arrays)
 
     def _model(self, name: str | ServedModel | None) -> ServedModel:
         if isinstance(name, ServedModel):
