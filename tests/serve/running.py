@@ -15,6 +15,8 @@ from onnx import TensorProto, helper
 
 import graphc
 from graphc.serve import ModelServer, ServerSettings
+from graphc.serve.grpc import GrpcFrontend
+from graphc.serve.http import HttpFrontend
 from graphc.serve.protocol.service import Service
 from graphc.serve.running import Frontend
 
@@ -54,17 +56,26 @@ class Running:
         return asyncio.run_coroutine_threadsafe(work, self.loop).result(30)
 
 
+def both_ports(*, routes: Any = None, **options: Any) -> Callable[[Service], list[Any]]:
+    """Frontends of HTTP and gRPC, with the same options."""
+    return lambda service: [
+        HttpFrontend(service, port=0, routes=routes, **options),
+        GrpcFrontend(service, port=0, **options),
+    ]
+
+
 @contextlib.contextmanager
 def running(
     repository: Path, frontends: Callable[[Service], Sequence[Frontend]], *, grace: float = 5.0, **fields: Any
 ) -> Iterator[Running]:
-    """Serves a repository while the block runs; `fields` are of the Service, `settings` of the server."""
+    """Serves a repository for the block; `fields` are of the Service, `settings` and `observers` the server's."""
     settings = ServerSettings(repository, **fields.pop("settings", {}))
+    observers = fields.pop("observers", [])
     ready: Any = threading.Event()
     found: list[Any] = []
 
     async def serve() -> None:
-        server = ModelServer(settings)
+        server = ModelServer(settings, observers)
         service = Service(server, **fields)
         made = frontends(service)
         ended = asyncio.Event()
@@ -86,7 +97,6 @@ def running(
         except BaseException as error:
             found[:] = [error]
             ready.set()
-            raise
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()

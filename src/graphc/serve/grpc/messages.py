@@ -9,7 +9,7 @@ import numpy as np
 from google.protobuf.message import DecodeError, Message
 from tritonclient.grpc import service_pb2 as pb
 
-from graphc.errors import RequestError, RequestTooLargeError
+from graphc.errors import DeadlineError, RequestError, RequestTooLargeError
 from graphc.serve.grpc.wire import lift, lower
 from graphc.serve.protocol import tensors
 from graphc.serve.protocol.calls import (
@@ -140,6 +140,7 @@ def decode_request(
     Raises:
         RequestError: It breaks the protocol.
         RequestTooLargeError: It is above a limit.
+        DeadlineError: Its deadline has passed.
     """
     head, raw = message
     check_count("inputs", len(head.inputs), limits.tensors)
@@ -170,6 +171,8 @@ def decode_request(
     outputs = _outputs(head, limits)
     timeout = timeout_of(parameters)
     if deadline is not None:
+        if deadline <= 0:
+            raise DeadlineError("the call's deadline was over before it was read")
         timeout = deadline if timeout is None else min(timeout, deadline)
     request = InferRequest(
         head.model_name,
