@@ -11,7 +11,7 @@ import numpy as np
 from graphc.ir import Dim, Node, TensorType, Type, dtypes
 from graphc.ir.symbolic import product
 from graphc.ops.base import Array, Datum, ExpressionContext, InferenceContext, Operator, Trait, register
-from graphc.ops.elementwise import Domain, is_float, is_numeric, is_numeric_or_bool, widened
+from graphc.ops.elementwise import Domain, is_numeric, is_numeric_or_bool, widened
 from graphc.ops.expr import (
     ArgReduce,
     Axis,
@@ -63,7 +63,7 @@ def shifted_exponentials(x: Array, axes: Axes) -> tuple[Array, Array]:
 
 
 def _log_sum_exp(x: Array, axes: Axes) -> Array:
-    grown, peak = shifted_exponentials(x, axes)
+    grown, peak = shifted_exponentials(x.astype(np.float64, copy=False), axes)
     return np.log(total(grown, axes)) + peak
 
 
@@ -98,7 +98,12 @@ def squared(x: Scalar) -> Scalar:
 
 
 def _root(x: Scalar) -> Scalar:
-    return call("sqrt", cast(x, dtypes.FLOAT64) if x.dtype.is_integer else x)
+    return call("sqrt", _real(x))
+
+
+def _real(x: Scalar) -> Scalar:
+    """Integers in float64."""
+    return cast(x, dtypes.FLOAT64) if x.dtype.is_integer else x
 
 
 def largest(read: Read) -> Scalar:
@@ -116,9 +121,9 @@ def _reduced(op: str, boolean: str) -> Callable[[Read, Dim], Scalar]:
 
 
 def _log_sum_exp_form(read: Read, count: Dim) -> Scalar:
-    peak = largest(read)
+    peak = _real(largest(read))
     shift = select(call("isfinite", peak), peak, const(0, peak.dtype))
-    return call("add", call("log", summed(read, lambda x: call("exp", call("sub", x, shift)))), shift)
+    return call("add", call("log", summed(read, lambda x: call("exp", call("sub", _real(x), shift)))), shift)
 
 
 _TABLE: Sequence[tuple[str, Domain, Callable[[Array, Axes], Array], Callable[[Read, Dim], Scalar]]] = (
@@ -147,11 +152,11 @@ _TABLE: Sequence[tuple[str, Domain, Callable[[Array, Axes], Array], Callable[[Re
     ("ReduceSumSquare", is_numeric, lambda x, axes: total(x * x, axes), lambda read, count: summed(read, squared)),
     (
         "ReduceLogSum",
-        is_float,
+        is_numeric,
         lambda x, axes: np.log(total(x, axes)),
-        lambda read, count: call("log", summed(read)),
+        lambda read, count: call("log", _real(summed(read))),
     ),
-    ("ReduceLogSumExp", is_float, _log_sum_exp, _log_sum_exp_form),
+    ("ReduceLogSumExp", is_numeric, _log_sum_exp, _log_sum_exp_form),
 )
 
 
