@@ -245,7 +245,7 @@ class ModelServer:
             self._observers.received(request)
             reply = await self._submit(request, course)
             try:
-                outputs = reply.result() if reply.done() else await asyncio.wrap_future(reply)
+                outputs = await reply.answer()
             except SchedulerClosedError as error:
                 raise ModelUnavailableError(error.message, retry_after=1.0) from error
             response = InferResponse(

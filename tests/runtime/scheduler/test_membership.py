@@ -164,6 +164,20 @@ def test_a_quick_model_runs_in_the_event_loop_and_a_slow_one_never(seconds: floa
     assert (set(fake.callers) == {threading.current_thread().name}) is (seconds == 0.0)
 
 
+def test_quick_answers_leave_the_event_loop_to_others() -> None:
+    fake = Fake()
+
+    async def ask(scheduler: Scheduler) -> None:
+        while True:
+            await scheduler.infer([row(1)])
+
+    async def main() -> None:
+        with Scheduler(fake, calibration=fake.calibration) as scheduler, pytest.raises(TimeoutError):
+            await asyncio.wait_for(ask(scheduler), 0.05)
+
+    asyncio.run(asyncio.wait_for(main(), 20))
+
+
 def test_the_event_loop_runs_nobody_else_s_batch() -> None:
     slow, quick = Fake(batches=(1,), seconds=lambda rows: 0.05), Fake(batches=(1,))
 

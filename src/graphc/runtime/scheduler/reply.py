@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
@@ -40,3 +41,15 @@ class Reply(Future[Outputs]):
     def __init__(self) -> None:
         super().__init__()
         self.stages: Stages | None = None
+
+    async def answer(self) -> Outputs:
+        """The answer, waited for in an event loop; cancelling the task takes the request back.
+
+        Raises:
+            As `result`.
+        """
+        if self.done():
+            # It ran in the event loop: others there have their turn before its caller asks for more.
+            await asyncio.sleep(0)
+            return self.result()
+        return await asyncio.wrap_future(self)

@@ -258,7 +258,7 @@ class Scheduler:
             As a call.
         """
         reply = await self.hand_in(inputs, model=model, timeout_ms=timeout_ms, priority=priority)
-        return reply.result() if reply.done() else await asyncio.wrap_future(reply)
+        return await reply.answer()
 
     async def hand_in(
         self,
