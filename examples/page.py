@@ -87,6 +87,6 @@ def prepare(page: Image.Image) -> npt.NDArray[np.float32]:
     """The model's input, `[1, 3, 224, 224]`: shorter side to 256, centre cropped, ImageNet's mean and deviation out."""
     half = min(page.size) * 224 / 256 / 2
     x, y = page.width / 2, page.height / 2
-    middle = page.resize((224, 224), Image.Resampling.LANCZOS, box=(x - half, y - half, x + half, y + half))
+    middle = page.resize((224, 224), Image.Resampling.BILINEAR, box=(x - half, y - half, x + half, y + half))
     pixels = np.asarray(middle, np.float32).transpose(2, 0, 1)[np.newaxis]
     return np.ascontiguousarray((pixels / np.float32(255) - MEAN) / DEVIATION)

@@ -80,16 +80,16 @@ def _shares(rows: list[dict[str, Any]]) -> str:
 
 def _keep(path: Path, data: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(_rounded(data), separators=(",", ":")) + "\n")
+    path.write_text(json.dumps(rounded(data), separators=(",", ":")) + "\n")
     print(f"written to {path}", file=sys.stderr)
 
 
-def _rounded(data: Any) -> Any:
+def rounded(data: Any) -> Any:
     """Figures with six digits: more would only make files that nobody can compare."""
     if isinstance(data, dict):
-        return {key: _rounded(value) for key, value in data.items()}
+        return {key: rounded(value) for key, value in data.items()}
     if isinstance(data, list | tuple):
-        return [_rounded(value) for value in data]
+        return [rounded(value) for value in data]
     return float(f"{data:.6g}") if isinstance(data, float) else data
 
 

@@ -27,6 +27,7 @@ from bench.serving.senders import (
     GrpcSender,
     HttpSender,
     Inputs,
+    Members,
     Same,
     Sender,
     binary_bodies,
@@ -81,6 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--dims", default="", metavar="X=1,3", help="shapes of inputs with open dimensions, by ';'")
     parser.add_argument("--inputs", type=Path, nargs="+", metavar="NPZ", help="inputs of requests; random by default")
     parser.add_argument("--file", type=Path, nargs="+", help="files to upload, in turns")
+    parser.add_argument("--expect", nargs="+", metavar="JSON", help="members that the answer to each file must have")
     parser.add_argument("--field", default="file", help="of the form (default: %(default)s)")
     parser.add_argument("--distinct", type=int, default=8, help="different random requests (default: %(default)s)")
     parser.add_argument("--arrivals", choices=("poisson", "constant"), default="poisson")
@@ -99,7 +101,10 @@ def _sender(options: argparse.Namespace) -> Sender:
         if not options.file:
             raise ValueError("--file is missing: what to upload")
         bodies = upload_bodies([(path.name, path.read_bytes()) for path in options.file], options.field)
-        return HttpSender(options.url, bodies, connections=options.connections)
+        members = Members([json.loads(each) for each in options.expect]) if options.expect else None
+        if options.expect and len(options.expect) != len(options.file):
+            raise ValueError(f"{len(options.expect)} answers for {len(options.file)} files")
+        return HttpSender(options.url, bodies, connections=options.connections, check=members)
     if options.model is None:
         raise ValueError("--model is missing: which model of the server to ask")
     if options.inputs:

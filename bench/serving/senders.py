@@ -146,6 +146,21 @@ class Same:
         return first == answer or _close(self.read(first), self.read(answer))
 
 
+class Members:
+    """Holds every answer, an object of JSON, against members that it must have.
+
+    Args:
+        members: Of the answer to each request made in advance.
+    """
+
+    def __init__(self, members: Sequence[Mapping[str, Any]]) -> None:
+        self.members = members
+
+    def __call__(self, which: int, answer: bytes) -> bool:
+        given = json.loads(answer)
+        return all(name in given and _close(given[name], value) for name, value in self.members[which].items())
+
+
 class Expected:
     """Holds every answer against outputs that are known, by the reader of its protocol.
 

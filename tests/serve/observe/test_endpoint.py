@@ -72,7 +72,7 @@ def test_a_port_that_is_taken_is_said(repository: Repository) -> None:
 
 
 def test_why_a_version_is_not_served_is_in_the_log(repository: Repository, caplog: pytest.LogCaptureFixture) -> None:
-    with watched(repository(scale={1: 2.0})) as served, caplog.at_level("INFO", "graphc"):
+    with watched(repository(scale={1: 2.0})) as served, caplog.at_level("DEBUG", "graphc"):
         for observer in served.watching.observers:
             observer.changed(Changed("scale", "2", State.UNAVAILABLE, "the package is damaged"))
     (record,) = (record for record in caplog.records if record.message == "model")

@@ -99,7 +99,7 @@ def test_an_error_of_our_own_comes_with_its_traceback(json_lines: Lines) -> None
 
 def test_text_cannot_be_forged() -> None:
     stream = io.StringIO()
-    handler = logs.configure("text", "info", stream)
+    handler = logs.configure("text", "debug", stream)
     try:
         client = Client("http", "127.0.0.1:5", 'me" level=x\n2026 ERROR forged')
         logs.RequestLog().ended(ended("refused", RefusedError("late\nforged", retry_after=1), client=client))

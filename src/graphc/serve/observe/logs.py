@@ -111,7 +111,7 @@ class TextFormatter(logging.Formatter):
 
 
 class RequestLog(Observer):
-    """Says how requests ended and which versions came and went.
+    """Says how requests ended, and at `debug` what became of versions, in fields.
 
     Answers are told at `debug`, what clients or the load are to blame for at `info`, what the model or the server is
     at `error`. Of what is not answered no more than one line a second is written for a model and a reason, which says
@@ -173,7 +173,7 @@ class RequestLog(Observer):
             fields["reason"] = event.reason
         if event.seconds:
             fields["seconds"] = round(event.seconds, 6)
-        _log.info("model", extra={"fields": fields})
+        _log.debug("model", extra={"fields": fields})
 
 
 def _time(record: logging.LogRecord) -> str:
