@@ -90,18 +90,20 @@ def test_requests_are_counted_by_how_they_ended_and_where_their_time_went(reposi
 
 def test_refusals_are_counted_exactly(repository: Repository) -> None:
     async def work(server: ModelServer, metrics: Metrics) -> None:
-        results = await asyncio.gather(
-            *(server.infer(InferRequest("scale", {"x": X})) for _ in range(200)), return_exceptions=True
-        )
-        refused = sum(isinstance(result, RefusedError) for result in results)
-        assert 0 < refused < 200
+        refused = sent = 0
+        while not 0 < refused < sent:  # whether a burst is too much is up to the machine
+            assert sent < 10_000
+            burst = (server.infer(InferRequest("scale", {"x": X})) for _ in range(200))
+            results = await asyncio.gather(*burst, return_exceptions=True)
+            refused += sum(isinstance(result, RefusedError) for result in results)
+            sent += len(results)
         value = await scraped(server, metrics)
         scale = {"model": "scale", "version": "1"}
         assert value("graphc_requests_total", **scale, outcome="queue_full") == refused
         assert value("nv_inference_request_failure", **scale, reason="REJECTED") == refused
-        assert value("graphc_requests_total", **scale, outcome="success") == 200 - refused
+        assert value("graphc_requests_total", **scale, outcome="success") == sent - refused
 
-    serve(repository(scale={1: 2.0}), work, max_queue_size=10)
+    serve(repository(scale={1: 2.0}), work, max_queue_size=1)
 
 
 def test_both_formats_are_what_they_say(repository: Repository) -> None:
