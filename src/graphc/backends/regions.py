@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from graphc.errors import BackendError
-from graphc.ir import GRAPHC_DOMAIN, Attribute, Graph, Node, Tensor, Value, clone_node
+from graphc.ir import GRAPHC_DOMAIN, Attribute, Graph, Node, Tensor, TensorType, Value, clone_node
 from graphc.ir.symbolic import symbols
 from graphc.ops import base
 from graphc.ops.expr import (
@@ -36,6 +36,7 @@ def body_of(region: Node) -> Graph:
     if region.is_op(REGION, GRAPHC_DOMAIN):
         return region.graph_attribute("body")
     body = Graph(region.op_type, opset=region.graph.opset if region.graph else 0)
+    body.bounds = {} if region.graph is None else region.graph.bounds
     inside: dict[Value, Value] = {}
     known = base.parameters(region)
     for index, value in enumerate(region.inputs):
@@ -50,6 +51,13 @@ def body_of(region: Node) -> Graph:
     used = [value for value, old in zip(copy.outputs, region.outputs, strict=True) if old.is_used]
     body.outputs = used or copy.outputs
     return body
+
+
+def symbols_of(body: Graph) -> tuple[str, ...]:
+    """The symbols that extents in a body depend on, sorted: what its kernel reads from the table of dimensions."""
+    values = [*body.inputs, *(value for node in body.nodes for value in node.outputs)]
+    kinds = [value.type for value in values]
+    return tuple(sorted(set().union(*(kind.symbols() for kind in kinds if isinstance(kind, TensorType)))))
 
 
 def inputs_of(region: Node) -> list[Value]:

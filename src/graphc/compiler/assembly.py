@@ -9,6 +9,7 @@ from pathlib import Path
 
 from graphc.backends.base import Backend, Kernel
 from graphc.compiler.cache import ObjectCache
+from graphc.compiler.open_assembly import assemble_open
 from graphc.compiler.options import CompileOptions
 from graphc.compiler.places import Bodies, Places, Weights, known_shape
 from graphc.compiler.program import Program
@@ -22,6 +23,7 @@ from graphc.package import (
     Code,
     Copy,
     Manifest,
+    OpenVariant,
     SymbolRange,
     TensorSpec,
     Variant,
@@ -95,6 +97,7 @@ def write(
     versions: Mapping[str, str],
     parameters: tuple[str, ...] = (),
     batch: BatchAxes | None = None,
+    closed: str = "",
 ) -> Manifest:
     """Compiles what the programs need and writes the package.
 
@@ -109,6 +112,7 @@ def write(
         versions: Versions of the tools, for the record.
         parameters: Inputs whose values decide what runs.
         batch: Along which axes rows are independent, if that was proved.
+        closed: Why there is no program for any extents, where one was looked for.
     """
     cache = ObjectCache(options.cache)
     objects = compile_kernels(programs, options, cache)
@@ -116,10 +120,15 @@ def write(
     code = link_code(objects, targets, backend, options.cache)
     options.progress("linking", 1, 1)
     weights = Weights()
-    variants = []
+    variants: list[Variant] = []
+    opened: list[OpenVariant] = []
+    names = input_symbols(source)
     for done, program in enumerate(programs):
         options.progress("packing weights", done, len(programs))
-        variants.append(assemble_variant(program, source, weights))
+        if program.is_open:
+            opened.append(assemble_open(program, source, names, weights))
+        else:
+            variants.append(assemble_variant(program, source, weights))
     options.progress("packing weights", len(programs), len(programs))
     manifest = Manifest(
         model=source.name,
@@ -129,14 +138,15 @@ def write(
         code={
             target.isa: Code(f"cpu/{target.isa}/model.so", target.architecture, target.features) for target in targets
         },
-        symbols={name: SymbolRange(*source.bounds.get(name, (0, None))) for name in input_symbols(source)},
+        symbols={name: SymbolRange(*source.bounds.get(name, (0, None))) for name in names},
         weights_size=weights.builder.size,
         host_steps=any(program.host for program in programs),
-        options=options.recorded(),
+        options={**options.recorded(), **({"closed": closed} if closed else {})},
         versions=versions,
         parameters=parameters,
         specializations=options.specializations if parameters else 0,
         batch=batch,
+        open=tuple(opened),
     )
     return write_package(path, manifest, code=code, weights=weights.builder, model=model)
 

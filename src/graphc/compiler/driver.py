@@ -17,12 +17,13 @@ from graphc.compiler import cache as object_cache
 from graphc.compiler.assembly import input_symbols, write
 from graphc.compiler.auto_batch import Chosen, choose_batches, keep_calibration
 from graphc.compiler.batching import batch_axes
+from graphc.compiler.open_dims import closed_reason, open_graph, ranges_of, usual_values
 from graphc.compiler.options import CompileOptions, DimChoice, expand_dims
 from graphc.compiler.plugins import load_plugins
 from graphc.compiler.program import Program, build_program
 from graphc.compiler.tuned import tuned_for
 from graphc.compiler.values import Array, bind_values, expand_values, shapes_of
-from graphc.errors import OptionError, PackageError, ToolchainError, UnsupportedError
+from graphc.errors import BackendError, GraphcError, OptionError, PackageError, ToolchainError, UnsupportedError
 from graphc.frontend import Imported, bind_dims, export_model, read_model
 from graphc.frontend.exporter import constant_bytes
 from graphc.frontend.source import ModelSource
@@ -153,6 +154,7 @@ class Lowered:
         parameters: Inputs whose values decide what runs, and those that values were given for, in the model's order.
         undecided: Those of them that no value was given for, each with the nodes that it decides about.
         open_dims: Dimensions that were left unbound, by their names in the model.
+        closed: Why there is no program for any of their values, where there is none.
     """
 
     imported: Imported
@@ -162,6 +164,7 @@ class Lowered:
     parameters: tuple[str, ...] = ()
     undecided: Mapping[str, tuple[Node, ...]] = dataclasses.field(default_factory=dict)
     open_dims: tuple[str, ...] = ()
+    closed: str = ""
 
 
 def lower_model(
@@ -190,6 +193,7 @@ def lower_model(
     settle_inputs(source, {**(dims or {}), **shapes_of(settings[0], source.inputs)}, imported.dim_names)
     backend = cpu_backend(targets, options.backend)
     programs: list[Program] = []
+    closed = ""
     undecided: Mapping[str, tuple[Node, ...]] = {}
     missing: list[str] = []
     total = len(choices) * len(targets)
@@ -198,7 +202,14 @@ def lower_model(
         if number == 0:
             undecided = parameter_inputs(bound)
         if missing := [imported.dim_names.get(name, name) for name in input_symbols(bound)]:
-            if len(choices) == len(settings):
+            ranges = {name: extent for name, extent in choice.items() if isinstance(extent, range)}
+            if ranges or len(choices) == len(settings):
+                closed = "inputs whose values decide shapes are open too" if undecided or given else ""
+                if not closed and options.open_variants:
+                    options.progress("running the passes", len(programs), total)
+                    found = [build_open(bound, imported, ranges, machine, backend, options) for machine in targets]
+                    closed = next((answer for answer in found if isinstance(answer, str)), "")
+                    programs += [answer for answer in found if isinstance(answer, Program) and not closed]
                 continue
             raise OptionError(
                 f"dimensions {', '.join(missing)} of the inputs are not bound, though others are",
@@ -215,9 +226,39 @@ def lower_model(
     if programs and not any(program.host for program in programs):
         # Their kernels read what operators would rather know.
         undecided = {}
-    found = {*undecided, *settings[0]}
-    parameters = tuple(name for name in imported.inputs if name in found)
-    return Lowered(imported, targets, backend, programs, parameters, undecided, tuple(missing))
+    deciding = {*undecided, *settings[0]}
+    parameters = tuple(name for name in imported.inputs if name in deciding)
+    return Lowered(imported, targets, backend, programs, parameters, undecided, tuple(missing), closed)
+
+
+def build_open(
+    bound: Graph,
+    imported: Imported,
+    given: Mapping[str, range],
+    machine: Target,
+    backend: Backend,
+    options: CompileOptions,
+) -> Program | str:
+    """A program for any values of the symbols that are left in a graph, or why there is none.
+
+    Args:
+        bound: The graph, with what is given as numbers bound.
+        imported: The model.
+        given: Ranges asked for, by the names of dimensions in the model or here.
+        machine: Lowered for.
+        backend: That lowers.
+        options: What the compile was told.
+    """
+    names = input_symbols(bound)
+    wanted = {name: given.get(name, given.get(imported.dim_names.get(name, name))) for name in names}
+    graph = open_graph(bound, ranges_of(names, wanted, imported.graph.bounds))
+    if isinstance(graph, str):
+        return graph
+    try:
+        program = build_program(graph, usual_values(graph), machine, backend, options)
+    except GraphcError as error:
+        return error.message
+    return closed_reason(program) or program
 
 
 def _bind(
@@ -227,7 +268,7 @@ def _bind(
     graph = source.clone()
     shapes = shapes_of(values, graph.inputs)
     bind_values(graph, values)
-    bind_dims(graph, choice, names)
+    bind_dims(graph, {name: extent for name, extent in choice.items() if not isinstance(extent, range)}, names)
     if shapes:
         bind_dims(graph, shapes, names)
     return graph
@@ -272,6 +313,17 @@ def build_package(lowered: Lowered, output: str | os.PathLike[str], options: Com
         BackendError: A kernel does not compile or link.
         PackageError: The package cannot be written.
     """
+    if any(program.is_open for program in lowered.programs):
+        try:
+            return _build(lowered, output, options)
+        except BackendError as error:
+            # A kernel that is none for open extents may well be one for bound ones.
+            bound = [program for program in lowered.programs if not program.is_open]
+            lowered = dataclasses.replace(lowered, programs=bound, closed=error.message)
+    return _build(lowered, output, options)
+
+
+def _build(lowered: Lowered, output: str | os.PathLike[str], options: CompileOptions) -> Manifest:
     source = lowered.imported.graph
     # A model that is too large to come along leaves its parameters to the variant for any value.
     specializes = bool(lowered.undecided and options.specializations) and constant_bytes(source) < EMBEDDED_LIMIT
@@ -286,14 +338,16 @@ def build_package(lowered: Lowered, output: str | os.PathLike[str], options: Com
         versions=_versions(),
         batch=_proved_batch(lowered),
         parameters=lowered.parameters,
+        closed=lowered.closed,
     )
 
 
 def _proved_batch(lowered: Lowered) -> BatchAxes | None:
     """The axes along which rows are independent; None where that is not so, or where values decide what runs."""
-    if not lowered.programs or lowered.parameters:
+    bound = [program.bindings for program in lowered.programs if not program.is_open]
+    if not bound or lowered.parameters:
         return None
-    found = batch_axes(lowered.imported.graph, [program.bindings for program in lowered.programs])
+    found = batch_axes(lowered.imported.graph, bound)
     return found if isinstance(found, BatchAxes) else None
 
 
@@ -389,6 +443,7 @@ def _compile_on_demand(package: Package, bindings: Mapping[str, int], values: Ma
         winograd=recorded.get("winograd", "true") == "true",
         require_compiled=strict,
         specializations=0,
+        open_variants=False,
         tuning=recorded.get("tuning", "true") == "true",
         cache=cache_folder(),
     )

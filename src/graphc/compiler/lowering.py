@@ -11,7 +11,8 @@ from graphc.compiler.control import ALIGNMENT, Body, Control, bodies_of, close_b
 from graphc.compiler.options import CompileOptions
 from graphc.compiler.tuned import tuned_for
 from graphc.errors import BackendError, OptionError
-from graphc.ir import GRAPHC_DOMAIN, Graph, Node
+from graphc.ir import GRAPHC_DOMAIN, Dim, Graph, Node
+from graphc.ir.symbolic import evaluate
 from graphc.ops.compiler_ops import HELD, held_node
 from graphc.ops.ill_typed import RAISE
 from graphc.passes import PassContext, PassManager, PipelineReport, default_pipeline
@@ -117,6 +118,14 @@ class Lowering:
         """Finds out what a node becomes; False for a region that no template takes."""
         if self.backend.runs_control and node.is_op(RAISE, GRAPHC_DOMAIN):
             return True
+        if (
+            node.graph is not None
+            and node.graph.bounds
+            and any(True for _ in node.subgraphs())
+            and not _is_region(node)
+        ):
+            lowered.host.append(HostReason(node, "its bodies are compiled for bound extents only"))
+            return True
         if self.backend.runs_control and is_control(node):
             control = self._lower_control(node)
             if isinstance(control, Control):
@@ -134,7 +143,7 @@ class Lowering:
         try:
             lowered.kernels[node] = self.backend.lower(node, self.target, self.chosen)
         except BackendError:
-            if not node.is_op(REGION, GRAPHC_DOMAIN):
+            if not _is_region(node):
                 raise
             return False
         return True
@@ -167,6 +176,10 @@ class Lowering:
         return Control(node, tuple(bodies))
 
 
+def _is_region(node: Node) -> bool:
+    return node.is_op(REGION, GRAPHC_DOMAIN)
+
+
 def _check_printed(manager: PassManager, names: Sequence[str]) -> None:
     known = {*ALL, *(pass_.name for pass_ in manager.pipeline)}
     for name in names:
@@ -175,16 +188,20 @@ def _check_printed(manager: PassManager, names: Sequence[str]) -> None:
 
 
 def plan_arena(
-    buffers: BufferPlan, kernels: Mapping[Node, Kernel], controls: Mapping[Node, Control]
+    buffers: BufferPlan,
+    kernels: Mapping[Node, Kernel],
+    controls: Mapping[Node, Control],
+    bindings: Mapping[str, int] | None = None,
 ) -> tuple[memory.Plan, dict[tuple[int, int], int]]:
-    """Where everything in the arena lies, and the position in the plan of each workspace."""
+    """Where everything in the arena lies, and the position in the plan of each workspace; open extents as bound."""
     intervals, workspaces = arena_intervals(buffers, kernels, controls)
-    return memory.plan(intervals, alignment=ALIGNMENT, node_budget=_SEARCH_NODES), workspaces
+    bound = [(start, end, evaluate(size, bindings or {})) for start, end, size in intervals]
+    return memory.plan(bound, alignment=ALIGNMENT, node_budget=_SEARCH_NODES), workspaces
 
 
 def arena_intervals(
     buffers: BufferPlan, kernels: Mapping[Node, Kernel], controls: Mapping[Node, Control]
-) -> tuple[list[tuple[int, int, int]], dict[tuple[int, int], int]]:
+) -> tuple[list[tuple[int, int, Dim]], dict[tuple[int, int], int]]:
     """Everything that needs a place in the arena, and at which position each workspace stands in that list.
 
     Workspaces are named by step and operand; that of a control node, in which its bodies run, by step and 0.
@@ -192,13 +209,12 @@ def arena_intervals(
     intervals = [(storage.start, storage.end, storage.size) for storage in buffers.arena()]
     workspaces: dict[tuple[int, int], int] = {}
     for step, node in enumerate(buffers.steps):
-        sizes: dict[int, int] = {}
+        sizes: dict[int, Dim] = {}
         if node in controls:
             sizes[0] = controls[node].workspace
         elif node in kernels:
             for position, operand in enumerate(kernels[node].operands):
                 if operand.kind == "workspace":
-                    assert isinstance(operand.size, int)
                     sizes[position] = operand.size
         for position, size in sizes.items():
             workspaces[step, position] = len(intervals)

@@ -12,8 +12,8 @@ from graphc.backends.tuning import TuningDatabase
 from graphc.errors import OptionError
 from graphc.passes import PassObserver
 
-DimChoice: TypeAlias = "int | Sequence[int | str | None]"
-"""One extent, several (a variant each), or the shape of an input."""
+DimChoice: TypeAlias = "int | Sequence[int | str | range | None]"
+"""One extent, several (a variant each), a range that one variant is for, or the shape of an input."""
 
 Progress: TypeAlias = Callable[[str, int, int], None]
 """Called with what is going on, how much of it is done, and how much there is."""
@@ -36,6 +36,7 @@ class CompileOptions:
         embed_model: Whether the package carries the model, so that further shapes can be compiled where it runs.
         specializations: Variants that one load of the package may have compiled for values of its parameters, where
             the compile leaves some open; 0 leaves them to the variant for any value, with its steps on the host.
+        open_variants: Whether dimensions that are left open, or given as ranges, get kernels for any extent.
         tuning: Whether regions are cut as measurements say: those that ship with graphc, and those of `graphc tune`.
         tuned: Measurements to use in place of those.
         verify: Whether the graph is verified after every pass.
@@ -54,6 +55,7 @@ class CompileOptions:
     require_compiled: bool = False
     embed_model: bool = False
     specializations: int = 16
+    open_variants: bool = True
     tuning: bool = True
     tuned: TuningDatabase | None = None
     verify: bool = False
@@ -88,6 +90,7 @@ class CompileOptions:
             "passes": self.passes or "",
             "backend": self.backend,
             "winograd": str(self.winograd).lower(),
+            **({} if self.open_variants else {"open_variants": "false"}),
             **({} if self.tuning else {"tuning": "false"}),
             # What is compiled on demand is held to it too.
             **({"require_compiled": "true"} if self.require_compiled else {}),
@@ -108,15 +111,28 @@ def expand_dims(dims: Mapping[str, DimChoice] | None, inputs: Iterable[str]) -> 
         raise OptionError(f"dims is {dims!r}; expected a dictionary, e.g. {{'batch': 8}}")
     names = set(inputs)
     fixed: dict[str, DimChoice] = {}
-    varied: dict[str, list[int]] = {}
+    varied: dict[str, list[int | range]] = {}
     for name, given in (dims or {}).items():
         if isinstance(given, bool) or not isinstance(given, int | Sequence) or isinstance(given, str):
             raise OptionError(f"dimension {name!r} is given as {given!r}; expected an integer or a list of them")
         if isinstance(given, int) or name in names:
             fixed[name] = given
             continue
-        extents = [extent for extent in given if isinstance(extent, int) and not isinstance(extent, bool)]
+        if isinstance(given, range):
+            fixed[name] = _checked_range(name, given)
+            continue
+        extents = [_checked_range(name, e) if isinstance(e, range) else e for e in given if _is_extent(e)]
         if not extents or len(extents) != len(given):
             raise OptionError(f"dimension {name!r} is given as {list(given)!r}; expected integers")
         varied[name] = list(dict.fromkeys(extents))
     return [{**fixed, **dict(zip(varied, choice, strict=True))} for choice in itertools.product(*varied.values())]
+
+
+def _is_extent(value: object) -> bool:
+    return isinstance(value, int | range) and not isinstance(value, bool)
+
+
+def _checked_range(name: str, given: range) -> range:
+    if given.step != 1 or given.start < 0 or not len(given):
+        raise OptionError(f"dimension {name!r} is given as {given}; expected a range of natural numbers in steps of 1")
+    return given

@@ -103,7 +103,8 @@ class Places:
             made.append(steps.CopyStep(self.location(value), self.outputs[index], bytes_of(value)))
         return made
 
-    def _kernel_step(self, number: int, node: Node, kernel: Kernel) -> steps.KernelStep:
+    def arguments(self, number: int, node: Node, kernel: Kernel) -> tuple[Location, ...]:
+        """Where a kernel's pointers point, at step `number`."""
         inputs = inputs_of(node)
         arguments = []
         for position, operand in enumerate(kernel.operands):
@@ -114,10 +115,13 @@ class Places:
                 arguments.append(self.location(outputs[operand.index]))
             else:
                 arguments.append(self.location(inputs[operand.index], operand.packing))
+        return tuple(arguments)
+
+    def _kernel_step(self, number: int, node: Node, kernel: Kernel) -> steps.KernelStep:
         assert isinstance(kernel.flops, int) and isinstance(kernel.bytes, int)
         return steps.KernelStep(
             symbol=kernel.symbol,
-            arguments=tuple(arguments),
+            arguments=self.arguments(number, node, kernel),
             dims=tuple(int(dim) for dim in kernel.dims if isinstance(dim, int)),
             label=f"{kernel.template}: {node.name or node.op_type}",
             origins=node.origins,

@@ -13,7 +13,8 @@ from graphc.compiler.lowering import HostReason, Lowering, arena_intervals, plan
 from graphc.compiler.options import CompileOptions
 from graphc.compiler.values import Array
 from graphc.errors import UnsupportedError
-from graphc.ir import Graph
+from graphc.ir import Dim, Graph
+from graphc.ir.symbolic import evaluate
 from graphc.passes import PipelineReport
 from graphc.passes.buffers import assign_buffers
 from graphc.target import Target
@@ -24,7 +25,7 @@ class Program(Schedule):
     """What one variant will do on one target.
 
     Args:
-        bindings: Value of each of the model's symbols.
+        bindings: Value of each of the model's symbols; of an open program, usual ones, by the names in its graph.
         target: What it was lowered for.
         host: Nodes that run on the host.
         report: What the passes did.
@@ -39,8 +40,17 @@ class Program(Schedule):
 
     @property
     def intervals(self) -> list[tuple[int, int, int]]:
-        """(start, end, bytes) of everything in the arena, in the plan's order."""
+        """(start, end, bytes) of everything in the arena, in the plan's order; of an open program, at its bindings."""
+        return [(start, end, evaluate(size, self.bindings)) for start, end, size in self.open_intervals()]
+
+    def open_intervals(self) -> list[tuple[int, int, Dim]]:
+        """The same over the symbols of an open program."""
         return arena_intervals(self.buffers, self.kernels, self.controls)[0]
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it runs for any values of the symbols that its graph bounds."""
+        return bool(self.graph.bounds)
 
 
 def build_program(
@@ -81,7 +91,7 @@ def build_program(
             f"{len(host)} nodes have no compiled form:\n{lines}{more}",
             hint="leave out --require-compiled to run them on the host",
         )
-    plan, workspaces = plan_arena(buffers, lowered.kernels, lowered.controls)
+    plan, workspaces = plan_arena(buffers, lowered.kernels, lowered.controls, bindings)
     refuse_huge_arena(plan)
     return Program(
         graph=graph,

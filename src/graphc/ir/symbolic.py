@@ -470,6 +470,35 @@ def _atom_interval(atom: Atom, bounds: Bounds | None) -> tuple[int, int | None] 
     return choose(a[0], b[0]), choose(a[1], b[1])
 
 
+def is_natural(value: Dim, bounds: Bounds | None) -> bool:
+    """Whether `value >= 0` can be shown: by the bounds of its symbols, and by `d * (x // d) <= x`."""
+    rounded: Dim = 0
+    for monomial, coefficient in _terms(value):
+        term = _make({monomial: coefficient})
+        if coefficient < 0 and len(monomial) == 1 and monomial[0].op == "floordiv":
+            whole, divisor = (_lower(argument) for argument in monomial[0].arguments)
+            if isinstance(divisor, int) and divisor > 0 and coefficient % divisor == 0:
+                term = multiply(coefficient // divisor, whole)
+        rounded = add(rounded, term)
+    if rounded != value:
+        # What was rounded down may have been a multiple of another such part.
+        return is_natural(rounded, bounds)
+    low_high = interval(value, bounds)
+    if low_high is not None:
+        return low_high[0] >= 0
+    return False
+
+
+def typical(value: Dim, bounds: Bounds, usual: int = 128) -> int:
+    """`value` where each symbol is `usual`, or as near to it as its bounds allow: what costs are weighed by."""
+
+    def extent(name: str) -> int:
+        low, high = bounds.get(name, (0, None))
+        return max(low, usual if high is None else min(usual, high))
+
+    return evaluate(value, {name: extent(name) for name in symbols(value)})
+
+
 def linear_coefficient(value: Dim, name: str) -> int | None:
     """The coefficient of symbol `name` if `value` is `c*name + rest` with `name` absent from `rest`; else None."""
     if isinstance(value, int):

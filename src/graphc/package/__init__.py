@@ -10,12 +10,10 @@ from graphc.package.manifest import (
     FORMAT_VERSION,
     PARAMETER_ELEMENTS,
     BatchAxes,
-    BufferPlan,
     Code,
-    Copy,
     Manifest,
-    Variant,
 )
+from graphc.package.open import OpenBuffer, OpenCopy, OpenStep, OpenVariant, instantiate
 from graphc.package.safetensors import Blob, WeightsBuilder
 from graphc.package.steps import MAX_ARGUMENTS, Body, BodyStep, HostStep, KernelStep, Step
 from graphc.package.tensor import (
@@ -29,6 +27,7 @@ from graphc.package.tensor import (
     numpy_dtype,
 )
 from graphc.package.values import format_value, format_values, parameter_values
+from graphc.package.variant import BufferPlan, Copy, Variant
 
 __all__ = [
     "ALIGNMENT",
@@ -57,6 +56,10 @@ __all__ = [
     "LoopStep",
     "Manifest",
     "Member",
+    "OpenBuffer",
+    "OpenCopy",
+    "OpenStep",
+    "OpenVariant",
     "Package",
     "RaiseStep",
     "Step",
@@ -68,6 +71,7 @@ __all__ = [
     "evaluate",
     "format_value",
     "format_values",
+    "instantiate",
     "numpy_dtype",
     "parameter_values",
     "symbols_of",

@@ -11,7 +11,8 @@ from graphc.package.steps import BodyStep, HostStep, KernelStep, Step
 from graphc.package.tensor import MAX_BYTES, Location, TensorSpec, numpy_dtype
 
 if TYPE_CHECKING:
-    from graphc.package.manifest import Manifest, Variant
+    from graphc.package.manifest import Manifest
+    from graphc.package.variant import Variant
 
 
 class Limits:
@@ -31,6 +32,7 @@ class Limits:
             "output": sizes(manifest.outputs, variant.outputs),
             "object": [MAX_BYTES] * min(variant.objects, 1 << 20),
             "slot": list(variant.slots),
+            "buffer": [],
         }
         self.bodies = len(variant.bodies)
 

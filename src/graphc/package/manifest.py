@@ -15,90 +15,13 @@ from graphc.errors import PackageError
 from graphc.package import codec
 from graphc.package.expression import symbols_of
 from graphc.package.limits import Limits
-from graphc.package.steps import Body, HostStep, KernelStep, Step
-from graphc.package.tensor import (
-    HostTensor,
-    SymbolRange,
-    TensorSpec,
-    check_extents,
-    check_not_negative,
-    numpy_dtype,
-)
+from graphc.package.open import OpenVariant, check_open
+from graphc.package.tensor import SymbolRange, TensorSpec, check_not_negative, numpy_dtype
+from graphc.package.variant import Variant
 
 FORMAT_VERSION = 1
 PARAMETER_ELEMENTS = 64
 """Elements that an input may have for a variant to be keyed by its value."""
-
-
-@dataclass(frozen=True)
-class Copy:
-    """An output that no step writes (an input, a constant, a duplicate, a slot): copied when all steps have run."""
-
-    output: int
-    source: HostTensor
-
-
-@dataclass(frozen=True)
-class BufferPlan:
-    """One planned buffer, for reports: live in steps [start, end), at `offset` in the arena, of `size` bytes."""
-
-    name: str
-    start: int
-    end: int
-    offset: int
-    size: int
-
-
-@dataclass(frozen=True)
-class Variant:
-    """The program for one binding of the symbols on one instruction set.
-
-    Attributes:
-        isa: Which code member holds its kernels.
-        bindings: Value of each symbol.
-        values: Bytes of each parameter that its kernels were made for, C-contiguous; of the others, any value will do.
-        inputs: Concrete input shapes, in the model's order; None where the input is no tensor.
-        outputs: Concrete output shapes; None where known only at run time.
-        arena_size: Bytes of the arena.
-        lower_bound: The largest sum of live bytes: what no plan can beat.
-        buffers: The memory plan, for reports.
-        steps: In order of execution.
-        bodies: Of branches and loops; a body's steps name later ones only, so that none is inside itself.
-        slots: Size in bytes of each place that loops set.
-        copies: Outputs that no step writes.
-        objects: Number of object slots.
-    """
-
-    isa: str
-    bindings: Mapping[str, int]
-    inputs: tuple[tuple[int, ...] | None, ...]
-    outputs: tuple[tuple[int, ...] | None, ...]
-    arena_size: int
-    steps: tuple[Step, ...]
-    lower_bound: int = 0
-    buffers: tuple[BufferPlan, ...] = ()
-    copies: tuple[Copy, ...] = ()
-    objects: int = 0
-    bodies: tuple[Body, ...] = ()
-    slots: tuple[int, ...] = ()
-    values: Mapping[str, bytes] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        check_not_negative("arena size", self.arena_size)
-        check_not_negative("number of object slots", self.objects)
-        for shape in (*self.inputs, *self.outputs):
-            check_extents(shape or (), "shape of a variant")
-
-    @property
-    def kernel_steps(self) -> tuple[KernelStep, ...]:
-        """The kernel calls, those of bodies last."""
-        lists = (self.steps, *(body.steps for body in self.bodies))
-        return tuple(step for steps in lists for step in steps if isinstance(step, KernelStep))
-
-    @property
-    def host_steps(self) -> tuple[HostStep, ...]:
-        """The steps that run in NumPy."""
-        return tuple(step for step in self.steps if isinstance(step, HostStep))
 
 
 @dataclass(frozen=True)
@@ -154,6 +77,7 @@ class Manifest:
         producer: What wrote the package.
         format_version: Of this format.
         batch: Along which axes rows are independent; None where that was not proved.
+        open: Programs for any extents within ranges.
     """
 
     model: str
@@ -172,6 +96,7 @@ class Manifest:
     batch: BatchAxes | None = None
     parameters: tuple[str, ...] = ()
     specializations: int = 0
+    open: tuple[OpenVariant, ...] = ()
 
     def __post_init__(self) -> None:
         check_not_negative("size of the weights", self.weights_size)
@@ -184,6 +109,11 @@ class Manifest:
                 _check_variant(self, variant)
             except PackageError as error:
                 raise PackageError(f"variants[{index}]: {error.message}", hint=error.hint) from error
+        for index, program in enumerate(self.open):
+            try:
+                _check_open(self, program)
+            except PackageError as error:
+                raise PackageError(f"open[{index}]: {error.message}", hint=error.hint) from error
         if self.host_steps != any(variant.host_steps for variant in self.variants):
             raise PackageError(f"host_steps is {self.host_steps}, which the variants contradict")
 
@@ -240,6 +170,23 @@ def _check_batch(manifest: Manifest, batch: BatchAxes) -> None:
                 raise PackageError(f"{what} {spec.name!r} has no axis {axis} to batch along")
             if what == "input" and spec.shape[axis] != batch.symbol:
                 raise PackageError(f"axis {axis} of input {spec.name!r} is {spec.shape[axis]}, not {batch.symbol}")
+
+
+def _check_open(manifest: Manifest, variant: OpenVariant) -> None:
+    if variant.isa not in manifest.code:
+        raise PackageError(f"no code for instruction set {variant.isa!r}")
+    if set(variant.ranges) != set(manifest.symbols):
+        raise PackageError(f"it is over {sorted(variant.ranges)}, the symbols are {sorted(manifest.symbols)}")
+    for what, specs, shapes in (
+        ("input", manifest.inputs, variant.inputs),
+        ("output", manifest.outputs, variant.outputs),
+    ):
+        if len(specs) != len(shapes):
+            raise PackageError(f"{len(shapes)} {what} shapes for {len(specs)} {what}s")
+        for spec, shape in zip(specs, shapes, strict=True):
+            if spec.wraps or (spec.ranked and len(shape) != len(spec.shape)):
+                raise PackageError(f"{what} {spec.name!r}: shape {list(shape)} has not the rank of {spec}")
+    check_open(variant, manifest.weights_size, len(manifest.inputs), len(manifest.outputs))
 
 
 def _check_variant(manifest: Manifest, variant: Variant) -> None:

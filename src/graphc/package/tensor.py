@@ -125,7 +125,7 @@ class SymbolRange:
             raise PackageError(f"symbol range {self.minimum}..{self.maximum} is empty")
 
 
-KINDS = ("arena", "weight", "input", "output", "object", "slot")
+KINDS = ("arena", "weight", "input", "output", "object", "slot", "buffer")
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,8 @@ class Location:
     Attributes:
         kind: `arena` and `weight` are one region each (index 0); `input` and `output` are the call's arrays; `object`
             is a slot of the call holding what a host step made, where its size is known only at run time; `slot` is a
-            place that the loop around sets.
+            place that the loop around sets; `buffer` is a piece of an open variant's arena, which gets its place with
+            the binding.
         index: Which input, output or slot.
         offset: Bytes from the start of that region or array.
     """

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from graphc.package.manifest import Manifest, Variant
+from graphc.package.manifest import Manifest
 from graphc.package.tensor import numpy_dtype
+from graphc.package.variant import Variant
 
 Array = np.ndarray[Any, Any]
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeGuard
 
-from graphc.ir import Graph, Node, TensorType, Type, Value, captured_values
+from graphc.ir import Dim, Graph, Node, TensorType, Type, Value, captured_values
 from graphc.ops.base import Trait, find
 
 Kind = Literal["arena", "weight", "input", "output", "object"]
@@ -21,9 +21,10 @@ def is_view(node: Node) -> bool:
     operator = find(node)
     if operator is None or not operator.has(Trait.VIEW) or not node.inputs or node.inputs[0] is None:
         return False
-    types = (node.inputs[0].type, node.output.type)
+    values = (node.inputs[0], node.output)
+    opened = open_symbols(node.graph)
     return (
-        all(_has_bytes(kind) and kind.layout.is_row_major for kind in types)
+        all(_has_bytes(value.type, opened) and value.tensor_type.layout.is_row_major for value in values)
         and len([value for value in node.outputs if value.is_used]) <= 1
     )
 
@@ -43,7 +44,7 @@ class Storage:
 
     kind: Kind
     index: int
-    size: int
+    size: Dim
     root: Value
     start: int
     end: int
@@ -81,12 +82,13 @@ def assign_buffers(graph: Graph) -> BufferPlan:
     steps: list[Node] = []
     storage: dict[Value, Storage] = {}
     objects = 0
+    opened = open_symbols(graph)
     for number, value in enumerate(graph.inputs):
-        storage[value] = Storage("input", number, _size(value), value, -1, 0)
+        storage[value] = Storage("input", number, _size(value, opened), value, -1, 0)
     for node in graph.nodes:
         # Strings are no bytes: they travel in the steps that read them, and a step makes the ones that are outputs.
-        if node.is_op("Constant") and (_is_placed(node.output) or not node.output.is_graph_output):
-            storage[node.output] = Storage("weight", 0, _size(node.output), node.output, -1, 0)
+        if node.is_op("Constant") and (_has_bytes(node.output.type, opened) or not node.output.is_graph_output):
+            storage[node.output] = Storage("weight", 0, _size(node.output, opened), node.output, -1, 0)
             continue
         source = node.input(0)
         if is_view(node) and source is not None and storage[source].kind != "object":
@@ -99,8 +101,8 @@ def assign_buffers(graph: Graph) -> BufferPlan:
             if value in storage:
                 storage[value].end = at + 1
         for value in node.outputs:
-            if _is_placed(value):
-                storage[value] = Storage("arena", 0, _size(value), value, at, at + 1)
+            if _has_bytes(value.type, opened):
+                storage[value] = Storage("arena", 0, _size(value, opened), value, at, at + 1)
             elif value.name:
                 storage[value] = Storage("object", objects, 0, value, at, at + 1)
                 objects += 1
@@ -122,19 +124,20 @@ def _reads(node: Node) -> list[Value]:
     return values
 
 
-def _is_placed(value: Value) -> bool:
+def open_symbols(graph: Graph | None) -> frozenset[str]:
+    """Symbols that have a value before anything runs: those that the graph bounds."""
+    return frozenset(() if graph is None else graph.bounds)
+
+
+def _has_bytes(kind: Type | None, opened: frozenset[str]) -> TypeGuard[TensorType]:
     """Whether a value's bytes can be given a place before the call: a tensor of known size, not of strings."""
-    return _has_bytes(value.type)
+    return isinstance(kind, TensorType) and _is_known(kind, opened) and kind.dtype.kind != "string"
 
 
-def _has_bytes(kind: Type | None) -> TypeGuard[TensorType]:
-    return isinstance(kind, TensorType) and kind.is_static and kind.dtype.kind != "string"
+def _is_known(kind: TensorType, opened: frozenset[str]) -> bool:
+    return kind.is_static or (kind.shape is not None and kind.symbols() <= opened)
 
 
-def _size(value: Value) -> int:
+def _size(value: Value, opened: frozenset[str]) -> Dim:
     kind = value.type
-    if not isinstance(kind, TensorType) or not _is_placed(value):
-        return 0
-    size = kind.storage_bytes
-    assert isinstance(size, int)
-    return size
+    return kind.storage_bytes if _has_bytes(kind, opened) else 0

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from graphc.ir import Graph, Node, TensorType, Value, captured_values
+from graphc.ir.symbolic import typical
 from graphc.passes.base import PassContext, register_pass
 
 
@@ -40,15 +41,15 @@ class Order:
 
 
 def _sizes(graph: Graph) -> dict[Value, int]:
-    """Bytes of each value that a node makes at run time; symbolic extents count as their lower bound."""
+    """Bytes of each value that a node makes at run time; open extents count as they usually are, unknown ones not."""
     sizes = {}
     for node in graph.nodes:
         if node.is_op("Constant"):
             continue
         for value in node.outputs:
             kind = value.type
-            known = isinstance(kind, TensorType) and kind.is_static
-            sizes[value] = int(kind.storage_bytes) if known and isinstance(kind, TensorType) else 0  # type: ignore[arg-type]
+            known = isinstance(kind, TensorType) and kind.shape is not None and kind.symbols() <= graph.bounds.keys()
+            sizes[value] = typical(value.tensor_type.storage_bytes, graph.bounds) if known else 0
     return sizes
 
 

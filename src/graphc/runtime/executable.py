@@ -31,6 +31,7 @@ from graphc.package import (
     Variant,
     format_value,
     format_values,
+    instantiate,
     parameter_values,
 )
 from graphc.runtime.context import Context
@@ -296,7 +297,17 @@ class Executable:
             return known
         if variant is not None:
             return self._make_program(package, self._library, variant)
-        return self._compile(package, shapes, arrays, {}) or self._refuse(arrays)
+        return self._opened(package, arrays) or self._compile(package, shapes, arrays, {}) or self._refuse(arrays)
+
+    def _opened(self, package: Package, arrays: Sequence[Array]) -> Program | None:
+        """A program of an open variant, for the extents of these inputs."""
+        if not package.manifest.open:
+            return None
+        bindings = self._signature.check_shapes(arrays)
+        for variant in package.manifest.open:
+            if variant.isa == self.isa and variant.takes(bindings):
+                return self._make_program(package, self._library, instantiate(variant, bindings))
+        return None
 
     def _find_variant(self, package: Package, shapes: Shapes, values: Values) -> Variant | None:
         """The variant for these shapes that was made for the most of these values, and for none that differs."""

@@ -6,11 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from graphc.backends.base import Kernel, Operand, Packing, content_key
-from graphc.backends.regions import signature
+from graphc.backends.regions import signature, symbols_of
 from graphc.backends.tvm import objects
 from graphc.backends.tvm.tir import KernelBuilder
 from graphc.ir import Dim, Graph, dtypes
 from graphc.ir.dtypes import DType
+from graphc.ir.symbolic import symbol as dimension
 from graphc.target import Target
 
 
@@ -59,13 +60,17 @@ def build_kernel(
         partly = (touched or {}).get(operand.index) if operand.kind == "input" else None
         moved = moved + (operand.size if partly is None else partly)
     operands += [Operand("workspace", number, size) for number, size in enumerate(workspaces)]
-    key = content_key([template, signature(body), target, *identity, objects.versions()])
+    names = symbols_of(body)
+    bounds = {name: body.bounds.get(name, (0, None)) for name in names}
+    # Code for bound extents depends on no bounds.
+    open_ = [bounds] if names else []
+    key = content_key([template, signature(body), target, *identity, *open_, objects.versions()])
     symbol = Kernel.symbol_of(template, key)
 
     def compile_kernel() -> bytes:
         scratch = [dtypes.FLOAT32] * len(workspaces) if workspace_types is None else workspace_types
         pointers = [*(kind.dtype for kind in (*inputs, *outputs)), *scratch]
-        with KernelBuilder(symbol, pointers, vector_bytes=target.vector_bytes, bounds=body.bounds) as builder:
+        with KernelBuilder(symbol, pointers, vector_bytes=target.vector_bytes, dims=names, bounds=bounds) as builder:
             emit(builder)
         return objects.compile_function(builder.function, symbol, target)
 
@@ -73,7 +78,7 @@ def build_kernel(
         key=key,
         template=template,
         operands=tuple(operands),
-        dims=(),
+        dims=tuple(map(dimension, names)),
         flops=flops,
         bytes=moved,
         schedule=schedule,

@@ -19,19 +19,27 @@ from tvm.tirx.script.builder import ir as T
 from graphc.backends.base import Kernel
 from graphc.backends.tvm import scalar_ops, vectormath
 from graphc.backends.tvm.assemble import build_kernel
-from graphc.backends.tvm.contraction import extent_of, unflatten
+from graphc.backends.tvm.contraction import count_of, extent_of, unflatten
 from graphc.backends.tvm.element_types import from_storage, is_narrow_float, to_storage
 from graphc.backends.tvm.gemm_tiles import Tile, fitting, multiply, sweep_cost
 from graphc.backends.tvm.heads import MASKED, Heads, bias_of, heads_of_region, inputs_of
 from graphc.backends.tvm.problem import FreeSymbols
 from graphc.backends.tvm.render import Lane, Renderer, Scope
 from graphc.backends.tvm.stores import store
-from graphc.backends.tvm.tasks import PARALLEL_MACS, Chunks, RowTiles, chunks_of, row_tiles, split_until_balanced
+from graphc.backends.tvm.tasks import (
+    PARALLEL_MACS,
+    Chunks,
+    RowTiles,
+    ceildiv,
+    chunks_of,
+    row_tiles,
+    split_until_balanced,
+)
 from graphc.backends.tvm.tir import Expr, KernelBuilder, Register, bind, broadcast, horizontal
 from graphc.backends.tvm.transpose import copy_transposed
 from graphc.errors import BackendError
 from graphc.ir import Dim, Graph, dtypes, symbol
-from graphc.ir.symbolic import minimum
+from graphc.ir.symbolic import Bounds, floordiv, minimum, typical
 from graphc.ops.expr import Axis
 from graphc.target import Target
 
@@ -69,10 +77,16 @@ class Schedule:
         }
 
 
-def choose_schedule(heads: Heads, target: Target) -> Schedule:
-    """The schedule of an attention: the tile height serves both products."""
+def choose_schedule(heads: Heads, target: Target, bounds: Bounds) -> Schedule:
+    """The schedule of an attention: the tile height serves both products.
+
+    Args:
+        heads: The attention.
+        target: The CPU.
+        bounds: Of the symbols of open extents, which are weighed at their usual values.
+    """
     lanes = target.lanes(dtypes.FLOAT32)
-    queries, keys = extent_of([heads.query]), extent_of([heads.key])
+    queries, keys = typical(heads.query.extent, bounds), typical(heads.key.extent, bounds)
     size, elements = extent_of([heads.size]), extent_of([heads.value])
     key_vectors, value_vectors = -(-keys // lanes), -(-elements // lanes)
 
@@ -87,14 +101,15 @@ def choose_schedule(heads: Heads, target: Target) -> Schedule:
 
     scores, weighted = best(key_vectors), best(value_vectors)
     rows = min(scores.keys() & weighted.keys(), key=lambda r: size * scores[r][0] + keys * weighted[r][0])
-    products = extent_of([heads.batch, heads.head])
-    parallel = products * queries * keys * (size + elements) >= PARALLEL_MACS
+    products = count_of([heads.batch, heads.head])
+    usual = typical(products, bounds)
+    parallel = usual * queries * keys * (size + elements) >= PARALLEL_MACS
     tiles = -(-queries // rows)
-    blocks = split_until_balanced(products, tiles, target.cores) if parallel else 1
-    cut = row_tiles(queries, rows, blocks)
+    blocks = split_until_balanced(usual, tiles, target.cores) if parallel else 1
+    cut = row_tiles(heads.query.extent, rows, blocks, bounds)
     transposed = heads.k.stride(heads.key) != 1
-    first = transposed and (cut.blocks > 1 or heads.ratio > 1)
-    key_heads = extent_of([heads.batch, heads.group])
+    first = transposed and (cut.blocks != 1 or heads.ratio > 1)
+    key_heads = count_of([heads.batch, heads.group])
     return Schedule(
         lanes,
         scores[rows][1],
@@ -123,9 +138,9 @@ def lower(body: Graph, target: Target, constants: frozenset[int], options: Mappi
         raise BackendError("a value's elements are not neighbours")
     if 1 not in (heads.k.stride(heads.size), heads.k.stride(heads.key)):
         raise BackendError("neither a key's elements nor neighbouring keys are neighbours")
-    schedule = choose_schedule(heads, target)
+    schedule = choose_schedule(heads, target, body.bounds)
     inputs = inputs_of(heads)
-    scores = extent_of([heads.batch, heads.head, heads.query, heads.key])
+    scores = count_of([heads.batch, heads.head, heads.query, heads.key])
 
     def emit(builder: KernelBuilder) -> None:
         _Attention(builder, body, heads, schedule, {i: number for number, i in enumerate(inputs)}).emit()
@@ -143,16 +158,16 @@ def lower(body: Graph, target: Target, constants: frozenset[int], options: Mappi
     )
 
 
-def _padded(axis: Axis, lanes: int) -> int:
-    return -(-extent_of([axis]) // lanes) * lanes
+def _padded(axis: Axis, lanes: int) -> Dim:
+    return ceildiv(axis.extent, lanes) * lanes
 
 
-def _workspaces(heads: Heads, schedule: Schedule) -> list[int]:
+def _workspaces(heads: Heads, schedule: Schedule) -> list[Dim]:
     """Elements of each workspace: scores of every chunk's tile, transposed keys, queries of every chunk's tile."""
     keys = _padded(heads.key, schedule.lanes)
-    sizes = [schedule.tasks.count * schedule.queries.height * keys]
+    sizes: list[Dim] = [schedule.tasks.count * schedule.queries.height * keys]
     if schedule.transposed:
-        copies = extent_of([heads.batch, heads.group]) if schedule.transposes else schedule.tasks.count
+        copies = count_of([heads.batch, heads.group]) if schedule.transposes else schedule.tasks.count
         sizes.append(copies * extent_of([heads.size]) * keys)
     if is_narrow_float(heads.q.type.dtype):
         sizes.append(schedule.tasks.count * schedule.queries.height * extent_of([heads.size]))
@@ -173,7 +188,7 @@ class _Attention:
         self.output = len(operands)
         self.scores, self.keys_t = self.output + 1, self.output + 2
         self.queries = self.keys_t + schedule.transposed if is_narrow_float(heads.q.type.dtype) else None
-        self.keys = extent_of([heads.key])
+        self.keys = heads.key.extent
         self.width = _padded(heads.key, self.lanes)
         self.bias = bias_of(heads)
         self.bias_by_query = self.bias is not None and heads.query.name in FreeSymbols([self.bias])[self.bias]
@@ -191,7 +206,7 @@ class _Attention:
             at[heads.group.name] = group
             source = chunk
             if plan.transposes is not None:
-                source = at[heads.batch.name] * extent_of([heads.group]) + group
+                source = at[heads.batch.name] * heads.group.extent + group
             elif plan.transposed:
                 self._transpose_keys(at, chunk)
             keys = source * (extent_of([heads.size]) * self.width)
@@ -220,10 +235,13 @@ class _Attention:
         if self.queries is not None:
             self._widen_queries(tile, self.queries)
         panel = plan.score.vectors * self.lanes
-        full, rest = divmod(self.keys, panel)
         seen: Dim = self.keys
         if heads.causal:
             seen = builder.bind_index(minimum(self.keys, tile.row + tile.rows), 1, self.keys, "seen")
+        if not isinstance(self.keys, int):
+            self._weigh_values(tile, self._softmax(tile, self._score_open(tile, seen)), seen)
+            return
+        full, rest = divmod(self.keys, panel)
         if full:
             count = full if not heads.causal else minimum(full, (seen + (panel - 1)) // panel)
             with builder.serial(count, "panel") as number:
@@ -237,10 +255,33 @@ class _Attention:
                     self._score_panel(tile, full * panel, vectors, partial)
             else:
                 self._score_panel(tile, full * panel, vectors, partial)
+        assert isinstance(self.width, int)
         scored: Dim = self.width // self.lanes
         if heads.causal:
             scored = minimum(scored, (seen + (panel - 1)) // panel * plan.score.vectors)
         self._weigh_values(tile, self._softmax(tile, scored), seen)
+
+    def _score_open(self, tile: _Tile, seen: Dim) -> Dim:
+        """Scores of all keys seen, of which only the call knows how many there are; answers how many vectors.
+
+        Whole panels first, then single vectors, then the vector in which the keys end.
+        """
+        builder, lanes = self.builder, self.lanes
+        panel = self.plan.score.vectors * lanes
+        full = builder.bind_index(floordiv(seen, panel), 0, None, "full")
+        with builder.serial(full, "panel") as number:
+            self._score_panel(
+                tile, builder.bind_index(number * panel, 0, self.keys - panel, "key"), panel // lanes, None
+            )
+        vectors = builder.bind_index(floordiv(seen, lanes), 0, None, "vectors")
+        with builder.serial(vectors - full * (panel // lanes), "vector") as number:
+            place = builder.bind_index((number + full * (panel // lanes)) * lanes, 0, self.keys - lanes, "key")
+            self._score_panel(tile, place, 1, None)
+        rest = builder.bind_index(seen - vectors * lanes, 0, lanes - 1, "rest")
+        with builder.when(builder.index(rest) > T.int64(0)):
+            # Its load may reach as far as the keys do; what lies past those seen is masked.
+            self._score_panel(tile, vectors * lanes, 1, rest)
+        return builder.bind_index(ceildiv(seen, lanes), 1, None, "scored")
 
     def _widen_queries(self, tile: _Tile, operand: int) -> None:
         """The tile's queries as float32 in memory of the chunk."""
@@ -261,7 +302,7 @@ class _Attention:
                 with builder.serial(rest, "e") as element:
                     copy(row, vectors * self.lanes + element, 1)
 
-    def _score_panel(self, tile: _Tile, key: Dim, vectors: int, partial: int | None) -> None:
+    def _score_panel(self, tile: _Tile, key: Dim, vectors: int, partial: Dim | None) -> None:
         """Scores of neighbouring keys into the scratch memory; keys past the last one score minus infinity."""
         heads, builder, lanes = self.heads, self.builder, self.lanes
         query = self.operands[heads.q.input]
@@ -300,7 +341,7 @@ class _Attention:
         places = {**tile.at, self.heads.query.name: tile.row + row, self.heads.key.name: key + symbol(lane.name)}
         return broadcast(self.renderer.render(self.bias, lane, Scope(places)), self.lanes)
 
-    def _finish(self, value: Expr, bias: Expr | None, count: int | None) -> Expr:
+    def _finish(self, value: Expr, bias: Expr | None, count: Dim | None) -> Expr:
         """Scale, cap, bias and the end of the keys."""
         lanes, cap = self.lanes, self.heads.softcap
         scale = self.heads.scale / cap if cap else self.heads.scale

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from graphc.backends.base import Kernel
-from graphc.backends.regions import body_of, inputs_of
+from graphc.backends.regions import body_of, inputs_of, symbols_of
 from graphc.backends.tuning import Choice, region_key
 from graphc.backends.tvm import (
     attention,
@@ -25,6 +25,7 @@ from graphc.backends.tvm import (
     support,
     winograd,
 )
+from graphc.backends.tvm.flat import flattened
 from graphc.backends.tvm.link import link
 from graphc.backends.tvm.operators import Lower
 from graphc.errors import BackendError
@@ -51,6 +52,10 @@ TEMPLATES: tuple[tuple[str, Lower], ...] = (
 """Every template by name, the most special first; the last takes whatever has tensor expressions."""
 
 
+OPEN_TEMPLATES = frozenset({"gemm", "batch_matmul", "attention", "rows", "generic"})
+"""Templates whose kernels take extents from the table of dimensions."""
+
+
 class TvmBackend:
     """Compiles regions through TVM for CPUs."""
 
@@ -73,7 +78,7 @@ class TvmBackend:
         Raises:
             BackendError: No template takes it; says what each answered.
         """
-        body = body_of(region)
+        body = flattened(body_of(region))
         constants = frozenset(i for i, value in enumerate(inputs_of(region)) if value.constant is not None)
         own = operators.template_of(body)
         if own is not None:
@@ -107,8 +112,9 @@ class TvmBackend:
         refusals = []
         # No template tiles nothing; the generic one writes the halo, or the identity of a reduction over nothing.
         empty = any(value.tensor_type.numel == 0 for value in (*body.inputs, *body.outputs))
+        open_ = bool(symbols_of(body))
         for name, lower in TEMPLATES[-1:] if empty else TEMPLATES:
-            if options.get("template", name) != name:
+            if options.get("template", name) != name or (open_ and name not in OPEN_TEMPLATES):
                 continue
             try:
                 return lower(body, target, constants, options)

@@ -12,7 +12,7 @@ from typing import Any
 
 from graphc.backends.base import Kernel
 from graphc.backends.tvm.assemble import build_kernel
-from graphc.backends.tvm.contraction import Contraction, contraction_of, extent_of, unflatten
+from graphc.backends.tvm.contraction import Contraction, contraction_of, count_of, extent_of, unflatten
 from graphc.backends.tvm.element_types import constant, from_storage
 from graphc.backends.tvm.product import Product, Schedule, choose_schedule, packed_panel, read_by
 from graphc.backends.tvm.tasks import IMBALANCE, Chunks, chunks_of, imbalance
@@ -20,6 +20,7 @@ from graphc.backends.tvm.tir import Expr, KernelBuilder, broadcast
 from graphc.backends.tvm.transpose import copy_transposed
 from graphc.backends.tvm.widening import WideLeft
 from graphc.ir import Dim, Graph
+from graphc.ir.symbolic import Bounds, typical
 from graphc.ops.expr import Axis
 from graphc.target import Target
 
@@ -53,33 +54,34 @@ class Plan:
     first: Chunks | None
 
     @property
-    def copies(self) -> int:
+    def copies(self) -> Dim:
         """Packed right operands held at once."""
         if not self.packs:
             return 0
-        return extent_of(self.sources) if self.first is not None or self.whole is None else self.whole.count
+        return count_of(self.sources) if self.first is not None or self.whole is None else self.whole.count
 
 
-def choose_plan(problem: Contraction, target: Target) -> Plan:
-    """The plan of a contraction."""
+def choose_plan(problem: Contraction, target: Target, bounds: Bounds) -> Plan:
+    """The plan of a contraction; `bounds` are those of the symbols of open extents."""
     right = problem.right
     sources = tuple(axis for axis in problem.batch if axis.extent != 1 and right.depends_on(axis))
     batch = problem.batch if sources else ()
     rows = problem.axes[len(batch) : -1]
-    count, height = extent_of(batch), extent_of(rows)
-    columns, depth = extent_of([problem.column]), extent_of([problem.inner])
-    schedule = choose_schedule(target, problem.dtype, height, columns, depth, products=count)
+    count, height = count_of(batch), count_of(rows)
+    columns, depth = extent_of([problem.column]), problem.inner.extent
+    schedule = choose_schedule(target, problem.dtype, height, columns, depth, products=count, bounds=bounds)
+    usual, high = typical(count, bounds), typical(height, bounds)
     stride = right.stride(problem.inner)
     scattered = stride is None or abs(stride) * right.type.dtype.itemsize >= SCATTERED_BYTES
-    packs = right.stride(problem.column) != 1 or (height >= PACKED_ROWS and scattered)
+    packs = right.stride(problem.column) != 1 or (high >= PACKED_ROWS and scattered)
     # Narrow floats are widened where they are packed, not once for every tile of rows.
-    packs = packs or (right.type.dtype != problem.dtype and height > schedule.tile.rows)
+    packs = packs or (right.type.dtype != problem.dtype and high > schedule.tile.rows)
     whole = None
-    if not schedule.parallel or imbalance(count, target.cores) <= IMBALANCE:
+    if not schedule.parallel or imbalance(usual, target.cores) <= IMBALANCE:
         whole = chunks_of(count, target.cores, parallel=schedule.parallel)
     first = None
-    if packs and (whole is None or extent_of(sources) < count):
-        first = chunks_of(extent_of(sources) * schedule.panels, target.cores, parallel=schedule.parallel)
+    if packs and (whole is None or typical(count_of(sources), bounds) < usual):
+        first = chunks_of(count_of(sources) * schedule.panels, target.cores, parallel=schedule.parallel)
     return Plan(batch, rows, sources, schedule, whole, packs, first)
 
 
@@ -97,7 +99,7 @@ def lower(body: Graph, target: Target, constants: frozenset[int], options: Mappi
     """
     problem = contraction_of(body)
     operands, after = read_by(body, problem)
-    plan = choose_plan(problem, target)
+    plan = choose_plan(problem, target, body.bounds)
     inputs = sorted(operands | after)
     size = problem.dtype.itemsize
     packed = plan.copies * plan.product.packed_elements
@@ -112,15 +114,15 @@ def lower(body: Graph, target: Target, constants: frozenset[int], options: Mappi
         target,
         [plan.product, plan.whole, plan.packs],
         emit,
-        flops=2 * extent_of(problem.axes) * plan.product.depth,
+        flops=2 * count_of(problem.axes) * plan.product.depth,
         schedule={
             **plan.product.describe(),
-            "batch": extent_of(plan.batch),
+            "batch": str(count_of(plan.batch)),
             "right": "in place" if not plan.packs else "packed",
         },
         reads=inputs,
-        workspaces=[*([packed * size] if packed else []), *([] if wide is None else [wide.elements * size])],
-        workspace_types=[problem.dtype] * (bool(packed) + (wide is not None)),
+        workspaces=[*([packed * size] if plan.packs else []), *([] if wide is None else [wide.elements * size])],
+        workspace_types=[problem.dtype] * (plan.packs + (wide is not None)),
     )
 
 
@@ -142,7 +144,7 @@ class _BatchMatmul:
         self.right = operands[problem.right.input]
         self.workspace = len(operands) + len(body.outputs)
         self.left = operands[problem.left.input]
-        self.wide_left = None if wide is None else (wide, self.workspace + (plan.copies > 0))
+        self.wide_left = None if wide is None else (wide, self.workspace + plan.packs)
         self.product = Product(
             builder, body, problem, plan.product, operands, plan.rows, alpha=problem.alpha, wide_left=self.wide_left
         )
@@ -168,7 +170,7 @@ class _BatchMatmul:
                 with builder.serial(tasks, "task") as task:
                     self._task(at, start, task)
         else:
-            with builder.parallel(extent_of(plan.batch) * tasks, "task", enable=cut.parallel) as task:
+            with builder.parallel(count_of(plan.batch) * tasks, "task", enable=cut.parallel) as task:
                 at = unflatten(plan.batch, builder.simplify(task // tasks), builder.bounds)
                 self._task(at, self._start(at, 0), builder.simplify(task % tasks))
         self.product.epilogue.finish()
@@ -179,7 +181,7 @@ class _BatchMatmul:
         if self.plan.first is not None:
             number = 0
             for axis in self.plan.sources:
-                number = number * extent_of([axis]) + at[axis.name]
+                number = number * axis.extent + at[axis.name]
         return number * self.plan.product.packed_elements
 
     def _task(self, at: Mapping[str, Dim], start: Dim, task: Dim) -> None:

@@ -15,7 +15,18 @@ from graphc.backends.tvm.tir import KernelBuilder
 from graphc.errors import BackendError
 from graphc.ir import Dim, Graph, Node, TensorType, Value
 from graphc.ir.dtypes import DType
-from graphc.ir.symbolic import Bounds, floordiv, linear_coefficient, mod, product, simplify, substitute, symbols
+from graphc.ir.symbolic import (
+    Bounds,
+    floordiv,
+    interval,
+    linear_coefficient,
+    mod,
+    multiply,
+    product,
+    simplify,
+    substitute,
+    symbols,
+)
 from graphc.ops.contraction import matmul_parts
 from graphc.ops.expr import Axis, Load, Scalar, axes_of, call, cast, const
 from graphc.ops.indexing import broadcast_index, indices_of
@@ -146,15 +157,15 @@ def contraction_of(body: Graph) -> Contraction:
         type_ = value.tensor_type
         if not type_.dtype.is_float:
             raise BackendError(f"{anchor.op_type} of {type_.dtype}, not of floats")
-        if not all(isinstance(extent, int) and extent > 0 for extent in type_.dims):
-            raise BackendError(f"%{value.name} has an extent that is not bound, or zero")
+        if not all(is_positive(extent, body.bounds) for extent in type_.dims):
+            raise BackendError(f"%{value.name} has an extent that may be zero")
     expander = Expander(body)
     if anchor.op_type == "Gemm":
         return _gemm(body, expander, anchor, a, b)
     if len(b.tensor_type.dims) < 2:
         raise BackendError("the right operand is a vector")
     axes, inner, at_a, at_b = matmul_parts(a.tensor_type, b.tensor_type, anchor.output.tensor_type.dims)
-    bounds = bounds_of((*axes, inner))
+    bounds = {**body.bounds, **bounds_of((*axes, inner))}
     return Contraction(
         anchor,
         axes,
@@ -171,7 +182,7 @@ def _gemm(body: Graph, expander: Expander, anchor: Node, a: Value, b: Value) -> 
     turned = bool(anchor.int_attribute("transA", 0))
     (inner,) = axes_of([a.tensor_type.dims[0 if turned else 1]], "k")
     k = inner.index
-    bounds = bounds_of((*axes, inner))
+    bounds = {**body.bounds, **bounds_of((*axes, inner))}
     at_b = (column, k) if anchor.int_attribute("transB", 0) else (k, column)
     alpha, beta = anchor.float_attribute("alpha", 1.0), anchor.float_attribute("beta", 1.0)
     addend: Scalar | None = None
@@ -198,11 +209,11 @@ def flat_stride(view: View, axes: Sequence[Axis]) -> int | None:
     if not moving:
         return 0
     step = view.stride(moving[0])
-    expected = step
+    expected: Dim | None = step
     for axis in moving:
         if expected is None or view.stride(axis) != expected:
             return None
-        expected = expected * extent_of([axis])
+        expected = multiply(expected, axis.extent)
     return step
 
 
@@ -216,8 +227,24 @@ def unflatten(axes: Sequence[Axis], flat: Dim, bounds: Bounds) -> dict[str, Dim]
     return places
 
 
+def count_of(axes: Sequence[Axis]) -> Dim:
+    """Number of index values of `axes`."""
+    return product(axis.extent for axis in axes)
+
+
 def extent_of(axes: Sequence[Axis]) -> int:
-    """Number of index values of `axes`, all of which are bound."""
-    total = product(axis.extent for axis in axes)
-    assert isinstance(total, int), "contraction_of refuses unbound extents"
+    """Number of index values of `axes`, all of which must be bound.
+
+    Raises:
+        BackendError: One is not.
+    """
+    total = count_of(axes)
+    if not isinstance(total, int):
+        raise BackendError(f"its code depends on the extent {total}, which is not bound")
     return total
+
+
+def is_positive(extent: Dim, bounds: Bounds) -> bool:
+    """Whether an extent is never zero."""
+    found = interval(extent, bounds)
+    return found is not None and found[0] > 0

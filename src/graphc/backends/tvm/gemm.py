@@ -13,7 +13,7 @@ import numpy as np
 
 from graphc.backends.base import Kernel, Packing
 from graphc.backends.tvm.assemble import build_kernel
-from graphc.backends.tvm.contraction import Contraction, contraction_of, extent_of
+from graphc.backends.tvm.contraction import Contraction, contraction_of, count_of, extent_of
 from graphc.backends.tvm.gemm_tiles import Tile, fitting, sweep_cost, with_ways
 from graphc.backends.tvm.product import Product, Schedule, choose_schedule, packed_panel, read_by
 from graphc.backends.tvm.tir import KernelBuilder
@@ -39,10 +39,10 @@ def lower(body: Graph, target: Target, constants: frozenset[int], options: Mappi
     weight = problem.right.input
     read = _check(problem, body, constants)
     override = options.get("tile")
-    rows = extent_of(problem.axes[:-1])
+    rows = count_of(problem.axes[:-1])
     columns, depth = extent_of(problem.axes[-1:]), extent_of([problem.inner])
     tile = with_ways(Tile(*override), target) if override is not None else None
-    schedule = choose_schedule(target, problem.dtype, rows, columns, depth, tile)
+    schedule = choose_schedule(target, problem.dtype, rows, columns, depth, tile, bounds=body.bounds)
     packing = _packing(problem, schedule)
     inputs = sorted(read)
     numbers = {i: number for number, i in enumerate(inputs)}
@@ -120,7 +120,7 @@ def _packing(problem: Contraction, schedule: Schedule) -> Packing:
     assert step_k is not None and step_n is not None, "_check refuses such operands"
     start = right.offset - step_k * problem.inner.index - step_n * problem.column.index
     assert isinstance(start, int), "the right operand depends on no other axis"
-    depth, columns = schedule.depth, schedule.columns
+    depth, columns = extent_of([problem.inner]), schedule.columns
     alpha = 1.0 if WideLeft.needed(problem) else problem.alpha
 
     def apply(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -156,8 +156,8 @@ def pack_panels(matrix: np.ndarray[Any, Any], width: int, lanes: int) -> np.ndar
 
 def _emit(builder: KernelBuilder, product: Product, schedule: Schedule, weights: int) -> None:
     """The loops over blocks of rows and panels."""
-    blocks = schedule.blocks.blocks
-    with builder.parallel(blocks * schedule.panels, "task", enable=schedule.parallel) as task:
+    tasks = schedule.blocks.blocks * schedule.panels
+    with builder.parallel(tasks, "task", enable=schedule.parallel) as task:
         block, panel = schedule.unflatten(builder, task)
 
         def rows(panel: Dim, vectors: int) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from graphc.backends.regions import Expander
-from graphc.backends.tvm.contraction import View, anchor_of, bounds_of, view_of
+from graphc.backends.tvm.contraction import View, anchor_of, bounds_of, extent_of, is_positive, view_of
 from graphc.backends.tvm.element_types import compute_dtype
 from graphc.errors import BackendError
 from graphc.ir import Dim, Graph, Node, TensorType, Value, dtypes
@@ -81,12 +81,14 @@ def heads_of_region(body: Graph) -> Heads:
     """
     anchor = anchor_of(body, frozenset({"Attention"}))
     q, k, v = (_operand(anchor, i) for i in range(3))
-    _check(anchor, (q, k, v))
+    _check(anchor, (q, k, v), body.bounds)
     heads = heads_of(anchor, *(value.tensor_type.dims for value in (q, k, v)))
     extents = (heads.batch, heads.query_heads, heads.kv_heads, heads.queries, heads.keys, heads.size, heads.value_size)
     batch, head, group, query, key, size, element = axes = axes_of(extents)
+    for axis in (head, group, size, element):
+        extent_of([axis])
     b, h, g, s, t, d, e = (axis.index for axis in axes)
-    bounds = bounds_of(axes)
+    bounds = {**body.bounds, **bounds_of(axes)}
     expander = Expander(body)
 
     def view(value: Value, at: tuple[Dim, Dim, Dim], width: Dim, what: str) -> View:
@@ -124,7 +126,7 @@ def _operand(anchor: Node, index: int) -> Value:
     return value
 
 
-def _check(anchor: Node, operands: Sequence[Value]) -> None:
+def _check(anchor: Node, operands: Sequence[Value], bounds: Bounds) -> None:
     if any(value is not None for value in anchor.inputs[4:]):
         raise BackendError("Attention with a cache of past keys has no kernel")
     if any(value.is_used for value in anchor.outputs[1:]):
@@ -135,8 +137,8 @@ def _check(anchor: Node, operands: Sequence[Value]) -> None:
         type_ = value.tensor_type
         if not type_.dtype.is_float or compute_dtype(type_.dtype) != dtypes.FLOAT32:
             raise BackendError(f"Attention of {type_.dtype}, which does not compute in float32")
-        if not all(isinstance(extent, int) and extent > 0 for extent in type_.dims):
-            raise BackendError(f"%{value.name} has an extent that is not bound, or zero")
+        if not all(is_positive(extent, bounds) for extent in type_.dims):
+            raise BackendError(f"%{value.name} has an extent that may be zero")
 
 
 def _mask_bias(expander: Expander, mask: Value, index: Sequence[Dim], keys: Dim) -> Scalar:

@@ -18,6 +18,7 @@ from graphc.backends.tvm.widening import WideLeft
 from graphc.errors import BackendError
 from graphc.ir import Dim, Graph, symbol
 from graphc.ir.dtypes import DType
+from graphc.ir.symbolic import Bounds, typical
 from graphc.ops.expr import Axis, cast, loads
 from graphc.target import Target
 
@@ -36,9 +37,9 @@ class Schedule:
         parallel: Whether threads share the tasks.
     """
 
-    rows: int
+    rows: Dim
     columns: int
-    depth: int
+    depth: Dim
     lanes: int
     tile: Tile
     blocks: RowTiles
@@ -65,7 +66,7 @@ class Schedule:
         return self.full_panels + (self.tail_vectors > 0)
 
     @property
-    def packed_elements(self) -> int:
+    def packed_elements(self) -> Dim:
         """Elements of all panels, zeros past the last column included."""
         return (self.full_panels * self.width + self.tail_vectors * self.lanes) * self.depth
 
@@ -73,7 +74,7 @@ class Schedule:
         """The block of rows and the panel of a task, rows outermost."""
         blocks = self.blocks.blocks
         block, panel = builder.simplify(task // self.panels), builder.simplify(task % self.panels)
-        if blocks > 1 and self.panels > 1:
+        if blocks != 1 and self.panels > 1:
             block = builder.bind_index(block, 0, blocks - 1, "block")
             panel = builder.bind_index(panel, 0, self.panels - 1, "panel")
         return block, panel
@@ -95,20 +96,45 @@ class Schedule:
         }
 
 
+MANY_ROWS = 840
+"""Rows that stand for an open number of them where a tile is chosen: a multiple of most heights, so tails weigh 0."""
+
+
 def choose_schedule(
-    target: Target, dtype: DType, rows: int, columns: int, depth: int, tile: Tile | None = None, *, products: int = 1
+    target: Target,
+    dtype: DType,
+    rows: Dim,
+    columns: int,
+    depth: Dim,
+    tile: Tile | None = None,
+    *,
+    products: Dim = 1,
+    bounds: Bounds | None = None,
 ) -> Schedule:
-    """The schedule of `products` equal products of these extents in `dtype`, with the tile given or the best one."""
+    """The schedule of `products` equal products of these extents in `dtype`, with the tile given or the best one.
+
+    Args:
+        target: The CPU.
+        dtype: Type of sums.
+        rows: Rows of the left operand.
+        columns: Columns of the right one.
+        depth: Extent of the inner axis.
+        tile: Results in registers; the best if None.
+        products: How many there are.
+        bounds: Of the symbols of open extents, which are weighed at their usual values.
+    """
+    bounds = bounds or {}
     lanes = target.lanes(dtype)
-    tile = tile or choose_tile(target, rows, -(-columns // lanes))
+    tile = tile or choose_tile(target, typical(rows, bounds, MANY_ROWS), -(-columns // lanes))
     panels = -(-columns // (tile.vectors * lanes))
-    tiles = -(-rows // tile.rows)
-    parallel = products * rows * columns * depth >= PARALLEL_MACS
+    height, length, count = (typical(extent, bounds) for extent in (rows, depth, products))
+    tiles = -(-height // tile.rows)
+    parallel = count * height * columns * length >= PARALLEL_MACS
     # Half of L2 holds a block of rows, the other half the panel that passes.
-    blocks = min(tiles, max(1, -(-rows * depth * dtype.itemsize // (target.l2_bytes // 2))))
+    blocks = min(tiles, max(1, -(-height * length * dtype.itemsize // (target.l2_bytes // 2))))
     if parallel:
-        blocks = split_until_balanced(products * panels, tiles, target.cores, blocks)
-    return Schedule(rows, columns, depth, lanes, tile, row_tiles(rows, tile.rows, blocks), parallel)
+        blocks = split_until_balanced(count * panels, tiles, target.cores, blocks)
+    return Schedule(rows, columns, depth, lanes, tile, row_tiles(rows, tile.rows, blocks, bounds), parallel)
 
 
 def read_by(body: Graph, problem: Contraction) -> tuple[set[int], set[int]]:

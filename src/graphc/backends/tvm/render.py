@@ -207,8 +207,7 @@ class _Rendering:
         lanes = lanes_of(value)
         last = broadcast(self.builder.index(extent) - T.int64(1), lanes)
         clamped = T.max(T.min(value, last), broadcast(T.int64(0), lanes))
-        high = extent - 1 if isinstance(extent, int) else None
-        return self.builder.name_value(clamped, 0, high)
+        return self.builder.name_value(clamped, 0, extent - 1)
 
     def _fetch(self, scalar: Load, type_: TensorType, places: list[Dim]) -> Expr:
         builder, lane = self.builder, self.lane
@@ -295,12 +294,15 @@ class _Rendering:
             return self._is_loop_of(place, extent)
         if low_high[1] is not None and isinstance(extent, int):
             return low_high[1] < extent or self._counted_inside(place, extent)
-        return self._is_loop_of(place, extent)
+        inside = self._is_loop_of(place, extent) or self.builder.is_below(place, extent)
+        return inside or self._counted_inside(place, extent)
 
     def _counted_inside(self, place: Dim, extent: Dim) -> bool:
         """Whether the lanes that count, if not all, read below `extent`."""
         if self.lane.count is None or not self._varies(place) or not self._stride_one(place):
             return False
+        if not isinstance(extent, int) or not isinstance(self.lane.count, int):
+            return self.builder.is_below(self._start(place) + self.lane.count - 1, extent)
         past = interval(self.builder.simplify(self._start(place) + self.lane.count - extent), self.builder.bounds)
         return past is not None and past[1] is not None and past[1] <= 0
 

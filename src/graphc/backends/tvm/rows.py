@@ -14,7 +14,7 @@ from tvm.tirx.script.builder import ir as T
 from graphc.backends.base import Kernel
 from graphc.backends.tvm import element_types, scalar_ops, vectormath
 from graphc.backends.tvm.assemble import build_kernel
-from graphc.backends.tvm.contraction import extent_of, unflatten
+from graphc.backends.tvm.contraction import count_of, extent_of, is_positive, unflatten
 from graphc.backends.tvm.generic import build_problem
 from graphc.backends.tvm.nest import PARALLEL_COST, cost_of
 from graphc.backends.tvm.problem import Problem, merged
@@ -25,6 +25,7 @@ from graphc.backends.tvm.tasks import Chunks, chunks_of
 from graphc.backends.tvm.tir import Expr, KernelBuilder, Register, bind, broadcast, horizontal
 from graphc.errors import BackendError
 from graphc.ir import Dim, Graph, dtypes, symbol
+from graphc.ir.symbolic import Bounds
 from graphc.ops.expr import REDUCE_IDENTITY, Call, IndexValue, Load, Reduce, Scalar
 from graphc.target import Target
 
@@ -47,11 +48,11 @@ def lower(body: Graph, target: Target, constants: frozenset[int], options: Mappi
         BackendError: The body is something else; the message says what.
     """
     problem = merged(build_problem(body))
-    _check(problem)
+    _check(problem, body.bounds)
     row = row_of(problem)
     lanes = target.lanes(dtypes.FLOAT32)
     cost = cost_of(problem)
-    rows = extent_of(problem.axes[:-1])
+    rows = count_of(problem.axes[:-1])
     chunks = chunks_of(rows, target.cores, parallel=not isinstance(cost, int) or cost >= PARALLEL_COST)
     width = -(-extent_of([row.axis]) // lanes) * lanes
     read = sorted({scalar.input for scalar in problem.scalars() if isinstance(scalar, Load)})
@@ -76,11 +77,11 @@ def lower(body: Graph, target: Target, constants: frozenset[int], options: Mappi
     )
 
 
-def _check(problem: Problem) -> None:
+def _check(problem: Problem, bounds: Bounds) -> None:
     if not problem.axes:
         raise BackendError("the outputs have no rows")
-    if not all(isinstance(axis.extent, int) and axis.extent > 0 for axis in problem.axes):
-        raise BackendError("an extent is not bound, or zero")
+    if not all(is_positive(axis.extent, bounds) for axis in problem.axes):
+        raise BackendError("an extent may be zero")
     if not all(type_.layout.is_row_major for type_ in problem.outputs):
         raise BackendError("an output is not row-major")
     for scalar in problem.scalars():

@@ -8,7 +8,7 @@ from graphc.backends.tvm.heads import heads_of_region
 from graphc.errors import BackendError
 from graphc.ir import GRAPHC_DOMAIN, Node, TensorType, dtypes
 from graphc.ops.base import UNKNOWN_PREFIX, Trait, find
-from graphc.ops.expr import ArgReduce, Call, Const, Load, Reduce, Scalar, Select, walk
+from graphc.ops.expr import Call, Const, Load, Scalar, Select, walk
 from graphc.package import MAX_ARGUMENTS
 from graphc.target import Target, Verdict, accepted, refused
 
@@ -16,10 +16,16 @@ TEMPLATED = frozenset({"Attention"})
 """Operators of ai.onnx without a tensor expression that a template of their own takes."""
 
 
+BOUND_ONLY = frozenset(
+    {"Conv", "ConvTranspose", "MaxPool", "AveragePool", "LpPool", "ConvInteger", "MatMulInteger", "QLinearConv"}
+)
+"""Operators that would be slow without a template, none of which takes open extents of theirs yet."""
+
+
 def supports(node: Node, target: Target) -> Verdict:
     """Whether a node compiles for `target`, with the types it has now.
 
-    Kernels take bound extents so far: a node with an unbound one runs on the host until its shape is known.
+    Open extents are those of symbols that the graph bounds; some operators have kernels for bound ones alone.
     """
     if node.is_op("Region", GRAPHC_DOMAIN):
         return accepted()
@@ -37,12 +43,14 @@ def supports(node: Node, target: Target) -> Verdict:
         for index, value in enumerate(values):
             if value is None or (what == "output" and not value.is_used):
                 continue
-            reason = _type_refusal(value.type)
+            reason = _type_refusal(value.type, node)
             if reason:
                 return refused(f"{what} {index} (%{value.name}) {reason}")
     if node.domain == "" and node.op_type in TEMPLATED:
         tensors = [value.tensor_type for value in (*node.inputs, *node.outputs) if value is not None]
         return refused("a tensor without elements") if any(t.numel == 0 for t in tensors) else _attention(node)
+    if _is_open(node) and (node.op_type in BOUND_ONLY or (node.domain, node.op_type) in operators.OPERATORS):
+        return refused(f"{node.op_type} has kernels for bound extents only")
     if (node.domain, node.op_type) in operators.OPERATORS:
         return operators.supports(node, target)
     if operator.expression is None:
@@ -58,6 +66,11 @@ def supports(node: Node, target: Target) -> Verdict:
     return accepted()
 
 
+def _is_open(node: Node) -> bool:
+    tensors = [value.type for value in (*node.inputs, *node.outputs) if value is not None]
+    return any(isinstance(kind, TensorType) and kind.symbols() for kind in tensors)
+
+
 def _attention(node: Node) -> Verdict:
     try:
         heads_of_region(body_of(node))
@@ -66,7 +79,7 @@ def _attention(node: Node) -> Verdict:
     return accepted()
 
 
-def _type_refusal(kind: object) -> str:
+def _type_refusal(kind: object, node: Node) -> str:
     if not isinstance(kind, TensorType):
         return f"is {'untyped' if kind is None else 'a ' + str(kind)}, not a tensor"
     if kind.dtype == dtypes.STRING:
@@ -76,6 +89,8 @@ def _type_refusal(kind: object) -> str:
     unbound = sorted(kind.symbols())
     if any(name.startswith(UNKNOWN_PREFIX) for name in unbound):
         return "has extents that only the data tells"
+    opened = () if node.graph is None else node.graph.bounds
+    unbound = [name for name in unbound if name not in opened]
     return f"depends on {', '.join(unbound)}, which no --dim binds" if unbound else ""
 
 
@@ -84,8 +99,6 @@ def _scalar_refusal(scalar: Scalar) -> str:
         return f"its arithmetic is in {scalar.dtype}, which kernels do not compute with"
     if isinstance(scalar, Call) and not scalar_ops.is_supported(scalar.op, scalar.arguments[0].dtype):
         return f"{scalar.op} of {scalar.arguments[0].dtype} has no compiled form"
-    if isinstance(scalar, Reduce | ArgReduce) and any(not isinstance(a, int) for a in _extents(scalar)):
-        return "it reduces over an unbound extent"
     return ""
 
 
@@ -95,8 +108,3 @@ def _rank_refusal(scalar: Scalar, node: Node) -> str:
         return ""
     rank = len(value.tensor_type.dims)
     return f"input {scalar.input} (%{value.name}) has rank {rank}" if rank != len(scalar.indices) else ""
-
-
-def _extents(scalar: Reduce | ArgReduce) -> list[object]:
-    axes = scalar.axes if isinstance(scalar, Reduce) else (scalar.axis,)
-    return [axis.extent for axis in axes]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from graphc.backends.tvm.tir import KernelBuilder
 from graphc.ir import Dim
-from graphc.ir.symbolic import minimum
+from graphc.ir.symbolic import Bounds, add, floordiv, maximum, minimum, typical
 
 PARALLEL_MACS = 150_000
 """Multiply-adds under which a parallel region costs more than it saves (about 2 microseconds of one core)."""
@@ -18,6 +18,11 @@ IMBALANCE = 1.1
 
 CHUNKS_PER_CORE = 8
 """Chunks are few, so that each can have a workspace of its own, and enough for any number of threads to be balanced."""
+
+
+def ceildiv(left: Dim, right: Dim) -> Dim:
+    """`left / right` rounded up, for a positive `right`."""
+    return floordiv(add(left, right - 1), right)
 
 
 def imbalance(tasks: int, threads: int) -> float:
@@ -43,14 +48,14 @@ class Chunks:
         parallel: Whether threads share the chunks.
     """
 
-    tasks: int
-    size: int
+    tasks: Dim
+    size: Dim
     parallel: bool
 
     @property
-    def count(self) -> int:
+    def count(self) -> Dim:
         """Number of chunks: one where nothing is shared."""
-        return -(-self.tasks // self.size)
+        return 1 if self.size == self.tasks else ceildiv(self.tasks, self.size)
 
     @contextmanager
     def each(self, builder: KernelBuilder) -> Iterator[tuple[Dim, Dim]]:
@@ -62,12 +67,11 @@ class Chunks:
                 yield chunk, builder.bind_index(chunk * self.size + task, 0, self.tasks - 1, "task")
 
 
-def chunks_of(tasks: int, cores: int, *, parallel: bool) -> Chunks:
+def chunks_of(tasks: Dim, cores: int, *, parallel: bool) -> Chunks:
     """Chunks for `cores` threads, as even as may be."""
     if not parallel or tasks == 1:
         return Chunks(tasks, tasks, False)
-    most = min(tasks, CHUNKS_PER_CORE * cores)
-    return Chunks(tasks, -(-tasks // most), True)
+    return Chunks(tasks, ceildiv(tasks, CHUNKS_PER_CORE * cores), True)
 
 
 @dataclass(frozen=True)
@@ -80,17 +84,20 @@ class RowTiles:
         size: Tiles of a block.
     """
 
-    rows: int
+    rows: Dim
     height: int
-    size: int
+    size: Dim
 
     @property
-    def blocks(self) -> int:
+    def blocks(self) -> Dim:
         """Number of blocks."""
-        return -(-self.rows // (self.height * self.size))
+        return 1 if self.size == ceildiv(self.rows, self.height) else ceildiv(self.rows, self.height * self.size)
 
     def each(self, builder: KernelBuilder, block: Dim, emit: Callable[[Dim, int], None]) -> None:
         """Calls `emit(first row, rows)` where a whole tile of the block stands, and where the leftover one does."""
+        if not isinstance(self.rows, int) or not isinstance(self.size, int):
+            self._each_open(builder, block, emit)
+            return
         full, tail = divmod(self.rows, self.height)
         if full:
             first = block * self.size
@@ -103,11 +110,32 @@ class RowTiles:
             with only(builder, block, self.blocks, last=True):
                 emit(full * self.height, tail)
 
+    def _each_open(self, builder: KernelBuilder, block: Dim, emit: Callable[[Dim, int], None]) -> None:
+        """As `each`, for a number of rows known only when the kernel runs: leftover rows go by powers of two."""
+        full = builder.bind_index(floordiv(self.rows, self.height), 0, None, "full")
+        first = block * self.size
+        count = full if self.blocks == 1 else maximum(0, minimum(self.size, full - first))
+        with builder.serial(count, "tile") as tile:
+            row = builder.bind_index((first + tile) * self.height, 0, self.rows - self.height, "row")
+            emit(row, self.height)
+        if self.height == 1:
+            return
+        with only(builder, block, self.blocks, last=True):
+            done = builder.bind_index(full * self.height, 0, self.rows, "done")
+            rest = builder.bind_index(self.rows - done, 0, self.height - 1, "rest")
+            for bit in reversed(range((self.height - 1).bit_length())):
+                size = 1 << bit
+                with builder.when(builder.index(rest // size % 2) == builder.index(1)):
+                    at = builder.bind_index(done + rest // (2 * size) * (2 * size), 0, self.rows - size, "row")
+                    emit(at, size)
 
-def row_tiles(rows: int, height: int, blocks: int) -> RowTiles:
-    """Tiles of `height` in about so many blocks."""
-    tiles = -(-rows // height)
-    return RowTiles(rows, height, -(-tiles // blocks))
+
+def row_tiles(rows: Dim, height: int, blocks: int, bounds: Bounds | None = None) -> RowTiles:
+    """Tiles of `height` in about so many blocks; of open extents, in so many at their usual values."""
+    if blocks == 1:
+        return RowTiles(rows, height, ceildiv(rows, height))
+    tiles = ceildiv(typical(rows, bounds or {}), height)
+    return RowTiles(rows, height, ceildiv(tiles, blocks))
 
 
 @contextmanager

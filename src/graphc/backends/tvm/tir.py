@@ -19,7 +19,7 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as T
 
 from graphc.ir.dtypes import DType
-from graphc.ir.symbolic import Atom, Dim, simplify, substitute, symbol
+from graphc.ir.symbolic import Atom, Dim, is_natural, linear_coefficient, simplify, substitute, symbol, symbols
 
 Expr = Any
 """A TIR expression, scalar or vector."""
@@ -166,18 +166,37 @@ class KernelBuilder:
         found = self._variables.get(name)
         return found is not None and lanes_of(found) > 1
 
+    def is_below(self, place: Dim, extent: Dim) -> bool:
+        """Whether `place < extent` follows from how far the loops run that `place` is over, whatever the dimensions."""
+        highest = substitute(place, {})
+        for label in reversed(list(self._extents)):
+            along = linear_coefficient(highest, label)
+            if along is None or along < 0:
+                return False
+            if along > 0:
+                highest = substitute(highest, {label: self._extents[label] - 1}, self.bounds)
+        for label in symbols(highest):
+            along, high = linear_coefficient(highest, label), self.bounds.get(label, (0, None))[1]
+            if label not in self._dims and (along is None or along < 0 or high is None):
+                return False
+            if label not in self._dims:
+                highest = substitute(highest, {label: high}, self.bounds)
+        return is_natural(extent - 1 - highest, self.bounds)
+
     def extent_of(self, value: Dim) -> Dim | None:
         """The extent of the loop whose variable `value` is, else None."""
         return None if isinstance(value, int) else self._extents.get(str(value))
 
-    def name_value(self, value: Expr, low: int, high: int | None, name: str = "g") -> Dim:
+    def name_value(self, value: Expr, low: int, high: Dim | None, name: str = "g") -> Dim:
         """A symbol for an int64 scalar or vector, with inclusive bounds that the caller answers for."""
         label = self.fresh(name)
         self._variables[label] = T.bind(value)
-        self.bounds[label] = (low, high)
+        self.bounds[label] = (low, high if isinstance(high, int) else None)
+        if high is not None and not isinstance(high, int):
+            self._extents[label] = high + 1
         return symbol(label)
 
-    def bind_index(self, value: Dim, low: int, high: int | None, name: str = "x") -> Dim:
+    def bind_index(self, value: Dim, low: int, high: Dim | None, name: str = "x") -> Dim:
         """Computes `value` once; answers a symbol for it with the bounds given."""
         if isinstance(value, int):
             return value
@@ -211,8 +230,10 @@ class KernelBuilder:
         place = T.Ramp(self.index(offset), T.int64(stride), lanes)
         if count is None:
             return buffer[place]
-        if isinstance(count, int) and self._operands[operand].itemsize < 4:
-            return self._load_parts(operand, offset, lanes, count)
+        if self._operands[operand].itemsize < 4:
+            if isinstance(count, int):
+                return self._load_parts(operand, offset, lanes, count)
+            return self._load_lanes(operand, offset, lanes, count)
         return T.masked_load(f"{buffer.dtype}x{lanes}", buffer, place, self.first_lanes(count, lanes))
 
     def _load_parts(self, operand: int, offset: Dim, lanes: int, count: int) -> Expr:
@@ -225,6 +246,16 @@ class KernelBuilder:
         register.value = broadcast(T.IntImm(name, 0), lanes)
         for start, size in _powers(count):
             register.set_part(start, size, self.load(operand, offset + start, size))
+        return register.value
+
+    def _load_lanes(self, operand: int, offset: Dim, lanes: int, count: Dim) -> Expr:
+        """The first `count` lanes one by one, zeros behind them: as `_load_parts`, for a count that the call knows."""
+        name = stored_dtype(self._operands[operand])
+        register = Register(lanes, name)
+        register.value = broadcast(T.IntImm(name, 0), lanes)
+        for number in range(lanes):
+            with self.when(T.int64(number) < self.index(count)):
+                register.set_lane(number, self.load(operand, offset + number))
         return register.value
 
     def load_masked(self, operand: int, offset: Dim, lanes: int, mask: Expr) -> Expr:
@@ -271,6 +302,8 @@ class KernelBuilder:
             T.buffer_store(buffer, value, [place])
         elif isinstance(count, int) and (count == 1 or self._operands[operand].itemsize < 4):
             self._store_parts(operand, value, offset, lanes, count)
+        elif self._operands[operand].itemsize < 4:
+            self._store_lanes(operand, value, offset, lanes, count)
         else:
             T.evaluate(T.masked_store(buffer, value, place, self.first_lanes(count, lanes)))
 
@@ -284,6 +317,14 @@ class KernelBuilder:
         register.value = value
         for start, size in _powers(count):
             self.store(operand, register.part(start, size), offset + start, size)
+
+    def _store_lanes(self, operand: int, value: Expr, offset: Dim, lanes: int, count: Dim) -> None:
+        """Writes the first `count` lanes one by one: as `_store_parts`, for a count that the call knows."""
+        register = Register(lanes, stored_dtype(self._operands[operand]))
+        register.value = value
+        for number in range(lanes):
+            with self.when(T.int64(number) < self.index(count)):
+                self.store(operand, register.lane(number), offset + number)
 
     def store_lanes(self, operand: int, value: Expr, offset: Dim, lane: str, lanes: int, count: Dim | None) -> None:
         """Writes each lane to its own place: `offset` with the lane symbol replaced by the lane's number."""

@@ -10,6 +10,7 @@ from graphc.backends.tvm import element_types
 from graphc.backends.tvm.tir import Expr, KernelBuilder, bind, broadcast
 from graphc.ir import Dim, dtypes
 from graphc.ir.dtypes import DType
+from graphc.ir.symbolic import minimum
 
 Read = Callable[[Dim, Dim, "int | None"], Expr]
 """Answers the vector of a row that starts at a column, of which only the first so many lanes are inside."""
@@ -39,15 +40,17 @@ def transposed(rows: Sequence[Expr], lanes: int) -> list[Expr]:
 def copy_transposed(
     builder: KernelBuilder,
     read: Read,
-    rows: int,
+    rows: Dim,
     columns: int,
     lanes: int,
     operand: int,
     base: Dim,
-    stride: int,
+    stride: Dim,
     dtype: DType = dtypes.FLOAT32,
 ) -> None:
     """Writes row `c` of a result for every column `c` of a matrix, zeros after the last row up to a whole vector.
+
+    Where only the call knows the number of rows, what comes after the last one is that row again.
 
     Args:
         builder: The kernel under construction.
@@ -62,21 +65,34 @@ def copy_transposed(
     """
     zero = broadcast(element_types.constant(0.0, dtype), lanes)
 
-    def square(row: Dim, height: int, column: Dim, width: int) -> None:
+    def line(row: Dim, r: int, height: Dim) -> Dim | None:
+        """The row to read, if any: past an end that only the call knows, the last one stands in."""
+        if isinstance(height, int):
+            return row + r if r < height else None
+        return builder.bind_index(row + minimum(r, height - 1), 0, rows - 1, "row")
+
+    def square(row: Dim, places: list[Dim | None], column: Dim, width: int) -> None:
         count = None if width == lanes else width
-        vectors = [bind(read(row + r, column, count)) if r < height else zero for r in range(lanes)]
+        vectors = [zero if place is None else bind(read(place, column, count)) for place in places]
         for c, vector in enumerate(transposed(vectors, lanes)[:width]):
             builder.store(operand, vector, base + (column + c) * stride + row, lanes)
 
-    def strip(row: Dim, height: int) -> None:
+    def strip(row: Dim, height: Dim) -> None:
+        places = [line(row, r, height) for r in range(lanes)]
         if columns >= lanes:
             with builder.serial(columns // lanes, "c") as block:
-                square(row, height, block * lanes, lanes)
+                square(row, places, block * lanes, lanes)
         if columns % lanes:
-            square(row, height, columns // lanes * lanes, columns % lanes)
+            square(row, places, columns // lanes * lanes, columns % lanes)
 
-    if rows >= lanes:
-        with builder.serial(rows // lanes, "r") as block:
+    whole = rows // lanes
+    if whole != 0:
+        with builder.serial(whole, "r") as block:
             strip(block * lanes, lanes)
-    if rows % lanes:
-        strip(rows // lanes * lanes, rows % lanes)
+    rest = rows - whole * lanes
+    if isinstance(rest, int):
+        if rest:
+            strip(whole * lanes, rest)
+        return
+    with builder.when(builder.index(rest) > T.int64(0)):
+        strip(whole * lanes, rest)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from graphc.backends.tvm.contraction import Contraction, extent_of, unflatten
+from graphc.backends.tvm.contraction import Contraction, count_of, extent_of, unflatten
 from graphc.backends.tvm.element_types import from_storage, is_narrow_float
 from graphc.backends.tvm.tir import KernelBuilder
 from graphc.ir import Dim
@@ -37,15 +37,15 @@ class WideLeft:
         return is_narrow_float(problem.left.type.dtype)
 
     @property
-    def elements(self) -> int:
+    def elements(self) -> Dim:
         """Elements of the workspace."""
-        return extent_of(self.axes) * self.depth
+        return count_of(self.axes) * self.depth
 
     def start(self, places: Mapping[str, Dim]) -> Dim:
         """Where the row at `places` starts."""
         row: Dim = 0
         for axis in self.axes:
-            row = row * extent_of([axis]) + places[axis.name]
+            row = row * axis.extent + places[axis.name]
         return row * self.depth
 
     def emit(self, builder: KernelBuilder, source: int, target: int, *, parallel: bool) -> None:
@@ -61,7 +61,7 @@ class WideLeft:
         stride = left.stride(inner)
         assert stride is not None, "read_by refuses others"
         vectors, rest = divmod(self.depth, self.lanes)
-        with builder.parallel(extent_of(self.axes), "row", enable=parallel) as row:
+        with builder.parallel(count_of(self.axes), "row", enable=parallel) as row:
             places = unflatten(self.axes, row, builder.bounds)
             others = {axis.name: 0 for axis in (*self.problem.axes, inner) if axis.name not in places}
             base = builder.bind_index(left.at(builder, {**others, **places}), 0, None, "base")

@@ -1,0 +1,179 @@
+"""Graphs whose symbols stay open: which values their types hold for, and what keeps a program from being for any."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+
+from graphc.backends.base import Kernel
+from graphc.backends.regions import body_of
+from graphc.compiler.program import Program
+from graphc.errors import GraphcError
+from graphc.frontend import bind_dims
+from graphc.frontend.binding import Solution
+from graphc.ir import Graph, Node, TensorType
+from graphc.ir.symbolic import Dim, evaluate, symbol, symbols, typical
+from graphc.ops.base import Trait, find
+from graphc.ops.inference import infer_graph
+
+Ranges = Mapping[str, "tuple[int, int | None]"]
+"""Inclusive bounds of symbols."""
+
+_CLASHING = re.compile(r"[a-z]{1,2}[0-9]+t?|block")
+"""Names that axes and loops have in tensor expressions and templates."""
+
+_APART = (7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67, 71, 73, 79, 83, 89, 97)
+"""Extents that no shape relates to one another by accident."""
+
+_FAR = 4093
+"""An extent beyond the tables of positions of most models; primes after it keep symbols apart."""
+
+_LARGEST = 1 << 20
+"""Where the search for the end of a range ends."""
+
+
+def open_graph(source: Graph, ranges: Ranges) -> Graph | str:
+    """A copy of a graph with its symbols open within ranges, or why that cannot be.
+
+    Types of a graph over symbols take extents for equal that may not be, and know nothing of the length of a table of
+    positions. So the types are inferred anew at values of the symbols far apart, at the least and at the largest ones:
+    where an inference disagrees with the types over symbols, a range ends.
+
+    Args:
+        source: Types inferred; what is bound has no symbols any more.
+        ranges: Of every symbol of its inputs, as far as the caller wants.
+
+    Returns:
+        The copy, its types inferred within the ranges found, which are its `bounds`; or the reason.
+    """
+    unknown = sorted({str(value.name) for value in source.inputs if not isinstance(value.type, TensorType)})
+    if unknown:
+        return f"input {unknown[0]!r} is no tensor"
+    copy = source.clone()
+    copy.bounds = {name: (max(1, low), high) for name, (low, high) in ranges.items()}
+    names = sorted(ranges)
+    near = _clipped({name: 1 + _APART[i % len(_APART)] for i, name in enumerate(names)}, copy.bounds)
+    problem = disagreement(copy, source, near)
+    if problem is not None:
+        return f"at {_text(near)} the model's types do not follow from its symbols: {problem}"
+    for name in names:
+        low, high = copy.bounds[name]
+        if low == 1 and disagreement(copy, source, {**near, name: 1}) is not None:
+            copy.bounds[name] = (2, high)
+        far = _FAR + 2 * names.index(name) if high is None else high
+        if far > near[name] and disagreement(copy, source, {**near, name: far}) is not None:
+            copy.bounds[name] = (copy.bounds[name][0], _last(copy, source, near, name, high or _LARGEST))
+    corners = [{name: low for name, (low, _) in copy.bounds.items()}]
+    corners.append({n: _FAR + 2 * i if (h := copy.bounds[n][1]) is None else h for i, n in enumerate(names)})
+    for corner in corners:
+        if (problem := disagreement(copy, source, corner)) is not None:
+            return f"at {_text(corner)} the model's types do not follow from its symbols: {problem}"
+    _rename(copy)
+    infer_graph(copy)
+    return copy
+
+
+def renamed(name: str) -> str:
+    """What a symbol is called in an open graph."""
+    return f"dim_{name}" if _CLASHING.fullmatch(name) else name
+
+
+def _rename(graph: Graph) -> None:
+    values: dict[str, Dim] = {name: symbol(renamed(name)) for name in graph.bounds}
+    solution = Solution(values=values)
+    for inner in graph.all_graphs():
+        for typed in (*inner.inputs, *(output for node in inner.nodes for output in node.outputs)):
+            typed.type = solution.type_of(typed.type)
+    graph.bounds = {renamed(name): bounds for name, bounds in graph.bounds.items()}
+
+
+def _clipped(values: Mapping[str, int], bounds: Ranges) -> dict[str, int]:
+    return {
+        name: max(low, value if high is None else min(value, high))
+        for name, value in values.items()
+        for low, high in [bounds[name]]
+    }
+
+
+def _last(graph: Graph, source: Graph, near: Mapping[str, int], name: str, high: int) -> int:
+    """The largest value of a symbol at which types agree, between one where they do and one where they may not."""
+    low = near[name]
+    while low < high:
+        middle = (low + high + 1) // 2
+        if disagreement(graph, source, {**near, name: middle}) is None:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def disagreement(graph: Graph, source: Graph, values: Mapping[str, int]) -> str | None:
+    """What the types of `source` at these values contradict of the types over symbols in `graph`; None for nothing."""
+    bound = source.clone()
+    try:
+        bind_dims(bound, dict(values))
+    except GraphcError as error:
+        return error.message
+    for left, right in zip(graph.nodes, bound.nodes, strict=True):
+        for value, other in zip(left.outputs, right.outputs, strict=True):
+            open_type, bound_type = value.type, other.type
+            if not isinstance(open_type, TensorType) or not isinstance(bound_type, TensorType):
+                continue
+            if open_type.shape is None or bound_type.shape is None:
+                continue
+            if len(open_type.shape) != len(bound_type.shape):
+                return f"%{value.name} is {open_type}, but {bound_type}"
+            for extent, found in zip(open_type.shape, bound_type.shape, strict=True):
+                known = isinstance(found, int) and symbols(extent) <= values.keys()
+                if known and evaluate(extent, values) != found:
+                    return f"%{value.name} is {open_type}, but {bound_type}"
+    return None
+
+
+def usual_values(graph: Graph) -> dict[str, int]:
+    """A value of each open symbol to weigh costs and to show plans at."""
+    return {name: typical(symbol(name), graph.bounds) for name in graph.bounds}
+
+
+def closed_reason(program: Program) -> str | None:
+    """Why a program over symbols is none that runs for any of their values; None where it is one."""
+    for host in program.host:
+        return f"{_named(host.node)} would run on the host: {host.reason}"
+    for node in program.controls:
+        return f"{_named(node)} has bodies, which are compiled for bound extents only"
+    if program.buffers.objects:
+        return "some of its values have shapes that only the data tells"
+    for node, kernel in program.kernels.items():
+        if kernel.template == "generic" and any(_is_heavy(inner) for inner in _open_nodes(node, kernel)):
+            return f"{_named(node)} has a fast kernel for bound extents only"
+    return None
+
+
+def _named(node: Node) -> str:
+    return f"{node.op_type} ({', '.join(node.origins[:3]) or node.name})"
+
+
+def _open_nodes(node: Node, kernel: Kernel) -> Iterator[Node]:
+    yield from body_of(node).nodes if kernel.dims else ()
+
+
+def _is_heavy(node: Node) -> bool:
+    operator = find(node)
+    return operator is not None and (operator.has(Trait.CONTRACTION) or operator.has(Trait.WINDOW))
+
+
+def _text(values: Mapping[str, int]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in sorted(values.items()))
+
+
+def ranges_of(names: Sequence[str], given: Mapping[str, object], bounds: Ranges) -> dict[str, tuple[int, int | None]]:
+    """The range of each symbol: as given, else as the model bounds it."""
+    found: dict[str, tuple[int, int | None]] = {}
+    for name in names:
+        wanted = given.get(name)
+        low, high = bounds.get(name, (0, None))
+        if isinstance(wanted, range):
+            low = max(low, wanted.start)
+            high = wanted.stop - 1 if high is None else min(high, wanted.stop - 1)
+        found[name] = (low, high)
+    return found
