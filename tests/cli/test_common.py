@@ -16,15 +16,20 @@ extents = st.integers(0, 1 << 40)
 shapes = st.lists(st.none() | extents, min_size=2, max_size=5).map(tuple)
 
 
-def write(given: int | list[int] | tuple[int | None, ...]) -> str:
+def write(given: int | range | list[int | range] | tuple[int | None, ...]) -> str:
     if isinstance(given, int):
         return str(given)
+    if isinstance(given, range):
+        return f"{given.start}..{given.stop - 1}"
     if isinstance(given, list):
-        return ",".join(map(str, given))
+        return ",".join(map(write, given))
     return "x".join("?" if extent is None else str(extent) for extent in given)
 
 
-@given(st.dictionaries(names, extents | st.lists(extents, min_size=2) | shapes))
+ranges = st.tuples(extents, st.integers(0, 1 << 20)).map(lambda pair: range(pair[0], pair[0] + pair[1] + 1))
+
+
+@given(st.dictionaries(names, extents | ranges | st.lists(extents | ranges, min_size=2) | shapes))
 def test_what_is_written_is_read(dims: Dims) -> None:
     assert parse_dims([f"{name}={write(value)}" for name, value in dims.items()]) == dims
 
@@ -43,7 +48,9 @@ def test_a_shape_of_one_axis_is_in_brackets() -> None:
         (["batch=-1"], "'-1' is neither"),
         (["batch=1,x"], "'1,x' is neither"),
         (["x=[1,b]"], "'b' is not an extent"),
-        (["seq=1..512"], "a range of extents"),
+        (["seq=9..1"], "'9..1' is neither"),
+        (["seq=1...5"], "'1...5' is neither"),
+        (["seq=..5"], "'..5' is neither"),
         (["batch=1", "batch=2"], "given twice"),
     ],
 )

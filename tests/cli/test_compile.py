@@ -65,12 +65,37 @@ def test_options_reach_the_compiler(graphc: Call, mlp: Path, tmp_path: Path) -> 
 
 def test_open_dimensions_are_compiled_when_they_come(graphc: Call, mlp: Path, tmp_path: Path) -> None:
     path = tmp_path / "m.graphc"
-    result = graphc("compile", mlp, "-o", path)
+    result = graphc("compile", mlp, "-o", path, "--no-open-variants")
     assert result.status == 0
     assert "No dimension is bound" in result.out
     assert "y" in graphc("run", path, "--dim", "batch=5", "--json").json["outputs"]
     assert "No variant is compiled yet" in graphc("inspect", path).out
-    assert "Dimensions are open" in graphc("inspect", mlp).out
+    assert "Dimensions are open" in graphc("inspect", mlp, "--no-open-variants").out
+
+
+def test_open_dimensions_have_a_variant_for_any(graphc: Call, mlp: Path, tmp_path: Path) -> None:
+    path = tmp_path / "m.graphc"
+    assert "any batch" in graphc("compile", mlp, "-o", path).out
+    assert "y" in graphc("run", path, "--dim", "batch=5", "--json").json["outputs"]
+    assert "any batch" in graphc("inspect", path).out
+    assert "any batch" in graphc("inspect", mlp).out
+    # What is shown at a shape is what runs there.
+    shown = graphc("inspect", path, "--dim", "batch=5", "--json").json
+    assert [variant["bindings"] for variant in shown["variants"]] == [{"batch": 5}]
+    assert "batch=5 on cpu:" in graphc("profile", path, "--dim", "batch=5", "--runs", "1").out
+
+
+def test_a_range_beside_the_shapes_that_come_often(graphc: Call, mlp: Path, tmp_path: Path) -> None:
+    path = tmp_path / "m.graphc"
+    result = graphc("compile", mlp, "-o", path, "--dim", "batch=1..64,8")
+    assert "batch in 1..64" in result.out
+    assert "batch=8" in result.out
+    manifest = Package(path).manifest
+    assert [variant.bindings for variant in manifest.variants] == [{"batch": 8}]
+    assert [(r.minimum, r.maximum) for variant in manifest.open for r in variant.ranges.values()] == [(1, 64)]
+    refused = graphc("run", path, "--dim", "batch=65")
+    assert refused.status == 1
+    assert "batch in 1..64" in refused.err
 
 
 def test_host_steps_are_shown_with_reasons(graphc: Call, on_host: Path, tmp_path: Path) -> None:

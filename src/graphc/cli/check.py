@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from graphc.cli.common import Dims, add_compile_options, add_json, add_model, compile_options, parse_dims
@@ -49,9 +50,10 @@ def run(options: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def _first(dims: Dims) -> Dims:
+def _first(dims: Dims) -> dict[str, int | Sequence[int | str | None]]:
     """One binding of those that `--dim` lists; the others differ in extents alone, and are lowered further on."""
-    return {name: given[0] if isinstance(given, list) else given for name, given in dims.items()}
+    first = {name: given[0] if isinstance(given, list) else given for name, given in dims.items()}
+    return {name: given for name, given in first.items() if not isinstance(given, range)}
 
 
 def _with_compile(report: Report, options: argparse.Namespace, dims: Dims) -> Report:

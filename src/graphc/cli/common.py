@@ -18,7 +18,7 @@ from graphc.errors import OptionError
 if TYPE_CHECKING:
     from graphc.compiler import CompileOptions
 
-Dims: TypeAlias = "dict[str, int | list[int] | tuple[int | None, ...]]"
+Dims: TypeAlias = "dict[str, int | list[int | range] | range | tuple[int | None, ...]]"
 """What `--dim` gives: an extent, a list of them (a variant each), or an input's shape, None for what stays open."""
 
 PACKAGE_MAGIC = b"PK\x03\x04"
@@ -91,6 +91,11 @@ def add_compile_options(parser: argparse.ArgumentParser, *, pipeline: str = "--p
         type=natural,
         metavar="N",
         help="variants compiled for values that come where --value leaves them open (default: 16)",
+    )
+    group.add_argument(
+        "--no-open-variants",
+        action="store_true",
+        help="no kernels for any extent: what --dim leaves open is compiled for each shape when it first comes",
     )
     group.add_argument("--no-tuning", action="store_true", help="cut kernels by the cost model alone; graphc tune")
     group.add_argument("--require-compiled", action="store_true", help="a step that has no kernel is an error")
@@ -180,12 +185,7 @@ def parse_dims(texts: list[str]) -> Dims:
     return dims
 
 
-def _extents(text: str, given: str) -> int | list[int] | tuple[int | None, ...]:
-    if ".." in given:
-        raise OptionError(
-            f"--dim {text}: a range of extents cannot be compiled yet",
-            hint="list the extents, e.g. 1,8,32, or use --embed-model and --dim nothing: shapes compile when they come",
-        )
+def _extents(text: str, given: str) -> int | list[int | range] | range | tuple[int | None, ...]:
     if given == "auto":
         raise OptionError(f"--dim {text}: only graphc compile chooses extents", hint="name one, e.g. 8")
     if given.isdecimal():
@@ -194,13 +194,23 @@ def _extents(text: str, given: str) -> int | list[int] | tuple[int | None, ...]:
         return _shape(text, [extent.strip() for extent in given[1:-1].split(",") if extent.strip()])
     if _SHAPE.fullmatch(given):
         return _shape(text, given.split("x"))
-    words = given.split(",")
-    if all(word.isdecimal() for word in words):
-        return [int(word) for word in words]
-    raise OptionError(
-        f"--dim {text}: {given!r} is neither an extent, nor extents with commas, nor a shape",
-        hint="for example --dim batch=8, --dim batch=1,8 or --dim x=1x3x224x224",
-    )
+    words = [_range(word) if ".." in word else int(word) if word.isdecimal() else None for word in given.split(",")]
+    known = [word for word in words if word is not None]
+    if len(known) != len(words):
+        raise OptionError(
+            f"--dim {text}: {given!r} is neither an extent, nor a range, nor extents with commas, nor a shape",
+            hint="for example --dim batch=8, --dim seq=1..512, --dim batch=1,8 or --dim x=1x3x224x224",
+        )
+    return known[0] if len(known) == 1 else known
+
+
+def _range(text: str) -> range | None:
+    """`1..512`, both inclusive, or `1..` without an end."""
+    low, _, high = text.partition("..")
+    if not low.isdecimal() or not (high.isdecimal() or not high):
+        return None
+    found = range(int(low), int(high) + 1 if high else sys.maxsize)
+    return found if found else None
 
 
 def _shape(text: str, extents: list[str]) -> tuple[int | None, ...]:
@@ -234,6 +244,7 @@ def compile_options(options: argparse.Namespace, progress: Callable[[str, int, i
         level=f"O{options.level or 2}",
         passes=options.pipeline,
         winograd=not options.no_winograd,
+        open_variants=not options.no_open_variants,
         tuning=not options.no_tuning,
         require_compiled=options.require_compiled,
         embed_model=getattr(options, "embed_model", False),
@@ -258,6 +269,7 @@ def refuse_compile_options(options: argparse.Namespace) -> None:
         "--passes": options.pipeline,
         "--no-winograd": options.no_winograd,
         "--specializations": options.specializations is not None,
+        "--no-open-variants": options.no_open_variants,
         "--no-tuning": options.no_tuning,
         "--require-compiled": options.require_compiled,
         "--verify-passes": options.verify_passes,

@@ -11,7 +11,7 @@ from graphc.cli.common import add_compile_options, add_json, add_model, compile_
 from graphc.cli.progress import Progress
 from graphc.cli.table import count, names, percent, shorten, size, table
 from graphc.cli.toolchain import installed
-from graphc.cli.values import compile_values, describe
+from graphc.cli.values import compile_values, describe_program
 
 if TYPE_CHECKING:
     from graphc.compiler import CompileOptions, Lowered
@@ -84,6 +84,7 @@ def _dims(texts: list[str]) -> dict[str, Any]:
 def _facts(program: Program) -> dict[str, Any]:
     return {
         "bindings": dict(program.bindings),
+        "ranges": {name: list(bounds) for name, bounds in program.graph.bounds.items()},
         "values": {name: value.tolist() for name, value in program.values.items()},
         "target": program.target.name,
         "steps": len(program.buffers.steps),
@@ -102,14 +103,14 @@ def _summary(lowered: Lowered, options: CompileOptions) -> str:
         return (
             "  No dimension is bound: each shape is compiled when it first comes, which needs the compiler where the\n"
             "  package runs. Bind dimensions with --dim to compile them now."
-        )
+        ) + (f"\n  No variant is for any shape: {lowered.closed}." if lowered.closed else "")
     rows = []
     for program in programs:
         plan = program.plan
         gap = percent(plan.gap, plan.lower_bound)
         rows.append(
             (
-                describe(program.bindings, program.values, lowered.parameters),
+                describe_program(program, lowered.parameters),
                 program.target.name,
                 str(len(program.buffers.steps)),
                 str(len({kernel.key for _, kernel in program.all_kernels()})),

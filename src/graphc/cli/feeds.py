@@ -17,7 +17,7 @@ from graphc.cli.source import Source
 from graphc.cli.values import allows_values, describe_variant, parse_values, value_arrays
 from graphc.cli.wrapped import Arrays, gather
 from graphc.errors import InputError, OptionError
-from graphc.package import TensorSpec, Variant, evaluate, parameter_values, symbols_of
+from graphc.package import OpenVariant, TensorSpec, Variant, evaluate, instantiate, parameter_values, symbols_of
 from graphc.testing.inputs import Range, seeded_inputs
 
 Inputs = dict[str, Any]
@@ -154,6 +154,13 @@ def chosen_variants(source: Source, options: argparse.Namespace) -> list[Variant
     values = parse_values(options.values) if source.is_package else {}
     manifest = executable.manifest
     found = [v for v in executable.variants if allows(manifest.inputs, dims, v) and allows_values(manifest, values, v)]
+    if not found:
+        found = [
+            instantiate(variant, bindings)
+            for variant in manifest.open
+            for bindings in [open_bindings(variant, dims)]
+            if variant.isa == executable.isa and variant.takes(bindings) and is_settled(variant, dims)
+        ][:1]
     if not found and not executable.variants and not manifest.symbols:
         raise OptionError(
             f"no variant is compiled yet: the values of {', '.join(manifest.parameters)} are open",
@@ -172,6 +179,26 @@ def chosen_variants(source: Source, options: argparse.Namespace) -> list[Variant
     return found
 
 
+USUAL = 128
+"""The extent at which an open variant is shown where nothing says another."""
+
+
+def open_bindings(variant: OpenVariant, dims: Dims) -> dict[str, int]:
+    """What `--dim` says of an open variant's symbols, and usual values of the others."""
+    bindings: dict[str, int] = {}
+    for name, bounds in variant.ranges.items():
+        given = dims.get(name)
+        usual = max(bounds.minimum, min(USUAL, USUAL if bounds.maximum is None else bounds.maximum))
+        bindings[name] = given if isinstance(given, int) else usual
+    return bindings
+
+
+def is_settled(variant: OpenVariant, dims: Dims) -> bool:
+    """Whether `--dim` says one extent of each symbol that has several."""
+    several = (name for name, bounds in variant.ranges.items() if bounds.minimum != bounds.maximum)
+    return all(isinstance(dims.get(name), int) for name in several)
+
+
 def allows(specs: Sequence[TensorSpec], dims: Dims, variant: Variant) -> bool:
     """Whether a variant is one of those that `--dim` options name."""
     positions = {spec.name: index for index, spec in enumerate(specs)}
@@ -179,7 +206,7 @@ def allows(specs: Sequence[TensorSpec], dims: Dims, variant: Variant) -> bool:
         if isinstance(given, int):
             if variant.bindings.get(name) != given:
                 return False
-        elif name in positions:
+        elif name in positions and isinstance(given, tuple):
             shape = variant.inputs[positions[name]]
             if (
                 shape is None
@@ -187,8 +214,11 @@ def allows(specs: Sequence[TensorSpec], dims: Dims, variant: Variant) -> bool:
                 or any(g not in (None, s) for g, s in zip(given, shape, strict=True))
             ):
                 return False
-        elif variant.bindings.get(name) not in given:
-            return False
+        else:
+            several = given if isinstance(given, list) else [given]
+            own = variant.bindings.get(name)
+            if not any(own in one if isinstance(one, range) else own == one for one in several):
+                return False
     return True
 
 
@@ -254,7 +284,7 @@ def single_feed(options: argparse.Namespace, model: Path, what: str) -> tuple[di
     given = parse_inputs(options.inputs)
     dims = parse_dims(options.dims)
     for name, extents in dims.items():
-        if isinstance(extents, list):
+        if isinstance(extents, list | range):
             raise OptionError(f"--dim {name}: {what} is of one shape; give one extent")
     values = parse_values(options.values)
     for name, several in values.items():
@@ -284,7 +314,8 @@ def _model_inputs(given: Given, seed: int, model: Path, dims: Dims) -> dict[str,
     from graphc.ir import TensorType
     from graphc.testing.inputs import index_ranges, seeded_inputs
 
-    graph = import_model(model, dims=dims)
+    bound = {name: given for name, given in dims.items() if isinstance(given, int | tuple)}
+    graph = import_model(model, dims=bound)
     specs, shapes = [], []
     for value in graph.inputs:
         kind = value.type

@@ -16,7 +16,7 @@ from graphc.cli.memory_plan import memory_json, memory_line, memory_section
 from graphc.cli.progress import Progress
 from graphc.cli.table import count, facts, names, shorten, size, table
 from graphc.cli.toolchain import installed
-from graphc.cli.values import compile_values, describe
+from graphc.cli.values import compile_values, describe_program
 from graphc.package import BufferPlan
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class ModelView:
             page.append(self._operators(None))
             page.append(_open_text(self.lowered))
         for program in programs:
-            title = f"{describe(program.bindings, program.values, self.lowered.parameters)} on {program.target.name}"
+            title = f"{describe_program(program, self.lowered.parameters)} on {program.target.name}"
             page.append(f"── {title} " + "─" * max(0, 70 - len(title)))
             page.append(_summary(program, _operators(self.lowered.imported.graph).total()))
             page.append(self._operators(program))
@@ -136,11 +136,14 @@ class ModelView:
                 name: list(dict.fromkeys(origin for node in nodes for origin in node.origins or (node.name,)))
                 for name, nodes in self.lowered.undecided.items()
             },
+            "closed": self.lowered.closed,
             "variants": [_program_json(program) for program in self.lowered.programs],
         }
 
 
 def _open_text(lowered: Lowered) -> str:
+    if lowered.closed:
+        return f"No variant is for any shape: {lowered.closed}.\nBind dimensions with --dim to see what is."
     if lowered.open_dims:
         return "Dimensions are open. Bind them with --dim to see what the model compiles to."
     return "Values that decide are open. Give them with --value to see what the model compiles to."
@@ -232,6 +235,7 @@ def _buffers(program: Program) -> list[BufferPlan]:
 def _program_json(program: Program) -> dict[str, Any]:
     return {
         "bindings": dict(program.bindings),
+        "ranges": {name: list(bounds) for name, bounds in program.graph.bounds.items()},
         "values": {name: value.tolist() for name, value in program.values.items()},
         "target": program.target.name,
         "operators": dict(_operators(program.graph)),

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from graphc.cli.common import Dims, parse_dims
-from graphc.cli.feeds import allows
+from graphc.cli.feeds import allows, open_bindings
 from graphc.cli.kernels import kernel_table, kernels_of_variant, template_table
 from graphc.cli.memory_plan import memory_json, memory_line, memory_section
 from graphc.cli.table import count, facts, names, size, table
 from graphc.cli.values import allows_values, describe_variant, parse_values
 from graphc.errors import OptionError
-from graphc.package import MODEL, Manifest, Package, Variant, parameter_values
+from graphc.package import MODEL, Manifest, OpenVariant, Package, Variant, instantiate, parameter_values
 
 
 @dataclass
@@ -23,6 +23,7 @@ class PackageView:
 
     package: Package
     variants: list[Variant]
+    opened: list[OpenVariant]
 
     @classmethod
     def open(cls, options: argparse.Namespace) -> PackageView:
@@ -44,10 +45,18 @@ class PackageView:
             and allows(manifest.inputs, dims, variant)
             and allows_values(manifest, values, variant)
         ]
-        if manifest.variants and not chosen:
+        opened = [variant for variant in manifest.open if isa in (None, variant.isa)]
+        chosen += [
+            instantiate(variant, bindings)
+            for variant in opened
+            for bindings in [open_bindings(variant, dims)]
+            if variant.takes(bindings) and not any(v.isa == variant.isa for v in chosen)
+        ]
+        if (manifest.variants or opened) and not chosen:
             have = "; ".join(f"{describe_variant(manifest, v)} on {v.isa}" for v in manifest.variants)
+            have = "; ".join(filter(None, [have, *(f"{v} on {v.isa}" for v in opened)]))
             raise OptionError(f"the package has no such variant; it has: {have}")
-        return cls(package, chosen)
+        return cls(package, chosen, opened)
 
     def sections(self, options: argparse.Namespace) -> list[str]:
         """The page, section by section."""
@@ -90,7 +99,7 @@ class PackageView:
         return facts([row for row in rows if row[1]])
 
     def _variants(self) -> str:
-        if not self.variants:
+        if not self.variants and not self.opened:
             return (
                 "No variant is compiled yet: each shape is when it first comes, by the compiler where the package runs."
             )
@@ -104,6 +113,17 @@ class PackageView:
                 memory_line(variant.arena_size, variant.lower_bound),
             )
             for variant in self.variants
+        ]
+        rows += [
+            (
+                str(variant),
+                f"cpu:{variant.isa}",
+                str(len(variant.steps)),
+                str(len({step.symbol for step in variant.steps})),
+                "0",
+                "planned for each shape",
+            )
+            for variant in self.opened
         ]
         return table(("variant", "target", "steps", "kernels", "host steps", "memory"), rows, left=(0, 1, 5))
 
@@ -134,6 +154,15 @@ class PackageView:
                     "memory": memory_json(variant.buffers, variant.arena_size, variant.lower_bound),
                 }
                 for variant in self.variants
+            ],
+            "open": [
+                {
+                    "ranges": {name: vars(bounds) for name, bounds in variant.ranges.items()},
+                    "target": f"cpu:{variant.isa}",
+                    "steps": len(variant.steps),
+                    "kernels": len({step.symbol for step in variant.steps}),
+                }
+                for variant in self.opened
             ],
         }
 

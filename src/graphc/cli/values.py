@@ -5,13 +5,24 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from graphc.errors import InputError, OptionError
-from graphc.package import Manifest, TensorSpec, Variant, format_value, numpy_dtype, parameter_values
+from graphc.package import (
+    Manifest,
+    TensorSpec,
+    Variant,
+    describe_ranges,
+    format_value,
+    numpy_dtype,
+    parameter_values,
+)
+
+if TYPE_CHECKING:
+    from graphc.compiler.program import Program
 
 Values: TypeAlias = dict[str, list[Any]]
 """What `--value` gives: for each input, one value or several (a variant each), as numbers and nested lists."""
@@ -86,6 +97,14 @@ def allows_values(manifest: Manifest, values: Values, variant: Variant) -> bool:
 def describe_variant(manifest: Manifest, variant: Variant) -> str:
     """As `describe`, for a variant of a manifest."""
     return describe(variant.bindings, parameter_values(manifest, variant), manifest.parameters)
+
+
+def describe_program(program: Program, parameters: Sequence[str] = ()) -> str:
+    """As `describe`, for a program that a compile has made."""
+    if not program.is_open:
+        return describe(program.bindings, program.values, parameters)
+    bounds = program.graph.bounds
+    return describe_ranges({name: bounds.get(name, (value, value)) for name, value in program.bindings.items()})
 
 
 def describe(bindings: Mapping[str, int], values: Mapping[str, Array], parameters: Sequence[str] = ()) -> str:

@@ -187,7 +187,7 @@ def assemble_variant(program: Program, source: Graph, weights: Weights) -> Varia
     places = Places(program, weights, bodies)
     steps = [places.step(number, node) for number, node in enumerate(program.buffers.steps)]
     named = [
-        BufferPlan(storage.root.name, storage.start, storage.end, program.plan.offsets[i], storage.size)
+        BufferPlan(storage.root.name, storage.start, storage.end, program.plan.offsets[i], program.intervals[i][2])
         for i, storage in enumerate(program.buffers.arena())
     ]
     for (step, _), position in program.workspaces.items():

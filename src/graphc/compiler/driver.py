@@ -17,8 +17,9 @@ from graphc.compiler import cache as object_cache
 from graphc.compiler.assembly import input_symbols, write
 from graphc.compiler.auto_batch import Chosen, choose_batches, keep_calibration
 from graphc.compiler.batching import batch_axes
+from graphc.compiler.open_assembly import bound_symbols
 from graphc.compiler.open_dims import closed_reason, open_graph, ranges_of, usual_values
-from graphc.compiler.options import CompileOptions, DimChoice, expand_dims
+from graphc.compiler.options import CompileOptions, DimChoice, expand_dims, without_ranges
 from graphc.compiler.plugins import load_plugins
 from graphc.compiler.program import Program, build_program
 from graphc.compiler.tuned import tuned_for
@@ -255,7 +256,8 @@ def build_open(
     if isinstance(graph, str):
         return graph
     try:
-        program = build_program(graph, usual_values(graph), machine, backend, options)
+        bindings = {**bound_symbols(imported.graph, bound), **usual_values(graph)}
+        program = build_program(graph, bindings, machine, backend, options)
     except GraphcError as error:
         return error.message
     return closed_reason(program) or program
@@ -268,7 +270,7 @@ def _bind(
     graph = source.clone()
     shapes = shapes_of(values, graph.inputs)
     bind_values(graph, values)
-    bind_dims(graph, {name: extent for name, extent in choice.items() if not isinstance(extent, range)}, names)
+    bind_dims(graph, without_ranges(choice), names)
     if shapes:
         bind_dims(graph, shapes, names)
     return graph
@@ -281,7 +283,7 @@ def settle_inputs(graph: Graph, dims: Mapping[str, DimChoice], names: Mapping[st
         UnsupportedError: The rank of a tensor stays unknown.
     """
     unranked = {v.name for v in graph.inputs if isinstance(v.type, TensorType) and v.type.shape is None}
-    bind_dims(graph, {name: shape for name, shape in dims.items() if name in unranked}, names)
+    bind_dims(graph, {name: shape for name, shape in without_ranges(dims).items() if name in unranked}, names)
     for value in graph.inputs:
         if isinstance(value.type, TensorType) and value.type.shape is None:
             raise UnsupportedError(

@@ -16,6 +16,12 @@ from graphc.ir.symbolic import Dim, evaluate, symbol, symbols, typical
 from graphc.ops.base import Trait, find
 from graphc.ops.inference import infer_graph
 
+_SHORT = 20
+"""Values of a symbol that are all tried."""
+
+_WITHOUT_END = 1 << 40
+"""Where a range that is given ends that has none."""
+
 Ranges = Mapping[str, "tuple[int, int | None]"]
 """Inclusive bounds of symbols."""
 
@@ -52,10 +58,10 @@ def open_graph(source: Graph, ranges: Ranges) -> Graph | str:
     copy = source.clone()
     copy.bounds = {name: (max(1, low), high) for name, (low, high) in ranges.items()}
     names = sorted(ranges)
-    near = _clipped({name: 1 + _APART[i % len(_APART)] for i, name in enumerate(names)}, copy.bounds)
-    problem = disagreement(copy, source, near)
-    if problem is not None:
-        return f"at {_text(near)} the model's types do not follow from its symbols: {problem}"
+    near = _apart(copy.bounds, 0)
+    for point in (near, _apart(copy.bounds, 5)):
+        if (problem := disagreement(copy, source, point)) is not None:
+            return f"at {_text(point)} the model's types do not follow from its symbols: {problem}"
     for name in names:
         low, high = copy.bounds[name]
         if low == 1 and disagreement(copy, source, {**near, name: 1}) is not None:
@@ -65,6 +71,13 @@ def open_graph(source: Graph, ranges: Ranges) -> Graph | str:
             copy.bounds[name] = (copy.bounds[name][0], _last(copy, source, near, name, high or _LARGEST))
     corners = [{name: low for name, (low, _) in copy.bounds.items()}]
     corners.append({n: _FAR + 2 * i if (h := copy.bounds[n][1]) is None else h for i, n in enumerate(names)})
+    # In short ranges no prime may be left that a divisor of the model's would not divide.
+    corners += [
+        {**near, name: value}
+        for name, (low, high) in copy.bounds.items()
+        if high is not None and high - low < _SHORT
+        for value in range(low, high + 1)
+    ]
     for corner in corners:
         if (problem := disagreement(copy, source, corner)) is not None:
             return f"at {_text(corner)} the model's types do not follow from its symbols: {problem}"
@@ -87,11 +100,12 @@ def _rename(graph: Graph) -> None:
     graph.bounds = {renamed(name): bounds for name, bounds in graph.bounds.items()}
 
 
-def _clipped(values: Mapping[str, int], bounds: Ranges) -> dict[str, int]:
+def _apart(bounds: Ranges, first: int) -> dict[str, int]:
+    """A prime for each symbol, or what its bounds leave of it."""
+    values = {name: _APART[(first + i) % len(_APART)] for i, name in enumerate(sorted(bounds))}
     return {
-        name: max(low, value if high is None else min(value, high))
-        for name, value in values.items()
-        for low, high in [bounds[name]]
+        name: max(low, values[name] if high is None else min(values[name], high))
+        for name, (low, high) in bounds.items()
     }
 
 
@@ -174,6 +188,7 @@ def ranges_of(names: Sequence[str], given: Mapping[str, object], bounds: Ranges)
         low, high = bounds.get(name, (0, None))
         if isinstance(wanted, range):
             low = max(low, wanted.start)
-            high = wanted.stop - 1 if high is None else min(high, wanted.stop - 1)
+            if wanted.stop <= _WITHOUT_END:
+                high = wanted.stop - 1 if high is None else min(high, wanted.stop - 1)
         found[name] = (low, high)
     return found

@@ -121,18 +121,29 @@ def expand_dims(dims: Mapping[str, DimChoice] | None, inputs: Iterable[str]) -> 
         if isinstance(given, range):
             fixed[name] = _checked_range(name, given)
             continue
-        extents = [_checked_range(name, e) if isinstance(e, range) else e for e in given if _is_extent(e)]
+        extents = [
+            _checked_range(name, extent) if isinstance(extent, range) else extent
+            for extent in given
+            if isinstance(extent, int | range) and not isinstance(extent, bool)
+        ]
         if not extents or len(extents) != len(given):
             raise OptionError(f"dimension {name!r} is given as {list(given)!r}; expected integers")
         varied[name] = list(dict.fromkeys(extents))
     return [{**fixed, **dict(zip(varied, choice, strict=True))} for choice in itertools.product(*varied.values())]
 
 
-def _is_extent(value: object) -> bool:
-    return isinstance(value, int | range) and not isinstance(value, bool)
-
-
 def _checked_range(name: str, given: range) -> range:
     if given.step != 1 or given.start < 0 or not len(given):
         raise OptionError(f"dimension {name!r} is given as {given}; expected a range of natural numbers in steps of 1")
     return given
+
+
+def without_ranges(dims: Mapping[str, DimChoice]) -> dict[str, int | Sequence[int | str | None]]:
+    """What binds dimensions: the extents and shapes among the choices."""
+    bound: dict[str, int | Sequence[int | str | None]] = {}
+    for name, given in dims.items():
+        if isinstance(given, int):
+            bound[name] = given
+        elif not isinstance(given, range):
+            bound[name] = [extent for extent in given if not isinstance(extent, range)]
+    return bound

@@ -13,7 +13,7 @@ from graphc.package.manifest import (
     Code,
     Manifest,
 )
-from graphc.package.open import OpenBuffer, OpenCopy, OpenStep, OpenVariant, instantiate
+from graphc.package.open import OpenBuffer, OpenCopy, OpenStep, OpenVariant, describe_ranges, instantiate
 from graphc.package.safetensors import Blob, WeightsBuilder
 from graphc.package.steps import MAX_ARGUMENTS, Body, BodyStep, HostStep, KernelStep, Step
 from graphc.package.tensor import (
@@ -68,6 +68,7 @@ __all__ = [
     "Variant",
     "WeightsBuilder",
     "atomic_file",
+    "describe_ranges",
     "evaluate",
     "format_value",
     "format_values",

@@ -112,12 +112,26 @@ class OpenVariant:
         found += [extent for copy in self.copies for extent in copy.shape]
         return tuple(dict.fromkeys(found))
 
+    def __str__(self) -> str:
+        return describe_ranges({name: (found.minimum, found.maximum) for name, found in self.ranges.items()})
+
     def takes(self, bindings: Mapping[str, int]) -> bool:
         """Whether its kernels were made for these values, too."""
         return bindings.keys() == self.ranges.keys() and all(
             bounds.minimum <= bindings[name] and (bounds.maximum is None or bindings[name] <= bounds.maximum)
             for name, bounds in self.ranges.items()
         )
+
+
+def describe_ranges(ranges: Mapping[str, tuple[int, int | None]]) -> str:
+    """`any batch, seq in 1..512, width=8`."""
+
+    def text(name: str, low: int, high: int | None) -> str:
+        if high is None:
+            return f"any {name}" if low <= 1 else f"{name} from {low}"
+        return f"{name}={low}" if low == high else f"{name} in {low}..{high}"
+
+    return ", ".join(text(name, low, high) for name, (low, high) in sorted(ranges.items())) or "fixed shapes"
 
 
 def instantiate(variant: OpenVariant, bindings: Mapping[str, int]) -> Variant:

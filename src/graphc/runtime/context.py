@@ -13,7 +13,7 @@ import numpy as np
 from graphc.errors import ExecutionError, GraphcError
 from graphc.package import Copy, HostStep, HostTensor, KernelStep, RaiseStep, numpy_dtype
 from graphc.runtime import abi
-from graphc.runtime.memory import DATA_OFFSET, Array, address, allocate, array_handle
+from graphc.runtime.memory import DATA_OFFSET, Array, address, array_handle
 
 if TYPE_CHECKING:
     from graphc.runtime.program import Program
@@ -42,7 +42,7 @@ class Context:
     def __init__(self, program: Program) -> None:
         variant = program.variant
         self.program = program
-        self.arena = allocate(variant.arena_size)
+        self.arena = program.new_arena()
         count = program.input_count + program.output_count
         self._bases = (ctypes.c_void_p * (abi.FIRST_ARRAY + count + variant.objects + len(variant.slots)))()
         self._bases[abi.ARENA], self._bases[abi.WEIGHTS] = address(self.arena), address(program.weights)
@@ -57,6 +57,12 @@ class Context:
         self.whole = next(iter(self._calls.values())) if whole else None
         self._whole = ctypes.byref(self.whole) if self.whole is not None else None
         self._views: dict[HostTensor, Array] = {}
+
+    def move(self, arena: Array) -> None:
+        """Lets the calls to come use another arena, of at least the variant's size."""
+        self.arena = arena
+        self._bases[abi.ARENA] = address(arena)
+        self._views.clear()
 
     def _call(self, part: KernelRange) -> abi.Call:
         return abi.Call(

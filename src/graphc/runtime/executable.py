@@ -34,7 +34,7 @@ from graphc.package import (
     instantiate,
     parameter_values,
 )
-from graphc.runtime.context import Context
+from graphc.runtime.arenas import Arenas
 from graphc.runtime.cpu import choose_isa, thread_count
 from graphc.runtime.hook import compile_hook
 from graphc.runtime.host import load_evaluator
@@ -42,9 +42,12 @@ from graphc.runtime.library import Library, load_library
 from graphc.runtime.memory import Array
 from graphc.runtime.parameters import Parameters, Shapes, Values
 from graphc.runtime.profile import Profile, summarize
-from graphc.runtime.program import ParameterProgram, Program
+from graphc.runtime.program import OpenProgram, ParameterProgram, Program
 from graphc.runtime.shortcut import Function
 from graphc.runtime.signature import Signature
+
+OPEN_PROGRAMS = 256
+"""Bindings of open variants whose step tables are kept: some 20 kB each."""
 
 Inputs = Mapping[str, Any] | Sequence[Any]
 
@@ -87,6 +90,7 @@ class Executable:
         self._signature = Signature(package.manifest)
         self._parameters = Parameters(package.manifest, MODEL in package.members)
         self._programs: dict[tuple[Shapes, Values], Program] = {}
+        self._arenas = Arenas()
         self._recent: Program | None = None
         self._shortcut: Function | None = None
         self._lock = threading.Lock()
@@ -119,7 +123,8 @@ class Executable:
     @property
     def memory(self) -> int:
         """Bytes of arenas held now, over all variants used and calls in flight so far."""
-        return sum(program.arenas * program.variant.arena_size for program in list(self._programs.values()))
+        own = [program for program in list(self._programs.values()) if not isinstance(program, OpenProgram)]
+        return self._arenas.size + sum(program.arenas * program.variant.arena_size for program in own)
 
     def __repr__(self) -> str:
         inputs, outputs = (", ".join(str(spec) for spec in specs) for specs in (self.inputs, self.outputs))
@@ -195,9 +200,12 @@ class Executable:
             arrays are views, valid until the next step.
         """
         arrays, program = self._prepare(inputs)
-        context = Context(program)
-        for index in context.walk(arrays, program.new_outputs()):
-            yield index, context.read
+        context = program.acquire()
+        try:
+            for index in context.walk(arrays, program.new_outputs()):
+                yield index, context.read
+        finally:
+            program.release(context)
 
     def variant_for(self, inputs: Inputs) -> Variant:
         """The program that a call with these inputs runs.
@@ -223,6 +231,7 @@ class Executable:
         self._shortcut = None
         for program in list(self._programs.values()):
             program.trim()
+        self._arenas.trim()
 
     def close(self) -> None:
         """Frees arenas and weights; calls in flight end as usual, later ones fail."""
@@ -283,7 +292,14 @@ class Executable:
             if (program := self._programs.get((shapes, values))) is None:
                 program = self._choose(self._package, shapes, values, arrays)
                 self._programs[shapes, self._parameters.values_of(program.variant)] = program
+                self._forget()
             return program
+
+    def _forget(self) -> None:
+        """Drops the oldest programs of open variants: there may be as many as there are lengths of text."""
+        opened = [key for key, program in self._programs.items() if isinstance(program, OpenProgram)]
+        for key in opened[: max(0, len(opened) - OPEN_PROGRAMS)]:
+            del self._programs[key]
 
     def _choose(self, package: Package, shapes: Shapes, values: Values, arrays: Sequence[Array]) -> Program:
         """The variant for just these values, else one compiled for them, else one for any."""
@@ -306,7 +322,10 @@ class Executable:
         bindings = self._signature.check_shapes(arrays)
         for variant in package.manifest.open:
             if variant.isa == self.isa and variant.takes(bindings):
-                return self._make_program(package, self._library, instantiate(variant, bindings))
+                bound = instantiate(variant, bindings)
+                return OpenProgram(
+                    package.manifest, bound, self._library, package.weights, self._arenas, threads=self.threads
+                )
         return None
 
     def _find_variant(self, package: Package, shapes: Shapes, values: Values) -> Variant | None:
@@ -382,6 +401,7 @@ class Executable:
         places = zip(self._parameters.names, self._parameters.positions, strict=True)
         values = {name: arrays[i] for name, i in places if arrays[i].size <= PARAMETER_ELEMENTS}
         variants = {text(v.bindings, parameter_values(self.manifest, v)) for v in self.variants}
+        variants |= {str(variant) for variant in self.manifest.open if variant.isa == self.isa}
         flags = [f"--dim {name}={value}" for name, value in sorted(bindings.items())]
         flags += [f"--value '{name}={format_value(array)}'" for name, array in values.items()]
         raise ShapeNotCompiledError(

@@ -10,10 +10,11 @@ import numpy as np
 
 from graphc.package import HostStep, Location, Manifest, Variant, numpy_dtype
 from graphc.runtime import abi
+from graphc.runtime.arenas import EMPTY, Arenas
 from graphc.runtime.context import Context, HostPart, KernelRange
 from graphc.runtime.host import Evaluate
 from graphc.runtime.library import Library
-from graphc.runtime.memory import READY, Array
+from graphc.runtime.memory import READY, Array, allocate
 from graphc.runtime.shortcut import Function, build
 from graphc.runtime.table import Table
 
@@ -132,6 +133,10 @@ class Program:
         """An array for each output by name; None where its shape is known only at run time."""
         return {name: None if shape is None else _empty(shape, dtype) for name, shape, dtype in self.outputs}
 
+    def new_arena(self) -> Array:
+        """Memory for a context's intermediate values."""
+        return allocate(self.variant.arena_size)
+
     def acquire(self) -> Context:
         """A context that no other call is using; hand it back with `release`."""
         try:
@@ -190,3 +195,40 @@ class ParameterProgram(Program):
             if arrays[index].tobytes() != data:
                 return None
         return arrays
+
+
+class OpenProgram(Program):
+    """A program of an open variant at one binding: contexts borrow their arenas, which serve all bindings.
+
+    Args:
+        manifest: The package's.
+        variant: Instantiated.
+        library: With its kernels.
+        weights: The package's weights region, uint8.
+        shared: Where arenas come from.
+        threads: That a call may use.
+    """
+
+    def __init__(
+        self, manifest: Manifest, variant: Variant, library: Library, weights: Array, shared: Arenas, *, threads: int
+    ) -> None:
+        super().__init__(manifest, variant, library, weights, threads=threads, evaluate=None)
+        self._shared = shared
+        # The short way has an arena of its own, and there are too many bindings for that.
+        self.shortens = False
+
+    def new_arena(self) -> Array:
+        """Nothing: `acquire` borrows an arena."""
+        return EMPTY
+
+    def acquire(self) -> Context:
+        """A context with an arena borrowed for it."""
+        context = super().acquire()
+        context.move(self._shared.take(self.variant.arena_size))
+        return context
+
+    def release(self, context: Context) -> None:
+        """Gives the arena back and keeps the context for the next call."""
+        self._shared.give(context.arena)
+        context.move(EMPTY)
+        super().release(context)

@@ -15,7 +15,7 @@ from graphc.backends.tvm.assemble import build_kernel
 from graphc.backends.tvm.contraction import Contraction, contraction_of, count_of, extent_of, unflatten
 from graphc.backends.tvm.element_types import constant, from_storage
 from graphc.backends.tvm.product import Product, Schedule, choose_schedule, packed_panel, read_by
-from graphc.backends.tvm.tasks import IMBALANCE, Chunks, chunks_of, imbalance
+from graphc.backends.tvm.tasks import IMBALANCE, Chunks, bound, chunks_of, imbalance
 from graphc.backends.tvm.tir import Expr, KernelBuilder, broadcast
 from graphc.backends.tvm.transpose import copy_transposed
 from graphc.backends.tvm.widening import WideLeft
@@ -100,6 +100,9 @@ def lower(body: Graph, target: Target, constants: frozenset[int], options: Mappi
     problem = contraction_of(body)
     operands, after = read_by(body, problem)
     plan = choose_plan(problem, target, body.bounds)
+    if plan.packs and problem.right.stride(problem.column) != 1:
+        # Squares are transposed in registers.
+        bound(plan.product.depth)
     inputs = sorted(operands | after)
     size = problem.dtype.itemsize
     packed = plan.copies * plan.product.packed_elements
@@ -247,7 +250,9 @@ class _BatchMatmul:
                 places = {**at, problem.inner.name: k, problem.column.name: panel * cut.width + n}
                 return self._load(places, cut.lanes, count)
 
-            copy_transposed(builder, read, inside, cut.depth, cut.lanes, self.workspace, base, step, problem.dtype)
+            copy_transposed(
+                builder, read, inside, bound(cut.depth), cut.lanes, self.workspace, base, step, problem.dtype
+            )
             return
         with builder.serial(cut.depth, "k") as k:
             with builder.serial(inside, "n") as n:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from graphc.backends.regions import Expander
 from graphc.backends.tvm.element_types import compute_dtype
+from graphc.backends.tvm.tasks import bound
 from graphc.backends.tvm.tir import KernelBuilder
 from graphc.errors import BackendError
 from graphc.ir import Dim, Graph, Node, TensorType, Value
@@ -238,10 +239,7 @@ def extent_of(axes: Sequence[Axis]) -> int:
     Raises:
         BackendError: One is not.
     """
-    total = count_of(axes)
-    if not isinstance(total, int):
-        raise BackendError(f"its code depends on the extent {total}, which is not bound")
-    return total
+    return bound(count_of(axes))
 
 
 def is_positive(extent: Dim, bounds: Bounds) -> bool:

@@ -11,7 +11,7 @@ from graphc.ir import Dim, TensorType
 from graphc.ops.expr import axes_of, load
 
 
-def unravel(builder: KernelBuilder, flat: Dim, extents: Sequence[int]) -> list[Dim]:
+def unravel(builder: KernelBuilder, flat: Dim, extents: Sequence[Dim]) -> list[Dim]:
     """The index, over axes of `extents`, of place `flat` in their row-major order; each computed once."""
     index: list[Dim] = []
     rest = flat

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from graphc.backends.tvm.tir import KernelBuilder
+from graphc.errors import BackendError
 from graphc.ir import Dim
 from graphc.ir.symbolic import Bounds, add, floordiv, maximum, minimum, typical
 
@@ -23,6 +24,17 @@ CHUNKS_PER_CORE = 8
 def ceildiv(left: Dim, right: Dim) -> Dim:
     """`left / right` rounded up, for a positive `right`."""
     return floordiv(add(left, right - 1), right)
+
+
+def bound(extent: Dim) -> int:
+    """An extent that must be known.
+
+    Raises:
+        BackendError: It is not.
+    """
+    if not isinstance(extent, int):
+        raise BackendError(f"its code depends on the extent {extent}, which is not bound")
+    return extent
 
 
 def imbalance(tasks: int, threads: int) -> float:
@@ -140,7 +152,7 @@ def row_tiles(rows: Dim, height: int, blocks: int, bounds: Bounds | None = None)
 
 @contextmanager
 def only(
-    builder: KernelBuilder, index: Dim, extent: int, *, below: int | None = None, last: bool = False
+    builder: KernelBuilder, index: Dim, extent: Dim, *, below: int | None = None, last: bool = False
 ) -> Iterator[None]:
     """Statements for indices below a bound, or for the last one; without a condition where that is all of them."""
     if below == extent or (last and extent == 1):

@@ -175,12 +175,11 @@ class KernelBuilder:
                 return False
             if along > 0:
                 highest = substitute(highest, {label: self._extents[label] - 1}, self.bounds)
-        for label in symbols(highest):
+        for label in symbols(highest) - set(self._dims):
             along, high = linear_coefficient(highest, label), self.bounds.get(label, (0, None))[1]
-            if label not in self._dims and (along is None or along < 0 or high is None):
+            if along is None or along < 0 or high is None:
                 return False
-            if label not in self._dims:
-                highest = substitute(highest, {label: high}, self.bounds)
+            highest = substitute(highest, {label: high}, self.bounds)
         return is_natural(extent - 1 - highest, self.bounds)
 
     def extent_of(self, value: Dim) -> Dim | None:

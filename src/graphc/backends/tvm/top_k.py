@@ -18,7 +18,7 @@ from graphc.backends.base import Kernel
 from graphc.backends.tvm.assemble import build_kernel
 from graphc.backends.tvm.records import MOST_PLACES, Records, key_bits, sort_key, word_count
 from graphc.backends.tvm.sorting import DIGITS, sort_by_digits, sort_network
-from graphc.backends.tvm.tasks import Chunks
+from graphc.backends.tvm.tasks import Chunks, bound
 from graphc.backends.tvm.tir import Expr, KernelBuilder, Register, bind, broadcast
 from graphc.errors import BackendError
 from graphc.ir import Dim, Graph, dtypes
@@ -76,11 +76,11 @@ class _Plan:
     @property
     def scratch(self) -> list[tuple[int, DType]]:
         """Bytes and element type of each workspace."""
-        words = word_count(self.dtype)
+        words, count = word_count(self.dtype), bound(self.chunks.count)
         if self.buffer:
-            return [(self.chunks.count * self.parts * self.buffer * 8, dtypes.UINT64)] * words
-        sorted_bytes = self.chunks.count * self.length * 8
-        counters = (self.chunks.count * self.parts * DIGITS * 8, dtypes.INT64)
+            return [(count * self.parts * self.buffer * 8, dtypes.UINT64)] * words
+        sorted_bytes = count * self.length * 8
+        counters = (count * self.parts * DIGITS * 8, dtypes.INT64)
         return [(sorted_bytes, dtypes.UINT64)] * (2 * words) + [counters]
 
 
