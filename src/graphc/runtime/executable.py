@@ -400,7 +400,9 @@ class Executable:
         bindings = self._signature.check_shapes(arrays)
         places = zip(self._parameters.names, self._parameters.positions, strict=True)
         values = {name: arrays[i] for name, i in places if arrays[i].size <= PARAMETER_ELEMENTS}
-        variants = {text(v.bindings, parameter_values(self.manifest, v)) for v in self.variants}
+        opened = [p.variant for p in list(self._programs.values()) if isinstance(p, OpenProgram)]
+        known = [variant for variant in self.variants if all(variant is not one for one in opened)]
+        variants = {text(v.bindings, parameter_values(self.manifest, v)) for v in known}
         variants |= {str(variant) for variant in self.manifest.open if variant.isa == self.isa}
         flags = [f"--dim {name}={value}" for name, value in sorted(bindings.items())]
         flags += [f"--value '{name}={format_value(array)}'" for name, array in values.items()]

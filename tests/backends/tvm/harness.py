@@ -11,7 +11,7 @@ import functools
 import mmap
 import subprocess
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ import numpy as np
 from graphc.backends.base import Kernel, Operand
 from graphc.backends.tvm.link import find_linker
 from graphc.ir import Builder, Graph, TensorType, Value, dtypes
+from graphc.ir.symbolic import evaluate
 from graphc.ops.evaluate import evaluate_graph
 from graphc.ops.inference import infer_graph
 from graphc.target import Target, detect_host, parse_target
@@ -97,9 +98,38 @@ def _assert_close(found: Array, want: Array, rtol: float) -> None:
     np.testing.assert_allclose(found.astype(np.float64), exact, rtol=0, atol=rtol * scale)
 
 
-def run(kernel: Kernel, graph: Graph, arrays: Sequence[Array]) -> list[Array]:
-    """The storage of each output after one run; asserts that nothing else was touched."""
+def check_open(
+    graph: Graph,
+    feeds: Sequence[tuple[Mapping[str, int], Sequence[Array]]],
+    lower: Lower,
+    target: Target = HOST,
+    *,
+    rtol: float = 1e-5,
+) -> Kernel:
+    """As `check`, for a body over symbols: one kernel, run at each binding with its inputs."""
+    kernel = lower(graph, target)
     function = load(kernel)
+    for bindings, arrays in feeds:
+        expected = evaluate_graph(graph, arrays)
+        for found, reference in zip(run(kernel, graph, arrays, bindings, function), expected, strict=True):
+            want = np.asarray(reference)
+            assert found.shape == want.shape
+            assert found.dtype == want.dtype
+            _assert_close(found, want, rtol)
+    return kernel
+
+
+def run(
+    kernel: Kernel,
+    graph: Graph,
+    arrays: Sequence[Array],
+    bindings: Mapping[str, int] | None = None,
+    function: Any = None,
+) -> list[Array]:
+    """The storage of each output after one run; asserts that nothing else was touched."""
+    bindings = bindings or {}
+    function = function or load(kernel)
+    table = np.array([evaluate(dim, bindings) for dim in kernel.dims], np.int64)
     keep: list[Any] = []
     pointers: list[int] = []
     outputs: dict[int, Array] = {}
@@ -113,12 +143,12 @@ def run(kernel: Kernel, graph: Graph, arrays: Sequence[Array]) -> list[Array]:
             continue
         if operand.kind == "output":
             type_ = graph.outputs[operand.index].tensor_type
-            shape = tuple(int(d) for d in type_.layout.storage_shape(type_.dims))
+            shape = tuple(evaluate(d, bindings) for d in type_.layout.storage_shape(type_.dims))
             dtype = type_.dtype.numpy
         else:
-            shape, dtype = (int(operand.size) // 4,), np.dtype(np.float32)
+            shape, dtype = (evaluate(operand.size, bindings) // 4,), np.dtype(np.float32)
         size = int(np.prod(shape)) * dtype.itemsize
-        assert operand.size == size, f"{operand} of {size} bytes"
+        assert evaluate(operand.size, bindings) == size, f"{operand} of {size} bytes"
         memory = np.full(size + 2 * _CANARY, 0xC5, np.uint8)
         inside = memory[_CANARY : _CANARY + size].view(dtype).reshape(shape)
         inside.fill(np.nan if dtype.kind == "f" else 0x55)
@@ -126,7 +156,7 @@ def run(kernel: Kernel, graph: Graph, arrays: Sequence[Array]) -> list[Array]:
         pointers.append(inside.ctypes.data)
         if operand.kind == "output":
             outputs[operand.index] = inside
-    status = function(None, *map(ctypes.c_void_p, pointers))
+    status = function(ctypes.c_void_p(table.ctypes.data), *map(ctypes.c_void_p, pointers))
     assert status == 0
     for memory in guarded:
         assert (memory[:_CANARY] == 0xC5).all(), "wrote before an operand"

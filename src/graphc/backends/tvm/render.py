@@ -222,6 +222,8 @@ class _Rendering:
         if unsafe and stride == 1 and self.guard is not None and all(self._varies(places[a]) for a in unsafe):
             # The guard says which lanes exist; the others are not touched.
             mask = broadcast(self.guard, lane.lanes)
+            if lane.count is not None:
+                mask = T.And(mask, builder.first_lanes(lane.count, lane.lanes))
             return builder.load_masked(operand, self._start(offset), lane.lanes, mask)
         if unsafe:
             for axis in unsafe:
