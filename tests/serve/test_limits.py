@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import socket
@@ -171,9 +172,23 @@ def test_a_second_request_that_does_not_come(server):
         assert status(read_all(connection)) == 408
 
 
-def test_a_body_that_does_not_come(server):
-    data = ask(server, post(b"{", length=1000))
+@pytest.mark.parametrize("sent", [1, 900_000])
+def test_a_body_that_does_not_come(server, sent):
+    began = time.perf_counter()
+    data = ask(server, post(b"{" * sent, length=sent + 1))
     assert status(data) == 408 and "did not come in time" in error_of(data)
+    assert time.perf_counter() - began < 3
+
+
+def test_a_body_that_comes_a_byte_at_a_time(server):
+    with connect(server) as connection:
+        began = time.perf_counter()
+        connection.sendall(post(b"{", length=1000))
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            while time.perf_counter() - began < 4:
+                connection.sendall(b" ")
+                time.sleep(0.02)
+        assert time.perf_counter() - began < 3
 
 
 def test_idle_connections_are_closed(server):

@@ -104,7 +104,8 @@ class Exchange:
             left = self.limits.body_seconds + size / self.limits.body_rate - (perf_counter() - self.arrived)
             message: Message
             try:
-                message = await self._next(left)
+                # What came fast buys no time to stand still.
+                message = await self._next(min(left, self.limits.body_seconds))
             except TimeoutError:
                 raise RequestTimeoutError(f"the body did not come in time; {size} bytes did") from None
             if message["type"] == "http.disconnect":

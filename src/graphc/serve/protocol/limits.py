@@ -20,7 +20,8 @@ class RequestLimits:
         strings: Of a tensor of strings, each of which is an object.
         header_bytes: All headers of an HTTP request, or the metadata of a gRPC call.
         header_seconds: Until the headers of an HTTP request have come, counted from its first byte or the connection.
-        body_seconds: For a body to come; it may take as many seconds more as it has times `body_rate` bytes.
+        body_seconds: Until the next part of a body comes; all of it may take these, and as many more as it has times
+            `body_rate` bytes.
         body_rate: Bytes a second that a slow client sends at least.
         write_seconds: For a client to take an answer that does not fit into the system's buffers.
         idle_seconds: Of a connection between two requests.
