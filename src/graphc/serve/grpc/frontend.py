@@ -70,7 +70,9 @@ class GrpcFrontend:
             compression={"none": kinds.NoCompression, "deflate": kinds.Deflate, "gzip": kinds.Gzip}[self._compression],
             maximum_concurrent_rpcs=limits.connections,
         )
-        server.add_generic_rpc_handlers((Servicer(self._service, self._access).handler(),))
+        certified = self._tls is not None and self._tls.client_authority is not None
+        servicer = Servicer(self._service, self._access, certified=certified)
+        server.add_generic_rpc_handlers((servicer.handler(),))
         health_pb2_grpc.add_HealthServicer_to_server(Health(self._service.server), server)
         reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
         host = f"[{self._host}]" if ":" in self._host else self._host

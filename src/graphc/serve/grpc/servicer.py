@@ -36,6 +36,7 @@ _OPEN = frozenset({"ServerLive", "ServerReady"})
 
 Context = Any
 """`grpc.aio.ServicerContext`, which has no types."""
+Method = Callable[[Any, Context], Awaitable[Any]]
 
 
 class Servicer:
@@ -44,10 +45,11 @@ class Servicer:
     Args:
         service: What is asked.
         access: What this port's clients may do.
+        certified: Whether clients show certificates, which name them.
     """
 
-    def __init__(self, service: Service, access: Access) -> None:
-        self._service, self._access = service, access
+    def __init__(self, service: Service, access: Access, *, certified: bool = False) -> None:
+        self._service, self._access, self._certified = service, access, certified
 
     def handler(self) -> Any:
         """The methods, as `grpc.aio.Server.add_generic_rpc_handlers` takes them."""
@@ -62,14 +64,14 @@ class Servicer:
             )
         read = infer_reader(self._service.limits)
         methods["ModelInfer"] = grpc.unary_unary_rpc_method_handler(
-            self._guarded(self._infer), request_deserializer=read, response_serializer=None
+            _with_statuses(self._infer), request_deserializer=read, response_serializer=None
         )
         methods["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(
             self._stream, request_deserializer=read, response_serializer=None
         )
         return grpc.method_handlers_generic_handler(SERVICE, methods)
 
-    def _methods(self) -> dict[str, Callable[[Any, Context], Awaitable[Any]]]:
+    def _methods(self) -> dict[str, Method]:
         return {
             "ServerLive": self._live,
             "ServerReady": self._ready,
@@ -93,33 +95,34 @@ class Servicer:
 
     # ---------------------------------------------------------------- who asks, and what went wrong
 
-    def _guarded(
-        self, answer: Callable[[Any, Context], Awaitable[Any]], *, open_to_all: bool = False
-    ) -> Callable[[Any, Context], Awaitable[Any]]:
+    def _guarded(self, answer: Method, *, open_to_all: bool = False) -> Method:
         """The method, for those whom the port lets in, with its errors as statuses."""
 
         async def guarded(request: Any, context: Context) -> Any:
-            try:
-                if not open_to_all and self._access.tokens is not None:
-                    self._access.identity(_metadata(context).get("authorization"))
-                if isinstance(request, RequestError):
-                    raise request
-                return await answer(request, context)
-            except Exception as error:
-                await _abort(context, error)
+            if not open_to_all and self._access.tokens is not None:
+                self._access.identity(_metadata(context).get("authorization"))
+            if isinstance(request, RequestError):
+                raise request
+            return await answer(request, context)
 
-        return guarded
+        return _with_statuses(guarded)
 
     def _client(self, context: Context) -> Client:
         metadata = _metadata(context)
-        identity = self._access.identity(metadata.get("authorization")) or _certified(context)
+        identity = self._access.identity(metadata.get("authorization"))
+        if self._certified and not identity:
+            identity = _common_name(context)
         trace = {key: metadata[key] for key in _TRACE if key in metadata}
         return Client("grpc", _address(context.peer()), identity, trace)
 
     # ---------------------------------------------------------------- inference
 
-    async def _infer(self, message: InferMessage, context: Context) -> bytes:
-        return await self._answer(message, self._client(context), context.time_remaining(), perf_counter())
+    async def _infer(self, message: InferMessage | RequestError, context: Context) -> bytes:
+        # Who asks is found out here, once, and so is whether they may.
+        client = self._client(context)
+        if isinstance(message, RequestError):
+            raise message
+        return await self._answer(message, client, context.time_remaining(), perf_counter())
 
     async def _answer(
         self, message: InferMessage, client: Client, deadline: float | None, arrived: float, *, final: bool = False
@@ -251,11 +254,23 @@ class Servicer:
         return pb.CudaSharedMemoryUnregisterResponse()
 
 
+def _with_statuses(answer: Method) -> Method:
+    """The method, with its errors as statuses."""
+
+    async def answered(request: Any, context: Context) -> Any:
+        try:
+            return await answer(request, context)
+        except Exception as error:
+            await _abort(context, error)
+
+    return answered
+
+
 def _metadata(context: Context) -> dict[str, str]:
     return {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
 
 
-def _certified(context: Context) -> str:
+def _common_name(context: Context) -> str:
     """The common name of the client's certificate; empty without one."""
     names = context.auth_context().get("x509_common_name")
     return names[0].decode("utf-8", "replace") if names else ""

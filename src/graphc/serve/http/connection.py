@@ -14,6 +14,9 @@ from graphc.serve.http.exchange import ABORT, IDENTITY
 from graphc.serve.protocol import json_text
 from graphc.serve.protocol.limits import RequestLimits
 
+_LINGER = 0.5
+"""Seconds that idle connections stay open when the server ends: a request may be on its way on them."""
+
 
 class Connection(HttpToolsProtocol):
     """Closes connections whose headers come too slowly or are too long, and those that take no answers.
@@ -39,6 +42,7 @@ class Connection(HttpToolsProtocol):
         self._head_bytes = 0
         self._head_timer: TimerHandle | None = None
         self._flush_timer: TimerHandle | None = None
+        self._leaving = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """As asyncio calls it."""
@@ -76,6 +80,16 @@ class Connection(HttpToolsProtocol):
         self._end_head()
         self._head_bytes = 0
         super().on_headers_complete()
+        if self._leaving:
+            self.cycle.keep_alive = False
+
+    def shutdown(self) -> None:
+        """As uvicorn calls it, when the server ends: answers what has come and what is on its way, and closes then."""
+        self._leaving = True
+        if self.cycle is None or self.cycle.response_complete:
+            self.loop.call_later(_LINGER, self._leave)
+        else:
+            self.cycle.keep_alive = False
 
     def on_response_complete(self) -> None:
         """As uvicorn calls it."""
@@ -89,6 +103,10 @@ class Connection(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:
         """As uvicorn calls it, where the request is no HTTP."""
         self._refuse(400, msg)
+
+    def _leave(self) -> None:
+        if self.cycle is None or self.cycle.response_complete:
+            self.transport.close()
 
     def _start_head(self) -> None:
         self._head_timer = self.loop.call_later(self.limits.header_seconds, self._head_late)

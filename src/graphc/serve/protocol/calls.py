@@ -21,7 +21,7 @@ _LEVELS = 1 << 32
 _MICROSECONDS = 1 << 62
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class RequestedOutput:
     """An output as the client wants it.
 
@@ -38,7 +38,7 @@ class RequestedOutput:
     place: Place | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class InferCall:
     """A request and the form of its answer.
 
@@ -53,7 +53,7 @@ class InferCall:
     binary: bool = True
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class AnsweredOutput:
     """An output on its way out.
 
