@@ -247,15 +247,9 @@ def encode_response(call: InferCall, response: InferResponse, memory: SharedMemo
         head.parameters["triton_final_response"].bool_param = True
     raw: list[Buffer] = []
     for output in answered_outputs(call, response, memory):
-        entry = head.outputs.add(name=output.name, datatype=output.datatype, shape=output.shape)
-        if output.place is None:
-            raw.append(tensors.encode(output.array))
-            continue
-        entry.parameters["shared_memory_region"].string_param = output.place.region
-        entry.parameters["shared_memory_offset"].int64_param = output.place.offset
-        entry.parameters["shared_memory_byte_size"].int64_param = output.size
+        head.outputs.add(name=output.name, datatype=output.datatype, shape=output.shape)
         # Clients count the contents by the outputs, those in shared memory among them.
-        raw.append(b"")
+        raw.append(tensors.encode(output.array) if output.place is None else b"")
     return lower(head.SerializeToString(), _RAW_OUTPUTS, raw)
 
 

@@ -64,7 +64,6 @@ class AnsweredOutput:
         array: The tensor.
         binary: Whether the client wants it binary.
         place: Where in shared memory it has been written; None where it goes into the answer.
-        size: Bytes written there.
     """
 
     name: str
@@ -73,7 +72,6 @@ class AnsweredOutput:
     array: Array
     binary: bool
     place: Place | None
-    size: int = 0
 
 
 def check_count(what: str, count: int, limit: int) -> None:
@@ -219,13 +217,10 @@ def answered_outputs(call: InferCall, response: InferResponse, memory: SharedMem
             )
         if output.classes:
             array = _classes(output, array)
-        size = 0
         if output.place is not None:
-            data = tensors.encode(array)
-            size = len(data)
-            memory.write(output.place, data)
+            memory.write(output.place, tensors.encode(array))
         found.append(
-            AnsweredOutput(output.name, datatype_of(array.dtype), array.shape, array, output.binary, output.place, size)
+            AnsweredOutput(output.name, datatype_of(array.dtype), array.shape, array, output.binary, output.place)
         )
     return found
 

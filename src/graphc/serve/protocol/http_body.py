@@ -110,17 +110,12 @@ def encode_response(call: InferCall, response: InferResponse, memory: SharedMemo
     parts: list[Buffer] = []
     for output in answered_outputs(call, response, memory):
         entry: dict[str, Any] = {"name": output.name, "datatype": output.datatype, "shape": output.shape}
-        if output.place is not None:
-            entry["parameters"] = {
-                "shared_memory_region": output.place.region,
-                "shared_memory_offset": output.place.offset,
-                "shared_memory_byte_size": output.size,
-            }
-        elif output.binary:
+        # What lies in shared memory has no parameters: perf_analyzer takes whatever has some for binary data.
+        if output.place is None and output.binary:
             data = tensors.encode(output.array)
             entry["parameters"] = {"binary_data_size": len(data)}
             parts.append(data)
-        else:
+        elif output.place is None:
             entry["data"] = json_tensors.encode(output.name, output.array)
         outputs.append(entry)
     answer: dict[str, Any] = {"model_name": response.model, "model_version": response.version, "outputs": outputs}
