@@ -28,7 +28,7 @@ def nearly(models: Path) -> Path:
 
 def test_near_misses_come_first_with_what_stopped_them(graphc: Call, nearly: Path) -> None:
     page = graphc("why", nearly, "gelu", "--dim", "batch=4").out
-    assert page.startswith("gelu: x * 0.5 * (1 + erf(x / √2)) = Gelu(x).\n\nApplied at 1 node\n")
+    assert page.startswith("gelu: x * 0.5 * (Erf(x / √2) + 1) = Gelu(x).\n\nApplied at 1 node\n")
     assert "from gelu/" in page.split("Not matched")[0]
     nearest, _, rest = page.partition("is made by Tanh, not by Erf")
     assert rest and "constant %two is 2.0, not 1 throughout" in nearest + rest

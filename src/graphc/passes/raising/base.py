@@ -10,7 +10,8 @@ from typing import ClassVar
 
 from graphc.passes.base import register_pass
 from graphc.passes.rule_pass import RulePass
-from graphc.passes.rules import Either, P, Pattern, rule_set
+from graphc.passes.rules import Either, P, Pattern, number, rule_set
+from graphc.passes.rules.text import text
 
 RAISE = rule_set("raise")
 
@@ -30,7 +31,11 @@ class Raise(RulePass):
 
 def product(*factors: Pattern | float) -> Pattern:
     """The product of two or more factors in any order and association."""
-    return Either(tuple(P.Mul(left, right) for left, right in _splits(factors)))
+    first, *others = factors
+    written = first if isinstance(first, Pattern) else number(first)
+    for factor in others:
+        written = written * factor
+    return Either(tuple(P.Mul(left, right) for left, right in _splits(factors)), text(written))
 
 
 def _splits(factors: Sequence[Pattern | float]) -> Iterator[tuple[Pattern | float, Pattern | float]]:

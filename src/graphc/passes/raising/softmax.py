@@ -27,7 +27,8 @@ def softmax(m: Match, b: Builder) -> Value | Refusal:
     return b.op("Softmax", m["x"], axis=int(m.array("axes").reshape(-1)[0]))
 
 
-@RAISE.rule(P.Log(P.Softmax(x, axis=attr("axis", default=-1)).only_here()))
-def log_softmax(m: Match, b: Builder) -> Value:
-    """log(Softmax(x)) = LogSoftmax(x)."""
-    return b.op("LogSoftmax", m["x"], axis=m.attribute("axis"))
+RAISE.formula(
+    "log_softmax",
+    P.Log(P.Softmax(x, axis=attr("axis", default=-1)).only_here()),
+    P.LogSoftmax(x, axis=attr("axis")),
+)

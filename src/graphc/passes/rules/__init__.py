@@ -20,8 +20,9 @@ from graphc.passes.rules.pattern import (
     filled,
     fixed,
     maybe,
+    number,
 )
-from graphc.passes.rules.predicate import Chooser, Filled, OneOf, Scalar, TensorPredicate
+from graphc.passes.rules.predicate import Chooser, Filled, Fulfils, OneOf, Scalar, TensorPredicate
 from graphc.passes.rules.rule import RULE_SETS, Rule, RuleSet, rule_set
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "Either",
     "Explanation",
     "Filled",
+    "Fulfils",
     "Match",
     "OneOf",
     "Optional",
@@ -55,6 +57,7 @@ __all__ = [
     "find_matches",
     "fixed",
     "maybe",
+    "number",
     "refuse",
     "rewrite",
     "rule_set",

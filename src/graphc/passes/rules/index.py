@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from graphc.ir import Node, Tensor, Value
 from graphc.passes.rules.match import is_commutative
-from graphc.passes.rules.pattern import Absent, Apply, Const, Either, Optional, Pattern, Rest, Var
+from graphc.passes.rules.pattern import Absent, Apply, Const, Either, Optional, Pattern, Rest, Var, alternatives
 from graphc.passes.rules.predicate import TensorPredicate
 from graphc.passes.rules.rule import Rule
 
@@ -103,7 +103,7 @@ class RuleIndex:
         roots = [
             (self._number(option), number)
             for number, rule in enumerate(self._rules)
-            for option in (rule.pattern.options if isinstance(rule.pattern, Either) else (rule.pattern,))
+            for option in alternatives(rule.pattern)
         ]
         inner = {part for known in self._parts for operand in known.operands for part in operand.parts}
         parts = list(self._parts)

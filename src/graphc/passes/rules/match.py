@@ -12,7 +12,18 @@ from graphc.ir import Attribute, Graph, Node, Tensor, TensorType, Value
 from graphc.ir.symbolic import Dim
 from graphc.ops.base import Trait, find
 from graphc.passes.base import Refusal
-from graphc.passes.rules.pattern import Absent, Apply, Const, Either, Optional, Pattern, Rest, Var, literal
+from graphc.passes.rules.pattern import (
+    Absent,
+    Apply,
+    Const,
+    Either,
+    Optional,
+    Pattern,
+    Rest,
+    Var,
+    alternatives,
+    literal,
+)
 
 
 class RefusedError(Exception):
@@ -173,7 +184,7 @@ def shape_of(value: Value) -> tuple[Dim, ...]:
 def find_matches(pattern: Pattern, node: Node, trace: Trace | None = None) -> Iterator[Match]:
     """Every way in which `pattern` matches with its root at `node`, the preferred one first."""
     trace = trace or Trace()
-    for option in pattern.options if isinstance(pattern, Either) else (pattern,):
+    for option in alternatives(pattern):
         assert isinstance(option, Apply), f"the root of a pattern must be an operator, not {option}"
         if option.output >= len(node.outputs):
             continue

@@ -2,6 +2,9 @@
 
     x, w = Var("x"), Const("w")
     P.Relu(P.Conv(x, w, group=attr("group", default=1)))
+    x * P.Sigmoid(x) | 1.0 / x
+
+Arithmetic on patterns is Add, Sub, Mul, Div, Pow, MatMul and Neg; `p | q` is either of two.
 
 A pattern object that stands at two places means one value at both, so a DAG is written by using a Python name twice.
 Operators that the registry calls commutative match their two operands in either order.
@@ -21,9 +24,47 @@ class Pattern:
     """Base of patterns; `p | q` matches where either does, and prefers `p`."""
 
     def __or__(self, other: Pattern) -> Either:
-        left = self.options if isinstance(self, Either) else (self,)
-        right = other.options if isinstance(other, Either) else (other,)
+        # What has a text is one thing written in several ways.
+        left = self.options if isinstance(self, Either) and not self.text else (self,)
+        right = other.options if isinstance(other, Either) and not other.text else (other,)
         return Either((*left, *right))
+
+    def __add__(self, other: Operand) -> Apply:
+        return P.Add(self, other)
+
+    def __radd__(self, other: float) -> Apply:
+        return P.Add(other, self)
+
+    def __sub__(self, other: Operand) -> Apply:
+        return P.Sub(self, other)
+
+    def __rsub__(self, other: float) -> Apply:
+        return P.Sub(other, self)
+
+    def __mul__(self, other: Operand) -> Apply:
+        return P.Mul(self, other)
+
+    def __rmul__(self, other: float) -> Apply:
+        return P.Mul(other, self)
+
+    def __truediv__(self, other: Operand) -> Apply:
+        return P.Div(self, other)
+
+    def __rtruediv__(self, other: float) -> Apply:
+        return P.Div(other, self)
+
+    def __pow__(self, other: Operand) -> Apply:
+        return P.Pow(self, other)
+
+    def __matmul__(self, other: Pattern) -> Apply:
+        return P.MatMul(self, other)
+
+    def __neg__(self) -> Apply:
+        return P.Neg(self)
+
+
+Operand: TypeAlias = "Pattern | float"
+"""What an operator is applied to: a pattern, or a number, which stands for a constant filled with it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,9 +118,15 @@ class Rest(Pattern):
 
 @dataclass(frozen=True, eq=False)
 class Either(Pattern):
-    """One of several patterns, tried in order."""
+    """One of several patterns, tried in order.
+
+    Args:
+        options: The patterns.
+        text: What it is in a formula, where the options are one thing written in several ways.
+    """
 
     options: tuple[Pattern, ...]
+    text: str = ""
 
 
 @dataclass(frozen=True)
@@ -173,7 +220,7 @@ class _Operators:
     def one_of(self, *op_types: str) -> Callable[..., Apply]:
         """An operator pattern that matches any of several operators."""
 
-        def build(*inputs: Pattern | float | int, **attributes: Any) -> Apply:
+        def build(*inputs: Operand, **attributes: Any) -> Apply:
             patterns = tuple(p if isinstance(p, Pattern) else Const("", filled(p)) for p in inputs)
             kept = {key: tuple(value) if isinstance(value, list) else value for key, value in attributes.items()}
             return Apply(op_types, patterns, kept, self._domain)
@@ -188,9 +235,14 @@ GRAPHC = _Operators(GRAPHC_DOMAIN)
 """Patterns of the compiler's own operators."""
 
 
-def filled(value: float) -> TensorPredicate:
-    """Tensors whose elements are all `value`, as exactly as their dtype can tell."""
-    return Filled(value)
+def filled(value: float, text: str = "") -> TensorPredicate:
+    """Tensors whose elements are all `value`, as exactly as their dtype can tell; a formula says `text` for it."""
+    return Filled(value, text)
+
+
+def number(value: float, text: str = "") -> Const:
+    """A constant filled with `value`, which a formula calls `text`: `number(math.sqrt(2), "√2")`."""
+    return Const("", Filled(value, text))
 
 
 def maybe(wrap: Callable[..., Apply], inner: Pattern, *others: Pattern | float, **attributes: Any) -> Either:
@@ -223,6 +275,13 @@ def size(pattern: Pattern) -> int:
     if isinstance(pattern, Either):
         return max(size(p) for p in pattern.options)
     return size(pattern.inner) if isinstance(pattern, Optional) else 0
+
+
+def alternatives(pattern: Pattern) -> tuple[Pattern, ...]:
+    """The patterns of which one has to match, in order; the pattern itself where it is no alternative."""
+    if isinstance(pattern, Either):
+        return tuple(inner for option in pattern.options for inner in alternatives(option))
+    return (pattern,)
 
 
 def roots(pattern: Pattern) -> frozenset[tuple[str, str]]:

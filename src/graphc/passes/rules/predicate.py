@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -34,12 +34,18 @@ class TensorPredicate(Protocol):
 
 @dataclass(frozen=True)
 class Filled:
-    """All elements are `value`, to the precision of the dtype (and never asked finer than float32's)."""
+    """All elements are `value`, to the precision of the dtype (and never asked finer than float32's).
+
+    Args:
+        value: Of all elements.
+        text: What a formula calls it; the number itself if empty.
+    """
 
     value: float
+    text: str = field(default="", compare=False)
 
     def __str__(self) -> str:
-        return f"{self.value:g} throughout"
+        return f"{self.text or format(self.value, 'g')} throughout"
 
     def holds(self, tensor: Tensor) -> bool:
         """Whether all elements are the value."""
@@ -79,6 +85,32 @@ class Scalar:
         """One small number."""
         form: tuple[int, ...] = choose.pick([(), (1,)])
         return np.full(form, choose.integer(1, 7) / (4 if dtype.is_float else 1)).astype(dtype.numpy)
+
+
+@dataclass(frozen=True)
+class Fulfils:
+    """Elements for which a function of them answers true: `Fulfils(lambda a: (a > 0).all(), [1.0, 3.0], "positive")`.
+
+    Args:
+        test: Asked with the elements.
+        examples: Numbers that fulfil it when an array is filled with one of them.
+        text: What it asks, for messages.
+    """
+
+    test: Callable[[np.ndarray[Any, Any]], Any]
+    examples: tuple[float, ...]
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+    def holds(self, tensor: Tensor) -> bool:
+        """Whether the function says so."""
+        return bool(self.test(tensor.array()))
+
+    def sample(self, dtype: DType, shape: tuple[int, ...], choose: Chooser) -> np.ndarray[Any, Any] | None:
+        """An array of one of the examples."""
+        return np.full(shape, choose.pick(self.examples), dtype.numpy)
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,17 @@
 """Rules: a pattern, conditions that answer with a reason when they refuse, and a replacement; and named sets of them.
 
     SIMPLIFY = rule_set("simplify")
+    SIMPLIFY.formula("add_of_negative", x + -y, x - y)
 
     @SIMPLIFY.rule(P.Transpose(P.Transpose(x, perm=attr("inner")), perm=attr("outer")))
     def transpose_of_transpose(m: Match, b: Builder) -> Value:
         '''Transpose[q](Transpose[p](x)) = Transpose[p∘q](x).'''
         return b.op("Transpose", m["x"], perm=[m.attribute("inner")[axis] for axis in m.attribute("outer")])
 
-The function is the replacement: it answers the value that takes the place of the root's (a tuple of values where the
-root has several outputs that are used), or `refuse("why")`. Its docstring is the formula.
+The right side of a formula is a pattern too, which is built from what the left side matched; it refuses where that
+would be of another shape or dtype. Where there is more to say, a function is the replacement: it answers the value that
+takes the place of the root's (a tuple of values where the root has several outputs that are used), or `refuse("why")`.
+Its docstring is the formula.
 """
 
 from __future__ import annotations
@@ -23,6 +26,8 @@ from graphc.passes.base import Refusal
 from graphc.passes.rules.match import Match, RefusedError, Trace, find_matches
 from graphc.passes.rules.pattern import Pattern, depth, roots, size
 from graphc.passes.rules.predicate import Chooser
+from graphc.passes.rules.template import template
+from graphc.passes.rules.text import formula
 
 Condition: TypeAlias = Callable[[Match], "Refusal | None"]
 Replacement: TypeAlias = "Callable[[Match, Builder], Value | tuple[Value, ...] | Refusal]"
@@ -111,6 +116,30 @@ class RuleSet:
             return self.add(Rule(name, pattern, replacement, conditions, examples, tolerance))
 
         return build
+
+    def formula(
+        self,
+        name: str,
+        left: Pattern,
+        right: Pattern,
+        *,
+        when: Condition | Sequence[Condition] = (),
+        examples: Examples | None = None,
+        tolerance: float = 1e-4,
+    ) -> Rule:
+        """Adds the rule that writes `right` for `left`; its summary is the formula itself.
+
+        It refuses where `right` is not of the shape and dtype of what it would replace: `x + 0 = x` where x is not
+        broadcast by the zero.
+
+        Raises:
+            OptionError: The left side's root is no operator, the right side has what the left side does not bind, or
+                the set has a rule of that name.
+        """
+        replacement = template(left, right)
+        replacement.__doc__ = f"{formula(left, right)}."
+        replacement.__name__ = name
+        return self.rule(left, when=when, examples=examples, tolerance=tolerance)(replacement)
 
     def add(self, rule: Rule) -> Rule:
         """Adds a rule at the end.

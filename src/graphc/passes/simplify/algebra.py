@@ -7,32 +7,30 @@ import numpy as np
 from graphc.ir import Builder, TensorType, Value, dtypes
 from graphc.ops.base import Array
 from graphc.passes.rules import Absent, Const, Match, Optional, P, Refusal, Var, attr, refuse
-from graphc.passes.rules.conditions import is_float, keeps_shape
 from graphc.passes.rules.predicate import Filled
 from graphc.passes.simplify.base import SIMPLIFY
 
 x, y = Var("x"), Var("y")
+real = Var("x", kinds=("float",))
 c, d = Const("c"), Const("d")
 condition = Const("condition")
-TRUE, FALSE = Filled(1), Filled(0)
+TRUE, FALSE = Filled(1, "true"), Filled(0, "false")
 
-
-@SIMPLIFY.rule(P.Add(x, 0.0) | P.Sub(x, 0.0) | P.Mul(x, 1.0) | P.Div(x, 1.0) | P.Pow(x, 1.0), when=keeps_shape("x"))
-def neutral_element(m: Match, b: Builder) -> Value:
-    """x + 0 = x - 0 = x * 1 = x / 1 = x ^ 1 = x."""
-    return m["x"]
-
-
-@SIMPLIFY.rule(P.And(x, Const("", TRUE)) | P.Or(x, Const("", FALSE)), when=keeps_shape("x"))
-def neutral_bool(m: Match, b: Builder) -> Value:
-    """(x and true) = (x or false) = x."""
-    return m["x"]
-
-
-@SIMPLIFY.rule(P.Identity(x))
-def identity(m: Match, b: Builder) -> Value:
-    """Identity(x) = x."""
-    return m["x"]
+SIMPLIFY.formula("neutral_element", x + 0.0 | x - 0.0 | x * 1.0 | x / 1.0 | x**1.0, x)
+SIMPLIFY.formula("neutral_bool", P.And(x, Const("", TRUE)) | P.Or(x, Const("", FALSE)), x)
+SIMPLIFY.formula("identity", P.Identity(x), x)
+SIMPLIFY.formula("variadic_of_one", P.one_of("Sum", "Max", "Min", "Mean")(x), x)
+SIMPLIFY.formula("sum_of_two", P.Sum(x, y), x + y)
+SIMPLIFY.formula("involution", P.Neg(-x) | P.Not(P.Not(x)) | P.Reciprocal(P.Reciprocal(x)), x)
+SIMPLIFY.formula("add_of_negative", x + -y, x - y)
+SIMPLIFY.formula("subtract_negative", x - -y, x + y)
+SIMPLIFY.formula("multiply_by_reciprocal", real * P.Reciprocal(y).only_here(), real / y)
+SIMPLIFY.formula("division_of_one", 1.0 / real, P.Reciprocal(real))
+SIMPLIFY.formula("square", real**2.0, real * real)
+SIMPLIFY.formula("square_root", real**0.5, P.Sqrt(real))
+SIMPLIFY.formula("max_with_zero", P.Max(real, 0.0), P.Relu(real))
+SIMPLIFY.formula("where_same", P.Where(Var("c"), x, x), x)
+SIMPLIFY.formula("where_not", P.Where(P.Not(Var("c")), x, y), P.Where(Var("c"), y, x))
 
 
 @SIMPLIFY.rule(
@@ -41,24 +39,6 @@ def identity(m: Match, b: Builder) -> Value:
 )
 def dropout(m: Match, b: Builder) -> Value:
     """Dropout(x) = x, outside of training."""
-    return m["x"]
-
-
-@SIMPLIFY.rule(P.one_of("Sum", "Max", "Min", "Mean")(x))
-def variadic_of_one(m: Match, b: Builder) -> Value:
-    """Sum(x) = Max(x) = Min(x) = Mean(x) = x."""
-    return m["x"]
-
-
-@SIMPLIFY.rule(P.Sum(x, y))
-def sum_of_two(m: Match, b: Builder) -> Value:
-    """Sum(x, y) = x + y."""
-    return b.op("Add", m["x"], m["y"])
-
-
-@SIMPLIFY.rule(P.Neg(P.Neg(x)) | P.Not(P.Not(x)) | P.Reciprocal(P.Reciprocal(x)))
-def involution(m: Match, b: Builder) -> Value | Refusal:
-    """-(-x) = x, not not x = x, 1/(1/x) = x."""
     return m["x"]
 
 
@@ -75,55 +55,19 @@ def idempotent(m: Match, b: Builder) -> Value | Refusal:
     return inner.output
 
 
-@SIMPLIFY.rule(P.Add(x, P.Neg(y)))
-def add_of_negative(m: Match, b: Builder) -> Value:
-    """x + (-y) = x - y."""
-    return b.op("Sub", m["x"], m["y"])
-
-
-@SIMPLIFY.rule(P.Sub(x, P.Neg(y)))
-def subtract_negative(m: Match, b: Builder) -> Value:
-    """x - (-y) = x + y."""
-    return b.op("Add", m["x"], m["y"])
-
-
-@SIMPLIFY.rule(P.Mul(x, P.Reciprocal(y).only_here()), when=is_float("x"))
-def multiply_by_reciprocal(m: Match, b: Builder) -> Value:
-    """x * (1/y) = x / y."""
-    return b.op("Div", m["x"], m["y"])
-
-
-@SIMPLIFY.rule(P.Div(1.0, Var("x", kinds=("float",))), when=keeps_shape("x"))
-def division_of_one(m: Match, b: Builder) -> Value:
-    """1 / x = Reciprocal(x)."""
-    return b.op("Reciprocal", m["x"])
-
-
-@SIMPLIFY.rule(P.Pow(Var("x", kinds=("float",)), 2.0), when=keeps_shape("x"))
-def square(m: Match, b: Builder) -> Value:
-    """x ^ 2 = x * x."""
-    return b.op("Mul", m["x"], m["x"])
-
-
-@SIMPLIFY.rule(P.Pow(Var("x", kinds=("float",)), 0.5), when=keeps_shape("x"))
-def square_root(m: Match, b: Builder) -> Value:
-    """x ^ 0.5 = sqrt(x), but at minus infinity."""
-    return b.op("Sqrt", m["x"])
-
-
-@SIMPLIFY.rule(P.Mul(P.Mul(x, c).only_here(), d), when=is_float("x"))
+@SIMPLIFY.rule((real * c).only_here() * d)
 def product_of_constants(m: Match, b: Builder) -> Value | Refusal:
     """(x * c) * d = x * (c * d)."""
     return _combine(m, b, "Mul", np.multiply)
 
 
-@SIMPLIFY.rule(P.Add(P.Add(x, c).only_here(), d), when=is_float("x"))
+@SIMPLIFY.rule((real + c).only_here() + d)
 def sum_of_constants(m: Match, b: Builder) -> Value | Refusal:
     """(x + c) + d = x + (c + d)."""
     return _combine(m, b, "Add", np.add)
 
 
-@SIMPLIFY.rule(P.Div(P.Mul(x, c).only_here(), d), when=is_float("x"))
+@SIMPLIFY.rule((real * c).only_here() / d)
 def quotient_of_constants(m: Match, b: Builder) -> Value | Refusal:
     """(x * c) / d = x * (c / d)."""
     if not np.all(m.array("d")):
@@ -131,7 +75,7 @@ def quotient_of_constants(m: Match, b: Builder) -> Value | Refusal:
     return _combine(m, b, "Mul", np.divide)
 
 
-@SIMPLIFY.rule(P.Mul(P.Add(P.Mul(x, c).only_here(), d).only_here(), Const("e")), when=is_float("x"))
+@SIMPLIFY.rule(((real * c).only_here() + d).only_here() * Const("e"))
 def affine_of_affine(m: Match, b: Builder) -> Value | Refusal:
     """(x * c + d) * e = x * (c * e) + d * e, so that what follows can join."""
     c, d, e = m.array("c"), m.array("d"), m.array("e")
@@ -209,12 +153,6 @@ def _extreme(function: np.ufunc, left: Array | None, right: Array | None) -> Arr
     return np.asarray(function(left, right))
 
 
-@SIMPLIFY.rule(P.Max(x, 0.0), when=(is_float("x"), keeps_shape("x")))
-def max_with_zero(m: Match, b: Builder) -> Value:
-    """max(x, 0) = Relu(x)."""
-    return b.op("Relu", m["x"])
-
-
 @SIMPLIFY.rule(
     P.Where(condition, x, y),
     examples=lambda choose: {"condition": np.full(choose.pick(((2, 3), (1, 3))), choose.pick((True, False)))},
@@ -228,18 +166,6 @@ def where_constant(m: Match, b: Builder) -> Value | Refusal:
     if m.shape(chosen) != m.output_shape:
         return refuse(f"the result is {m.output}, but %{m[chosen].name} is {m.type(chosen)}")
     return m[chosen]
-
-
-@SIMPLIFY.rule(P.Where(Var("any"), x, x), when=keeps_shape("x"))
-def where_same(m: Match, b: Builder) -> Value:
-    """Where(c, x, x) = x."""
-    return m["x"]
-
-
-@SIMPLIFY.rule(P.Where(P.Not(Var("any")), x, y))
-def where_not(m: Match, b: Builder) -> Value:
-    """Where(not c, x, y) = Where(c, y, x)."""
-    return b.op("Where", m["any"], m["y"], m["x"])
 
 
 @SIMPLIFY.rule(

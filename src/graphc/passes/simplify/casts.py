@@ -6,7 +6,7 @@ from typing import Any
 
 from graphc.ir import Builder, DType, Value, dtypes
 from graphc.passes.rules import Match, P, Refusal, Var, attr, refuse
-from graphc.passes.rules.conditions import copy_op, keeps_shape
+from graphc.passes.rules.conditions import copy_op
 from graphc.passes.simplify.base import SIMPLIFY
 
 x = Var("x")
@@ -15,10 +15,7 @@ MANTISSA_BITS = {"float16": 11, "bfloat16": 8, "float32": 24, "float64": 53}
 EXPONENT_BITS = {"float16": 5, "bfloat16": 8, "float32": 8, "float64": 11}
 
 
-@SIMPLIFY.rule(P.Cast(x), when=keeps_shape("x"))
-def cast_to_same(m: Match, b: Builder) -> Value:
-    """Cast[t](x) = x where x is of type t."""
-    return m["x"]
+SIMPLIFY.formula("cast_to_same", P.Cast(x, to=attr("to")), x)
 
 
 @SIMPLIFY.rule(P.CastLike(x, Var("like")))

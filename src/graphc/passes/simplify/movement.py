@@ -43,10 +43,7 @@ def transpose_of_transpose(m: Match, b: Builder) -> Value:
     return m["x"] if combined == tuple(range(rank)) else b.op("Transpose", m["x"], perm=combined)
 
 
-@SIMPLIFY.rule(P.Concat(x))
-def concat_of_one(m: Match, b: Builder) -> Value:
-    """Concat(x) = x."""
-    return m["x"]
+SIMPLIFY.formula("concat_of_one", P.Concat(x), x)
 
 
 PICTURE = TensorType(dtypes.FLOAT32, (2, 3))

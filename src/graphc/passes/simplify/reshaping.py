@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from graphc.ir import Builder, TensorType, Value, dtypes
 from graphc.passes.rules import Match, P, Refusal, Rest, Var, refuse
-from graphc.passes.rules.conditions import copy_op, keeps_shape, reshape
+from graphc.passes.rules.conditions import copy_op, reshape
 from graphc.passes.simplify.base import SIMPLIFY
 
 x = Var("x")
 VIEWS = P.one_of("Reshape", "Flatten", "Squeeze", "Unsqueeze")
 
 
-@SIMPLIFY.rule(VIEWS(x, Rest("how")), when=keeps_shape("x"))
-def reshape_to_same(m: Match, b: Builder) -> Value:
-    """Reshape(x, shape of x) = x; Flatten, Squeeze and Unsqueeze alike."""
-    return m["x"]
+# Each where it leaves the shape as it is.
+SIMPLIFY.formula("reshape_to_same", VIEWS(x, Rest("how")), x)
+SIMPLIFY.formula("expand_to_same", P.Expand(x, Var("shape")), x)
+SIMPLIFY.formula("tile_once", P.Tile(x, Var("repeats")), x)
 
 
 @SIMPLIFY.rule(VIEWS(VIEWS(x, Rest("inner")), Rest("outer")))
@@ -37,18 +37,6 @@ def reshape_of_reshape(m: Match, b: Builder) -> Value | Refusal:
 def reshape_target_known(m: Match, b: Builder) -> Value | Refusal:
     """Reshape(x, computed) = Reshape(x, constant) where inference knows the result."""
     return reshape(b, m["x"], m.shape("x"), m.output_shape)
-
-
-@SIMPLIFY.rule(P.Expand(x, Var("shape")), when=keeps_shape("x"))
-def expand_to_same(m: Match, b: Builder) -> Value:
-    """Expand(x, shape of x) = x."""
-    return m["x"]
-
-
-@SIMPLIFY.rule(P.Tile(x, Var("repeats")), when=keeps_shape("x"))
-def tile_once(m: Match, b: Builder) -> Value:
-    """Tile(x, 1) = x."""
-    return m["x"]
 
 
 BROADCASTING = P.one_of(
