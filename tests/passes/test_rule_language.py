@@ -365,6 +365,21 @@ def test_a_replacement_that_does_not_type_is_a_defect_of_the_rule(g: Making) -> 
     assert len(graph) == count
 
 
+def test_a_replacement_that_reads_what_it_replaces_is_a_defect_of_the_rule(g: Making) -> None:
+    rules = RuleSet("test")
+
+    @rules.rule(P.Neg(x))
+    def wraps(m: Match, b: Builder) -> Value:
+        """Wrong: it would read itself."""
+        return b.op("Abs", m.root.output)
+
+    graph = g.returning(g("Exp", g("Neg", g.x)))
+    before = str(graph)
+    with pytest.raises(PassError, match=r"rule 'wraps' built .*, which reads what it is to replace"):
+        rewrite(graph, rules)
+    assert str(graph) == before
+
+
 def test_rules_that_run_in_a_circle_are_stopped(g: Making) -> None:
     rules = RuleSet("test")
 

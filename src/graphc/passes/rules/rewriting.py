@@ -82,6 +82,13 @@ def _cannot_replace(rule: Rule, match: Match, new: tuple[Value, ...], made: Sequ
         if reason is not None:
             return Refusal(reason)
         _check_types(rule, match, old, value)
+        reader = next((node for node in made if old in node.inputs), None)
+        if reader is not None and value is not old:
+            raise PassError(
+                f"rule {rule.name!r} built {reader.describe()}, which reads what it is to replace",
+                nodes=root.origins,
+                hint="build the root's operator anew on its inputs",
+            )
     return None
 
 
