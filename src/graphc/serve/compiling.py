@@ -16,13 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from graphc import errors
-from graphc.backends.source import source_digest
 from graphc.errors import BackendError, GraphcError, RepositoryError, ToolchainError
 from graphc.runtime.calibration import processor
 from graphc.runtime.folders import cache_folder, tuning_path
 from graphc.serve.model_file import CompileFacts
 from graphc.serve.repository import Snapshot
-from graphc.target import detect_host
 
 _log = logging.getLogger(__name__)
 
@@ -81,6 +79,10 @@ async def compiled(name: str, model: Path, files: Snapshot, facts: CompileFacts,
 
 def _key(model: Path, files: Snapshot, facts: CompileFacts) -> str:
     """Hash of all that decides the package's contents."""
+    # A server of packages needs nothing of the compiler.
+    from graphc.backends.source import source_digest
+    from graphc.target import detect_host
+
     state = hashlib.sha256()
     try:
         for name, *_ in files:
