@@ -110,11 +110,11 @@ def server(
 
 
 def graphc_server(repository: Path, *options: str) -> AbstractContextManager[Running]:
-    """`graphc serve` on free ports; `ready` has the groups `http`, `grpc` and `metrics`."""
-    command = [sys.executable, "-m", "graphc", "serve", str(repository), "--log-format", "json", *options]
+    """`graphc serve` on free ports unless options say which; `ready` has the groups `http`, `grpc` and `metrics`."""
+    command = [sys.executable, "-m", "graphc", "serve", str(repository), "--log-format", "json"]
     ports = ["--http-port", "0", "--grpc-port", "0", "--metrics-port", "0"]
     pattern = r"ready: (?P<http>http://[^,\s]+), (?:grpc://)?(?P<grpc>[^,\s]+).*?(?P<metrics>http://[^,\s]+)/metrics"
-    return server([*command, *ports], pattern)
+    return server([*command, *ports, *options], pattern)
 
 
 def start_load(url: str, *options: str) -> subprocess.Popen[str]:
