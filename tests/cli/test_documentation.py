@@ -10,7 +10,7 @@ import pytest
 from graphc.cli import COMMANDS, main
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs/commands.md").read_text()
-ACTIONS = {"rules": ["test"], "fuzz": ["import"]}
+ACTIONS = {"rules": ["test"]}
 
 
 def test_every_command_has_a_section() -> None:

@@ -55,6 +55,33 @@ def test_fuzz_import_tries_models_and_tells(graphc: Call, mlp: Path, tmp_path: P
     assert again.json["tried"] == 20 and again.json["findings"] == []
 
 
+def test_fuzz_tells_what_was_reached_and_replays(graphc: Call) -> None:
+    found = graphc("fuzz", "--only", "transpose_of_transpose,gelu", "--count", "3", "--jobs", "1", "--json")
+    assert found.status == 0, found.err
+    facts = found.json
+    assert facts["tried"] == 3 and not facts["failures"]
+    assert set(facts["coverage"]["rules"]) >= {"transpose_of_transpose", "gelu"}
+    text = graphc(
+        "fuzz", "--only", "transpose_of_transpose", "--count", "2", "--jobs", "1", "--backends", "reference"
+    ).out
+    assert "rules applied: 1 of 1" in text and "no finding" in text
+    kept = sorted((Path(__file__).parent.parent / "testing" / "corpus").glob("*.onnx"))[:2]
+    assert "2 models, no finding" in graphc("fuzz", "replay", *kept, "--backends", "reference").out
+
+
+def test_fuzz_refuses_what_says_nothing(graphc: Call, tmp_path: Path) -> None:
+    for call, message in {
+        ("fuzz", "--only", "Reloo"): "no rule and no operator is called Reloo",
+        ("fuzz", "--backends", "cuda"): "unknown backend cuda",
+        ("fuzz", "models", "model.onnx"): "random models start from no model",
+        ("fuzz", "import", "--only", "Relu"): "--only says nothing",
+        ("fuzz", "replay"): "nothing to replay",
+        ("fuzz", "replay", tmp_path / "gone.onnx"): "there is no model",
+    }.items():
+        found = graphc(*call)
+        assert found.status != 0 and message in found.err
+
+
 def test_fuzz_import_refuses(graphc: Call, tmp_path: Path) -> None:
     bad = tmp_path / "bad.onnx"
     bad.write_bytes(b"\xff\xff")

@@ -200,7 +200,9 @@ def _evaluate_dropout(node: Node, arrays: Sequence[Datum]) -> Sequence[Datum]:
     if len(arrays) > 2 and _is_training(arrays[2]):
         from graphc.ops.host import evaluate_with_reference
 
-        return evaluate_with_reference(node, arrays)
+        # Its scale, a Python float, widens what is narrower than float32.
+        made, *mask = evaluate_with_reference(node, arrays)
+        return [np.asarray(made).astype(np.asarray(arrays[0]).dtype), *mask]
     return [arrays[0], np.ones(np.shape(arrays[0]), np.bool_)]
 
 

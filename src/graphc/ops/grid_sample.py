@@ -156,8 +156,11 @@ def _express_grid_sample(ctx: ExpressionContext) -> Sequence[TensorExpr] | None:
         place = _place(normal, extent, corners=corners)
         places.append(place if mode == "cubic" else _folded_place(place, extent, padding, corners=corners))
 
+    # Integers are weighted in the widest float there is; the nearest of them is taken as it is.
+    element = accumulator(x.dtype) if x.dtype.is_float or mode == "nearest" else dtypes.FLOAT64
+
     def read(at: Sequence[Scalar]) -> Scalar:
-        return zero_outside(cast(load(0, x.dtype, (batch, channel, *at)), accumulator(x.dtype)), at, spatial)
+        return zero_outside(cast(load(0, x.dtype, (batch, channel, *at)), element), at, spatial)
 
     if mode == "nearest":
         value = read([cast(call("round", place), dtypes.INT64) for place in places])

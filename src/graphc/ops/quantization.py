@@ -87,10 +87,10 @@ def saturate(values: Array, dtype: DType) -> Array:
 
 
 def _precision(node: Node, x: DType, scale: DType) -> DType:
-    """The type in which `x` is divided by its scale: the scale's, unless that holds powers of two alone."""
+    """The type in which `x` is divided by its scale: the scale's, unless that holds powers of two or integers alone."""
     declared = node.int_attribute("precision", 0)
     found = dtypes.from_onnx(declared) if declared else scale
-    if found.bits >= 16:
+    if found.is_float and found.bits >= 16:
         return found
     return x if x.is_float else dtypes.FLOAT32
 

@@ -27,9 +27,9 @@ class DrawChooser:
 
 
 class SeedChooser:
-    """Choices from a pseudo-random generator."""
+    """Choices from a pseudo-random generator; a seed is one number or several."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int | Sequence[int]) -> None:
         self._random = np.random.default_rng(seed)
 
     def integer(self, low: int, high: int) -> int:

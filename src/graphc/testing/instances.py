@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from graphc.errors import TypeInferenceError
+from graphc.frontend.schema import CANONICAL_OPSET
 from graphc.ir import Attribute, Builder, Graph, Node, TensorType, Value, dtypes
 from graphc.ops.base import Trait, find
 from graphc.ops.inference import infer_node
@@ -16,7 +17,7 @@ from graphc.passes.rules.pattern import literal
 from graphc.testing.choosing import chance
 from graphc.testing.samples import MAX_SIZE, SAMPLERS, Operand, Sample, tensor_type, values
 
-OPSET = 23
+OPSET = CANONICAL_OPSET
 """Operator set of random graphs."""
 
 

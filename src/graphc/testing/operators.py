@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal, TypeAlias
 
 import onnx
@@ -79,6 +80,16 @@ def operator_rows(
     return sorted(rows, key=lambda row: (row.domain, row.name.lower()))
 
 
+def single_operators() -> list[tuple[str, str, int]]:
+    """Domain, name and newest version of every operator that onnx defines and has not withdrawn."""
+    newest: dict[tuple[str, str], Any] = {}
+    for schema in onnx.defs.get_all_schemas_with_history():
+        key = (schema.domain, schema.name)
+        if key not in newest or schema.since_version > newest[key].since_version:
+            newest[key] = schema
+    return [(*key, schema.since_version) for key, schema in newest.items() if not schema.deprecated]
+
+
 def known_operators() -> list[str]:
     """Names of all operators that `operator_rows` can tell about."""
     return sorted({task.name for task in _tasks()})
@@ -92,14 +103,15 @@ def _tasks() -> list[OperatorTask]:
     for (domain, name), known in REGISTRY.names().items():
         if domain != GRAPHC_DOMAIN and (domain, name) not in versions:
             versions[domain, name].update(operator.since for operator in known)
-    cases = _by_operator()
+    cases = cases_by_operator()
     return [
         OperatorTask(domain, name, tuple(sorted(since)), tuple(cases.get((domain, name), ())[:CASES_PER_OPERATOR]))
         for (domain, name), since in sorted(versions.items())
     ]
 
 
-def _by_operator() -> dict[tuple[str, str], list[Case]]:
+@cache
+def cases_by_operator() -> dict[tuple[str, str], list[Case]]:
     """Cases of a single node, by its operator; of many, the widest apart in the list."""
     found: dict[tuple[str, str], list[Case]] = defaultdict(list)
     for case in load_cases("node", "simple").values():
@@ -115,7 +127,7 @@ def judge_operator(task: OperatorTask) -> dict[str, Place]:
         return {"": _defined(task)}
     places: dict[str, Place] = {}
     schema = onnx.defs.get_schema(task.name, max(task.versions), task.domain)
-    for dtype in _dtypes(schema):
+    for dtype in allowed_dtypes(schema):
         found = [place for case in task.cases if (place := _place(case, schema, dtype)) is not None]
         if found:
             places[dtype.name] = _together(found)
@@ -143,8 +155,8 @@ def _defined(task: OperatorTask) -> Place:
     return "compiled" if compiled else "host"
 
 
-def _dtypes(schema: Any) -> list[DType]:
-    """Element types that ONNX allows for the first input; none where there is no input."""
+def allowed_dtypes(schema: Any) -> list[DType]:
+    """Element types that ONNX allows for an operator's first input; none where there is no input."""
     return _allowed(schema.inputs[0]) if schema.inputs else []
 
 
@@ -160,7 +172,7 @@ def _place(case: Case, schema: Any, dtype: DType | None) -> Place | None:
     from graphc.compiler import CompileOptions, lower_model
 
     model = case.proto()
-    if dtype is not None and not _retype(model, schema, dtype):
+    if dtype is not None and not retype(model, schema, dtype):
         return None
     names = [info.name for info in model.graph.input]
     values = dict(zip(names, case.data_sets[0][0], strict=False))
@@ -178,8 +190,11 @@ def _place(case: Case, schema: Any, dtype: DType | None) -> Place | None:
     return "host" if hosts else "compiled"
 
 
-def _retype(model: onnx.ModelProto, schema: Any, dtype: DType) -> bool:
-    """Gives the node's first input another dtype, and with it the inputs of its dtype that may have the other one."""
+def retype(model: onnx.ModelProto, schema: Any, dtype: DType) -> bool:
+    """Gives the node's first input another dtype, and with it the inputs of its dtype that may have the other one.
+
+    Answers whether the node has a first input that is a tensor.
+    """
     node = model.graph.node[0]
     inputs = {info.name: info.type.tensor_type for info in model.graph.input if info.type.HasField("tensor_type")}
     if not node.input or node.input[0] not in inputs:

@@ -79,31 +79,47 @@ def seeded_graph(seed: int, options: GraphOptions | None = None) -> Graph:
 
 def random_graph(choose: Chooser, options: GraphOptions) -> Graph:
     """A random valid graph."""
-    growing = _Growing(choose, options)
-    for _ in range(choose.integer(1, options.max_nodes)):
-        step: Callable[[], None] = choose.pick(
-            (*[growing.forward] * 6, growing.repeat, growing.backward, growing.constant)
-        )
-        step()
+    growing = Growing(choose, options)
+    growing.add_input(tensor_type(choose, NUMBERS if chance(choose, 20) else NUMBERS[:1], options.ranks))
+    growing.grow(choose.integer(1, options.max_nodes))
     return growing.finished()
 
 
-class _Growing:
-    def __init__(self, choose: Chooser, options: GraphOptions) -> None:
+class Growing:
+    """A random graph on its way.
+
+    Args:
+        choose: Makes the choices.
+        options: What it is to look like.
+        graph: To begin with; an empty one if None.
+    """
+
+    def __init__(self, choose: Chooser, options: GraphOptions, graph: Graph | None = None) -> None:
         self.choose = choose
         self.options = options
-        self.graph = Graph("random", opset=OPSET)
+        self.graph = Graph("random", opset=OPSET) if graph is None else graph
         self.builder = Builder(self.graph, infer=infer_node)
-        self.pool: list[Value] = []
-        self.add_input(tensor_type(choose, NUMBERS if chance(choose, 20) else NUMBERS[:1], options.ranks))
+        made = [value for node in self.graph.nodes for value in node.outputs]
+        self.pool = [value for value in (*self.graph.inputs, *made) if _can_be_read(value)]
+
+    def grow(self, steps: int) -> None:
+        """Takes so many random steps; not each of them finds something to add."""
+        for _ in range(steps):
+            step: Callable[[], None] = self.choose.pick(
+                (*[self.forward] * 6, self.repeat, self.backward, self.constant)
+            )
+            step()
 
     def add_input(self, type_: TensorType) -> Value:
+        """A new input, which nodes may read."""
         value = self.graph.add_input(self.graph.fresh_name("x"), type_)
         self.pool.append(value)
         return value
 
     def forward(self) -> None:
         """Adds a node that reads values of the pool, the newest ones preferred."""
+        if not self.pool:
+            self.add_input(tensor_type(self.choose, self.options.kinds, self.options.ranks))
         value = self.choose.pick(self.pool[::-1][:4]) if chance(self.choose, 70) else self.choose.pick(self.pool)
         fitting = [name for name in self.options.names if self.options.samplers[name].accepts(value.tensor_type)]
         if not fitting:
@@ -119,6 +135,7 @@ class _Growing:
             self.apply(op_type, value, sample)
 
     def apply(self, op_type: str, value: Value, sample: Sample) -> None:
+        """Adds a node with sampled operands; nothing where it does not fit, or grows too large."""
         operands = [value, *(self.operand(operand) for operand in sample.operands[1:])]
         while operands[-1] is None:
             operands.pop()
@@ -139,7 +156,9 @@ class _Growing:
 
     def repeat(self) -> None:
         """Adds a node that computes what another one computes."""
-        nodes = [node for node in self.graph.nodes if not node.is_op("Constant")]
+        nodes = [
+            node for node in self.graph.nodes if not node.is_op("Constant") and all(map(_can_be_read, node.outputs))
+        ]
         if nodes:
             node = self.choose.pick(nodes)
             names = [self.graph.fresh_name(value.name) for value in node.outputs]
@@ -166,7 +185,12 @@ class _Growing:
 
     def backward(self) -> None:
         """Makes an input by a node that was not there before."""
-        inputs = [value for value in self.graph.inputs if value.is_used and value.tensor_type.dtype.is_float]
+        inputs = [
+            value
+            for value in self.graph.inputs
+            if value.is_used and value in self.pool and value.tensor_type.dtype in self.options.kinds
+        ]
+        inputs = [value for value in inputs if value.tensor_type.dtype.is_float]
         if not inputs:
             return
         value = self.choose.pick(inputs)
@@ -217,7 +241,8 @@ class _Growing:
     def finished(self) -> Graph:
         """The graph with most values that nothing reads as outputs, and now and then one that something reads."""
         graph = self.graph
-        made = [value for node in graph.nodes if not node.is_op("Constant") for value in node.outputs]
+        graph.outputs = []
+        made = [value for node in graph.nodes if not node.is_op("Constant") for value in node.outputs if value.name]
         ends = [value for value in made if not value.is_used]
         outputs = [value for value in ends if value is ends[-1] or not chance(self.choose, 10)]
         outputs.extend(value for value in made if value.is_used and chance(self.choose, 5))
@@ -229,3 +254,14 @@ class _Growing:
             if not value.is_used and len(graph.inputs) > 1:
                 graph.remove_input(value)
         return graph
+
+
+def _can_be_read(value: Value) -> bool:
+    """Whether a value is a tensor, there, small and of known shape."""
+    type_ = value.type
+    return (
+        bool(value.name)
+        and isinstance(type_, TensorType)
+        and type_.is_static
+        and int(np.prod(type_.static_shape)) <= MAX_SIZE
+    )
