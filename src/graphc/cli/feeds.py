@@ -190,12 +190,15 @@ def open_bindings(variant: OpenVariant, dims: Dims) -> dict[str, int]:
         given = dims.get(name)
         usual = max(bounds.minimum, min(USUAL, USUAL if bounds.maximum is None else bounds.maximum))
         bindings[name] = given if isinstance(given, int) else usual
+    for name, extent in variant.equal.items():
+        if not isinstance(dims.get(name), int):
+            bindings[name] = evaluate(extent, bindings)
     return bindings
 
 
 def is_settled(variant: OpenVariant, dims: Dims) -> bool:
     """Whether `--dim` says one extent of each symbol that has several."""
-    several = (name for name, bounds in variant.ranges.items() if bounds.minimum != bounds.maximum)
+    several = (n for n, bounds in variant.ranges.items() if bounds.minimum != bounds.maximum and n not in variant.equal)
     return all(isinstance(dims.get(name), int) for name in several)
 
 

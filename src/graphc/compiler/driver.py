@@ -17,7 +17,7 @@ from graphc.compiler import cache as object_cache
 from graphc.compiler.assembly import input_symbols, write
 from graphc.compiler.auto_batch import Chosen, choose_batches, keep_calibration
 from graphc.compiler.batching import batch_axes
-from graphc.compiler.open_assembly import bound_symbols
+from graphc.compiler.open_assembly import symbols_in
 from graphc.compiler.open_dims import closed_reason, open_graph, ranges_of, usual_values
 from graphc.compiler.options import CompileOptions, DimChoice, expand_dims, without_ranges
 from graphc.compiler.plugins import load_plugins
@@ -256,7 +256,8 @@ def build_open(
     if isinstance(graph, str):
         return graph
     try:
-        bindings = {**bound_symbols(imported.graph, bound), **usual_values(graph)}
+        given_one = {name: value for name, value in symbols_in(imported.graph, bound).items() if isinstance(value, int)}
+        bindings = {**given_one, **usual_values(graph)}
         program = build_program(graph, bindings, machine, backend, options)
     except GraphcError as error:
         return error.message

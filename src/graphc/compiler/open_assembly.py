@@ -8,8 +8,8 @@ from graphc.backends.base import Kernel, Packing
 from graphc.compiler.open_dims import renamed
 from graphc.compiler.places import Bodies, Places, Weights
 from graphc.compiler.program import Program
-from graphc.ir import Dim, Graph, Node, Value
-from graphc.ir.symbolic import substitute, symbol
+from graphc.ir import Dim, Graph, Node, TensorType, Value
+from graphc.ir.symbolic import Bounds, evaluate, substitute, symbol, symbols
 from graphc.package import Location, OpenBuffer, OpenCopy, OpenStep, OpenVariant, SymbolRange
 
 
@@ -41,6 +41,10 @@ def assemble_open(program: Program, source: Graph, names: Sequence[str], weights
     """
     places = _OpenPlaces(program, weights)
     originals: dict[str, Dim] = {renamed(name): symbol(name) for name in names}
+    solved = symbols_in(source, program.graph)
+    known = {name: substitute(solved[name], originals) for name in names}
+    bounds = {str(originals[name]): found for name, found in program.graph.bounds.items()}
+    ranges = _ranges(known, bounds)
 
     def extent(value: Dim) -> int | str:
         found = substitute(value, originals)
@@ -71,7 +75,8 @@ def assemble_open(program: Program, source: Graph, names: Sequence[str], weights
         buffers.append(OpenBuffer(f"workspace of {owner}", start, end, extent(size)))
     return OpenVariant(
         isa=program.target.isa,
-        ranges=_ranges(program, source, names),
+        ranges=ranges,
+        equal={name: str(value) for name, value in known.items() if is_derived(name, value)},
         inputs=tuple(shape(value) for value in program.graph.inputs),
         outputs=tuple(shape(value) for value in program.graph.outputs),
         buffers=tuple(buffers),
@@ -83,23 +88,29 @@ def assemble_open(program: Program, source: Graph, names: Sequence[str], weights
     )
 
 
-def _ranges(program: Program, source: Graph, names: Sequence[str]) -> dict[str, SymbolRange]:
-    """The range of each of the model's symbols: those that are bound have one value."""
+def is_derived(name: str, value: Dim) -> bool:
+    """Whether a symbol is an expression over others."""
+    return not isinstance(value, int) and str(value) != name
+
+
+def _ranges(known: Mapping[str, Dim], bounds: Bounds) -> dict[str, SymbolRange]:
+    """The range of each symbol: those that are bound have one value."""
     found: dict[str, SymbolRange] = {}
-    bound = bound_symbols(source, program.graph)
-    for name in names:
-        if name in bound:
-            found[name] = SymbolRange(bound[name], bound[name])
+    least = {name: low for name, (low, _) in bounds.items()}
+    for name, value in known.items():
+        if is_derived(name, value):
+            found[name] = SymbolRange(evaluate(value, least))
         else:
-            found[name] = SymbolRange(*program.graph.bounds[renamed(name)])
+            found[name] = SymbolRange(value, value) if isinstance(value, int) else SymbolRange(*bounds[name])
     return found
 
 
-def bound_symbols(source: Graph, bound: Graph) -> Mapping[str, int]:
-    """Value of each symbol of the source's inputs that has one in the other graph's."""
-    values: dict[str, int] = {}
+def symbols_in(source: Graph, bound: Graph) -> dict[str, Dim]:
+    """What each symbol of the source's inputs is in another graph's."""
+    values: dict[str, Dim] = {}
     for before, after in zip(source.inputs, bound.inputs, strict=True):
-        for dim, extent in zip(before.tensor_type.dims, after.tensor_type.dims, strict=True):
-            if not isinstance(dim, int) and isinstance(extent, int):
-                values[str(dim)] = extent
+        if isinstance(before.type, TensorType) and isinstance(after.type, TensorType):
+            for dim, extent in zip(before.type.dims, after.type.dims, strict=True):
+                if not isinstance(dim, int) and symbols(dim) == {str(dim)}:
+                    values[str(dim)] = extent
     return values

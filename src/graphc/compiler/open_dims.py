@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from graphc.backends.base import Kernel
 from graphc.backends.regions import body_of
+from graphc.compiler.equal_dims import equalities, with_equalities
 from graphc.compiler.program import Program
 from graphc.errors import GraphcError
 from graphc.frontend import bind_dims
@@ -42,8 +43,9 @@ def open_graph(source: Graph, ranges: Ranges) -> Graph | str:
     """A copy of a graph with its symbols open within ranges, or why that cannot be.
 
     Types of a graph over symbols take extents for equal that may not be, and know nothing of the length of a table of
-    positions. So the types are inferred anew at values of the symbols far apart, at the least and at the largest ones:
-    where an inference disagrees with the types over symbols, a range ends.
+    positions. What nodes demand to be equal becomes one symbol, or an expression over one. Then the types are inferred
+    anew at values of the symbols far apart, at the least and at the largest ones: where an inference disagrees with the
+    types over symbols, a range ends.
 
     Args:
         source: Types inferred; what is bound has no symbols any more.
@@ -57,18 +59,26 @@ def open_graph(source: Graph, ranges: Ranges) -> Graph | str:
         return f"input {unknown[0]!r} is no tensor"
     copy = source.clone()
     copy.bounds = {name: (max(1, low), high) for name, (low, high) in ranges.items()}
-    names = sorted(ranges)
+    equal = equalities(copy)
+    _substitute(copy, equal)
+    copy.bounds = {name: bounds for name, bounds in copy.bounds.items() if name not in equal}
+    names = sorted(copy.bounds)
+
+    def problem_at(point: Mapping[str, int]) -> str | None:
+        return disagreement(copy, source, with_equalities(point, equal))
+
     near = _apart(copy.bounds, 0)
     for point in (near, _apart(copy.bounds, 5)):
-        if (problem := disagreement(copy, source, point)) is not None:
+        if (problem := problem_at(point)) is not None:
             return f"at {_text(point)} the model's types do not follow from its symbols: {problem}"
     for name in names:
         low, high = copy.bounds[name]
-        if low == 1 and disagreement(copy, source, {**near, name: 1}) is not None:
+        if low == 1 and problem_at({**near, name: 1}) is not None:
             copy.bounds[name] = (2, high)
         far = _FAR + 2 * names.index(name) if high is None else high
-        if far > near[name] and disagreement(copy, source, {**near, name: far}) is not None:
-            copy.bounds[name] = (copy.bounds[name][0], _last(copy, source, near, name, high or _LARGEST))
+        if far > near[name] and problem_at({**near, name: far}) is not None:
+            last = _last(problem_at, near, name, high or _LARGEST)
+            copy.bounds[name] = (copy.bounds[name][0], last)
     corners = [{name: low for name, (low, _) in copy.bounds.items()}]
     corners.append({n: _FAR + 2 * i if (h := copy.bounds[n][1]) is None else h for i, n in enumerate(names)})
     # In short ranges no prime may be left that a divisor of the model's would not divide.
@@ -79,9 +89,10 @@ def open_graph(source: Graph, ranges: Ranges) -> Graph | str:
         for value in range(low, high + 1)
     ]
     for corner in corners:
-        if (problem := disagreement(copy, source, corner)) is not None:
+        if (problem := problem_at(corner)) is not None:
             return f"at {_text(corner)} the model's types do not follow from its symbols: {problem}"
-    _rename(copy)
+    _substitute(copy, {name: symbol(renamed(name)) for name in names})
+    copy.bounds = {renamed(name): bounds for name, bounds in copy.bounds.items()}
     infer_graph(copy)
     return copy
 
@@ -91,13 +102,12 @@ def renamed(name: str) -> str:
     return f"dim_{name}" if _CLASHING.fullmatch(name) else name
 
 
-def _rename(graph: Graph) -> None:
-    values: dict[str, Dim] = {name: symbol(renamed(name)) for name in graph.bounds}
-    solution = Solution(values=values)
+def _substitute(graph: Graph, values: Mapping[str, Dim]) -> None:
+    """Puts expressions in the place of symbols, in the types of all values."""
+    solution = Solution(values=dict(values))
     for inner in graph.all_graphs():
         for typed in (*inner.inputs, *(output for node in inner.nodes for output in node.outputs)):
             typed.type = solution.type_of(typed.type)
-    graph.bounds = {renamed(name): bounds for name, bounds in graph.bounds.items()}
 
 
 def _apart(bounds: Ranges, first: int) -> dict[str, int]:
@@ -109,12 +119,12 @@ def _apart(bounds: Ranges, first: int) -> dict[str, int]:
     }
 
 
-def _last(graph: Graph, source: Graph, near: Mapping[str, int], name: str, high: int) -> int:
+def _last(problem_at: Callable[[Mapping[str, int]], str | None], near: Mapping[str, int], name: str, high: int) -> int:
     """The largest value of a symbol at which types agree, between one where they do and one where they may not."""
     low = near[name]
     while low < high:
         middle = (low + high + 1) // 2
-        if disagreement(graph, source, {**near, name: middle}) is None:
+        if problem_at({**near, name: middle}) is None:
             low = middle
         else:
             high = middle - 1

@@ -8,7 +8,7 @@ steps, since nothing is compiled.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from graphc import memory
 from graphc.errors import InputError, PackageError
@@ -76,6 +76,7 @@ class OpenVariant:
     Attributes:
         isa: Which code member holds its kernels.
         ranges: The values of each symbol that its kernels were made for.
+        equal: What symbols that follow from others have to be.
         inputs: Input shapes, in the model's order.
         outputs: Output shapes.
         buffers: What lies in the arena.
@@ -90,6 +91,7 @@ class OpenVariant:
     buffers: tuple[OpenBuffer, ...]
     steps: tuple[OpenStep, ...]
     copies: tuple[OpenCopy, ...] = ()
+    equal: Mapping[str, Extent] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for shape in (*self.inputs, *self.outputs):
@@ -97,7 +99,7 @@ class OpenVariant:
         for buffer in self.buffers:
             if not 0 <= buffer.start <= buffer.end <= len(self.steps):
                 raise PackageError(f"buffer {buffer.name!r} lives from step {buffer.start} to {buffer.end}")
-        for extent in self.extents:
+        for extent in (*self.extents, *self.equal.values()):
             for symbol in symbols_of(extent):
                 if symbol not in self.ranges:
                     raise PackageError(f"{extent!r} is over {symbol!r}, which has no range")
@@ -113,13 +115,19 @@ class OpenVariant:
         return tuple(dict.fromkeys(found))
 
     def __str__(self) -> str:
-        return describe_ranges({name: (found.minimum, found.maximum) for name, found in self.ranges.items()})
+        own = {name: found for name, found in self.ranges.items() if name not in self.equal}
+        text = describe_ranges({name: (found.minimum, found.maximum) for name, found in own.items()})
+        return ", ".join([text, *(f"{name}={extent}" for name, extent in sorted(self.equal.items()))])
 
     def takes(self, bindings: Mapping[str, int]) -> bool:
         """Whether its kernels were made for these values, too."""
-        return bindings.keys() == self.ranges.keys() and all(
-            bounds.minimum <= bindings[name] and (bounds.maximum is None or bindings[name] <= bounds.maximum)
-            for name, bounds in self.ranges.items()
+        return (
+            bindings.keys() == self.ranges.keys()
+            and all(
+                bounds.minimum <= bindings[name] and (bounds.maximum is None or bindings[name] <= bounds.maximum)
+                for name, bounds in self.ranges.items()
+            )
+            and all(evaluate(extent, bindings) == bindings[name] for name, extent in self.equal.items())
         )
 
 
