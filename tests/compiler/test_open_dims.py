@@ -192,9 +192,30 @@ def closed(nodes: Sequence[onnx.NodeProto], inputs: Sequence[Any], constants: Ma
     return module.manifest.options["closed"]
 
 
-def test_extents_that_must_be_equal_are_no_open_ones() -> None:
-    nodes = [helper.make_node("Add", ["a", "b"], ["y"])]
-    assert "do not broadcast" in closed(nodes, [info("a", shape=["n"]), info("b", shape=["m"])])
+def test_extents_that_must_be_equal_are_one() -> None:
+    """As exporters write a decoder: every cache has a name of its own for its length, and the mask has one more."""
+    node = helper.make_node
+    nodes = [
+        node("Concat", ["a", "x"], ["k"], axis=1),
+        node("Concat", ["b", "x"], ["v"], axis=1),
+        node("Mul", ["k", "v"], ["kv"]),
+        node("Add", ["kv", "mask"], ["y"]),
+    ]
+    inputs = [
+        info("a", shape=[2, "s1"]),
+        info("b", shape=[2, "s7"]),
+        info("mask", shape=["s3"]),
+        info("x", shape=[2, 1]),
+    ]
+    proto = model(nodes, inputs, ["y"], initializers={})
+    module = graphc.compile(proto)
+    (variant,) = module.manifest.open
+    assert variant.equal == {"s7": "s1", "s3": "s1 + 1"}
+    for length in (1, 2, 17, 40):
+        feeds = {"a": normal(2, length), "b": normal(2, length), "mask": normal(length + 1), "x": normal(2, 1)}
+        assert_close("y", run_ort(proto, feeds)[0], module(feeds)["y"])
+    with pytest.raises(ShapeNotCompiledError, match=r"s3=s1 \+ 1"):
+        module({**feeds, "mask": normal(length)})
 
 
 def test_extents_that_must_be_multiples_are_no_open_ones() -> None:

@@ -45,6 +45,7 @@ from graphc.runtime.profile import Profile, summarize
 from graphc.runtime.program import OpenProgram, ParameterProgram, Program
 from graphc.runtime.shortcut import Function
 from graphc.runtime.signature import Signature
+from graphc.runtime.state import Stateful
 
 OPEN_PROGRAMS = 256
 """Bindings of open variants whose step tables are kept: some 20 kB each."""
@@ -214,6 +215,30 @@ class Executable:
             InputError: They do not fit the model, or no variant has their shapes.
         """
         return self._prepare(inputs)[1].variant
+
+    def output_shapes(self, inputs: Inputs) -> dict[str, tuple[int, ...] | None]:
+        """Shapes of the outputs of a call with these inputs; None where only the call tells.
+
+        Raises:
+            InputError: They do not fit the model, or no variant has their shapes.
+        """
+        return {name: shape for name, shape, _ in self._prepare(inputs)[1].outputs}
+
+    def bind_state(self, pairs: Mapping[str, str], initial: Mapping[str, Array] | None = None) -> Stateful:
+        """The model with outputs bound to inputs of the next call: caches and recurrent states, which never leave.
+
+        Args:
+            pairs: Names of outputs by the inputs that they become: `{"past_0_k": "present_0_k"}`.
+            initial: What those inputs are in the first call; zeros where left out, if their shapes are fixed.
+
+        Returns:
+            What is called with the other inputs and answers the other outputs.
+
+        Raises:
+            OptionError: A name is unknown, or an output cannot become the input.
+            InputError: An initial state does not fit its input, or has to be given.
+        """
+        return Stateful(self, pairs, initial)
 
     def with_threads(self, threads: int) -> Executable:
         """The same package, its calls using another number of threads.
