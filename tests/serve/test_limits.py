@@ -18,6 +18,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
+from graphc.serve import Observer
 from graphc.serve.protocol.limits import RequestLimits
 from tests.serve.running import both_ports, running
 
@@ -32,6 +33,7 @@ LIMITS = RequestLimits(
     idle_seconds=1.0,
     connections=20,
     stream_requests=4,
+    held_bytes=3 << 20,
 )
 GOOD = json.dumps({"inputs": [{"name": "x", "shape": [1, 3], "datatype": "FP32", "data": [1, 2, 3]}]}).encode()
 
@@ -41,8 +43,25 @@ def server(tmp_path_factory, package):
     root = tmp_path_factory.mktemp("models")
     (root / "scale" / "1").mkdir(parents=True)
     (root / "scale" / "1" / "model.graphc").write_bytes(package(2.0).read_bytes())
-    with running(root, both_ports(), limits=LIMITS) as found:
+    with running(root, both_ports(), limits=LIMITS, observers=[ENDS]) as found:
         yield found
+
+
+class Ends(Observer):
+    """How requests ended."""
+
+    def __init__(self):
+        self.received_ = 0
+        self.reasons = []
+
+    def received(self, request):
+        self.received_ += 1
+
+    def ended(self, event):
+        self.reasons.append((event.request.client.protocol, event.request.model, event.reason))
+
+
+ENDS = Ends()
 
 
 def connect(server):
@@ -258,6 +277,36 @@ def test_a_client_that_goes_away_takes_its_request_back(server):
 
 async def _statistics(server):
     return server.server.statistics("scale")
+
+
+def test_bodies_of_all_requests_together(server):
+    """Each is within its limit; the one that would be too many together is told to come back, and the next is not."""
+    part = post(b" " * ((1 << 20) - 1), length=1 << 20)
+    held = [connect(server) for _ in range(4)]
+    try:
+        for connection in held:
+            connection.sendall(part)
+        codes = [status(read_all(connection)) for connection in held]
+        assert codes.count(503) == 1 and codes.count(408) == 3
+    finally:
+        for connection in held:
+            connection.close()
+    assert server.service.held.held == 0
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_what_cannot_be_read_is_told_to_whoever_watches(server, place):
+    before, ENDS.reasons[:] = ENDS.received_, []
+    if place == 0:
+        assert status(ask(server, post(b"[]"))) == 400
+    else:
+        with grpc.insecure_channel(server.address(1)) as channel:
+            stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+            assert (
+                code_of(stub.ModelInfer, infer_request(raw_input_contents=[b"1"])) is grpc.StatusCode.INVALID_ARGUMENT
+            )
+    assert [("http", "grpc")[place], "scale", "invalid"] in [list(reason) for reason in ENDS.reasons]
+    assert ENDS.received_ == before + 1
 
 
 # ---------------------------------------------------------------- gRPC

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import ipaddress
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +17,9 @@ if TYPE_CHECKING:
     from graphc.serve.protocol.settings import TraceSettings
     from graphc.serve.protocol.tls import Tls
     from graphc.serve.running import Frontend
+
+_log = logging.getLogger(__name__)
+_NAMES = {"http": "HTTP", "grpc": "gRPC"}
 
 
 def add_ports(group: argparse._ArgumentGroup) -> None:
@@ -93,6 +98,10 @@ def make_frontends(server: ModelServer, trace: TraceSettings, options: argparse.
     )
     tls = _tls(options)
     open_to_all, control = _access(options)
+    known = tls is not None and tls.client_authority is not None
+    for host, access in ((options.host, open_to_all), (options.admin_host, control)):
+        if access.tokens is None and not known and not _is_local(host):
+            _log.warning("whoever reaches %s may ask: --token-file or --tls-client-authority say who", host)
     compression = options.grpc_compression
     found: list[Frontend] = []
     if not options.no_http:
@@ -133,4 +142,8 @@ def _access(options: argparse.Namespace) -> tuple[Access, Access]:
     return Access(tokens), Access(control, control=True)
 
 
-_NAMES = {"http": "HTTP", "grpc": "gRPC"}
+def _is_local(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

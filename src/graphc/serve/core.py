@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from time import perf_counter
 
 from graphc.errors import (
+    GraphcError,
     ModelUnavailableError,
     RepositoryError,
     RequestError,
@@ -266,6 +268,14 @@ class ModelServer:
             return response
         finally:
             self._inside -= 1
+
+    def refuse(self, request: InferRequest, error: GraphcError) -> None:
+        """Tells who watches of a request that a protocol could not read, with what is known of it."""
+        with contextlib.suppress(GraphcError):
+            # An observer that refuses it too changes nothing.
+            self._observers.received(request)
+        timings = Timings(perf_counter() - request.arrived)
+        self._observers.ended(Ended(request, None, reason_of(error), timings, error=error))
 
     async def _submit(self, request: InferRequest, course: _Course) -> Reply:
         key = request.parameters.get(ROUTING_KEY)

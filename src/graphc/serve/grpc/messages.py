@@ -57,10 +57,12 @@ class InferMessage(NamedTuple):
     Attributes:
         head: All but `raw_input_contents`.
         raw: What that was: views of the message as it came.
+        size: Bytes of the message.
     """
 
     head: Any
     raw: list[memoryview]
+    size: int
 
 
 def infer_reader(limits: RequestLimits) -> Callable[[bytes], InferMessage | RequestError]:
@@ -75,7 +77,7 @@ def infer_reader(limits: RequestLimits) -> Callable[[bytes], InferMessage | Requ
                     f"{len(head)} bytes of message are above the server's limit of {limits.json_bytes}",
                     hint="send tensors as raw_input_contents",
                 )
-            return InferMessage(pb.ModelInferRequest.FromString(head), raw)
+            return InferMessage(pb.ModelInferRequest.FromString(head), raw, len(data))
         except RequestError as error:
             return error
         except DecodeError as error:
@@ -142,7 +144,7 @@ def decode_request(
         RequestTooLargeError: It is above a limit.
         DeadlineError: Its deadline has passed.
     """
-    head, raw = message
+    head, raw, _ = message
     check_count("inputs", len(head.inputs), limits.tensors)
     parameters = parameters_of(head.parameters, limits) if head.parameters else {}
     inputs: dict[str, Any] = {}

@@ -12,7 +12,7 @@ import grpc
 from google.protobuf.json_format import ParseDict
 from tritonclient.grpc import service_pb2 as pb
 
-from graphc.errors import RequestError
+from graphc.errors import GraphcError, RefusedError, RequestError
 from graphc.serve.grpc.messages import (
     InferMessage,
     decode_request,
@@ -24,9 +24,10 @@ from graphc.serve.grpc.messages import (
     reader,
 )
 from graphc.serve.protocol.access import Access
+from graphc.serve.protocol.calls import InferCall
 from graphc.serve.protocol.service import Service
 from graphc.serve.protocol.statuses import INTERNAL, message_of, retry_after, status_of
-from graphc.serve.request import Client
+from graphc.serve.request import Client, InferRequest
 
 _log = logging.getLogger(__name__)
 
@@ -118,21 +119,48 @@ class Servicer:
     # ---------------------------------------------------------------- inference
 
     async def _infer(self, message: InferMessage | RequestError, context: Context) -> bytes:
-        # Who asks is found out here, once, and so is whether they may.
-        client = self._client(context)
-        if isinstance(message, RequestError):
-            raise message
-        return await self._answer(message, client, context.time_remaining(), perf_counter())
+        return await self._answer(message, self._client(context), context.time_remaining(), perf_counter())
 
     async def _answer(
-        self, message: InferMessage, client: Client, deadline: float | None, arrived: float, *, final: bool = False
+        self,
+        message: InferMessage | RequestError,
+        client: Client,
+        deadline: float | None,
+        arrived: float,
+        *,
+        final: bool = False,
     ) -> bytes:
         service = self._service
-        call = decode_request(
-            message, limits=service.limits, memory=service.memory, client=client, deadline=deadline, arrived=arrived
-        )
-        response = await service.server.infer(call.request)
-        return encode_response(call, response, service.memory, final=final)
+        size = 0 if isinstance(message, RequestError) else message.size
+        try:
+            service.held.take(size)
+        except RefusedError as error:
+            self._refuse(message, client, arrived, error)
+            raise
+        try:
+            call = self._decode(message, client, deadline, arrived)
+            response = await service.server.infer(call.request)
+            return encode_response(call, response, service.memory, final=final)
+        finally:
+            service.held.give(size)
+
+    def _decode(
+        self, message: InferMessage | RequestError, client: Client, deadline: float | None, arrived: float
+    ) -> InferCall:
+        service = self._service
+        try:
+            if isinstance(message, RequestError):
+                raise message
+            return decode_request(
+                message, limits=service.limits, memory=service.memory, client=client, deadline=deadline, arrived=arrived
+            )
+        except GraphcError as error:
+            self._refuse(message, client, arrived, error)
+            raise
+
+    def _refuse(self, message: InferMessage | RequestError, client: Client, arrived: float, error: GraphcError) -> None:
+        model = "" if isinstance(message, RequestError) else message.head.model_name
+        self._service.server.refuse(InferRequest(model, {}, client=client, arrived=arrived), error)
 
     async def _stream(self, requests: AsyncIterator[InferMessage | RequestError], context: Context) -> None:
         """Answers the requests of a stream in their order, several at a time; an error ends its request alone."""
@@ -166,8 +194,6 @@ class Servicer:
 
     async def _streamed(self, message: InferMessage | RequestError, client: Client) -> bytes:
         try:
-            if isinstance(message, RequestError):
-                raise message
             return encode_streamed(await self._answer(message, client, None, perf_counter(), final=True))
         except Exception as error:
             _note(error)

@@ -10,14 +10,14 @@ from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute, Route, Router
 from starlette.types import Receive, Scope, Send
 
-from graphc.errors import RequestError
+from graphc.errors import GraphcError, RequestError
 from graphc.serve.http.exchange import IDENTITY, DisconnectedError, Exchange, in_thread
 from graphc.serve.protocol.access import Access
 from graphc.serve.protocol.calls import InferCall
 from graphc.serve.protocol.http_body import decode_request, encode_response
 from graphc.serve.protocol.service import Service
 from graphc.serve.protocol.statuses import INTERNAL, status_of
-from graphc.serve.request import InferResponse
+from graphc.serve.request import Client, InferRequest, InferResponse
 
 _log = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ class HttpApp:
         """As ASGI has it."""
         if scope["type"] != "http":
             return
-        exchange = Exchange(scope, receive, send, self._service.limits)
+        exchange = Exchange(scope, receive, send, self._service.limits, self._service.held)
         # Starlette then raises what it would otherwise answer in plain text.
         scope["app"] = self
         scope[_EXCHANGE] = exchange
@@ -53,6 +53,8 @@ class HttpApp:
             await self._answer(exchange, scope, receive, send)
         except DisconnectedError:
             return
+        finally:
+            exchange.release()
 
     async def _answer(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -111,10 +113,28 @@ class HttpApp:
 
     async def _infer(self, exchange: Exchange, path: dict[str, str]) -> None:
         service = self._service
-        model, version = path["model"], path.get("version")
+        client = exchange.client(path["identity"])
+        try:
+            call = await self._read_call(exchange, path["model"], path.get("version"), client)
+        except GraphcError as error:
+            request = InferRequest(path["model"], {}, path.get("version"), client=client, arrived=exchange.arrived)
+            service.server.refuse(request, error)
+            raise
+        response: InferResponse = await exchange.unless_gone(lambda: service.server.infer(call.request))
+        size = sum(getattr(value, "nbytes", 0) for value in response.outputs.values())
+        head, parts = await in_thread(
+            size > _LARGE_JSON and not _all_binary(call), lambda: encode_response(call, response, service.memory)
+        )
+        if head is None:
+            await exchange.answer_compressed(parts, b"application/json", [])
+        else:
+            lengths = [(b"inference-header-content-length", b"%d" % head)]
+            await exchange.answer_compressed(parts, b"application/octet-stream", lengths)
+
+    async def _read_call(self, exchange: Exchange, model: str, version: str | None, client: Client) -> InferCall:
+        service = self._service
         body = await exchange.body()
         length = exchange.header_length()
-        client = exchange.client(path["identity"])
 
         def decode() -> InferCall:
             return decode_request(
@@ -130,17 +150,7 @@ class HttpApp:
             )
 
         large = len(body) > _LARGE_BODY or (len(body) if length is None else length) > _LARGE_JSON
-        call = await in_thread(large and length != 0, decode)
-        response: InferResponse = await exchange.unless_gone(lambda: service.server.infer(call.request))
-        size = sum(getattr(value, "nbytes", 0) for value in response.outputs.values())
-        head, parts = await in_thread(
-            size > _LARGE_JSON and not _all_binary(call), lambda: encode_response(call, response, service.memory)
-        )
-        if head is None:
-            await exchange.answer_compressed(parts, b"application/json", [])
-        else:
-            lengths = [(b"inference-header-content-length", b"%d" % head)]
-            await exchange.answer_compressed(parts, b"application/octet-stream", lengths)
+        return await in_thread(large and length != 0, decode)
 
     async def _live(self, exchange: Exchange, path: dict[str, str]) -> None:
         await _answer_flag(exchange, "live", self._service.server.live)

@@ -12,6 +12,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from graphc.errors import RequestError, RequestTimeoutError, RequestTooLargeError
 from graphc.serve.protocol import json_text
+from graphc.serve.protocol.budget import Budget
 from graphc.serve.protocol.compression import accepted, compress, decompress
 from graphc.serve.protocol.limits import RequestLimits
 from graphc.serve.protocol.statuses import message_of, retry_after, status_of
@@ -43,11 +44,13 @@ class Exchange:
         receive: Tells of the body, and of the client's going away.
         send: Takes the answer.
         limits: Of the request.
+        budget: Of what all requests hold; `release` gives back what this one took.
     """
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, limits: RequestLimits) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send, limits: RequestLimits, budget: Budget) -> None:
         self.scope = scope
         self.limits = limits
+        self._budget, self._held = budget, 0
         self.arrived = perf_counter()
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
         self.answered = False
@@ -84,6 +87,7 @@ class Exchange:
 
         Raises:
             DisconnectedError: The client went away before it had sent all.
+            RefusedError: The server holds as many bytes of requests as it may.
             RequestTooLargeError: It is larger than the limits allow, by its length or by what came.
             RequestTimeoutError: It took too long.
             RequestError: Its encoding is unknown, or not what it says.
@@ -95,7 +99,9 @@ class Exchange:
         encoding = self.header(b"content-encoding")
         if not encoding:
             return body
-        return await in_thread(len(body) > _INLINE, lambda: decompress(encoding, body, self.limits.body_bytes))
+        found = await in_thread(len(body) > _INLINE, lambda: decompress(encoding, body, self.limits.body_bytes))
+        self._hold(len(found))
+        return found
 
     async def _read(self) -> bytes:
         parts: list[bytes] = []
@@ -114,9 +120,19 @@ class Exchange:
             size += len(part)
             if size > self.limits.body_bytes:
                 raise self._too_large()
+            self._hold(len(part))
             parts.append(part)
             self._whole = not message.get("more_body", False)
         return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _hold(self, size: int) -> None:
+        self._budget.take(size)
+        self._held += size
+
+    def release(self) -> None:
+        """Gives back what the request held."""
+        self._budget.give(self._held)
+        self._held = 0
 
     async def _next(self, seconds: float) -> Message:
         async with asyncio.timeout(max(0.0, seconds)):

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class RequestLimits:
-    """Limits of one request.
+    """Limits of one request, and of all together.
 
     Attributes:
         body_bytes: Of an HTTP body or a gRPC message, decompressed.
+        held_bytes: Of the bodies of all requests at a time; no request is read that would exceed it.
         json_bytes: Of the JSON in it: parsed JSON takes up to twenty times its size.
         json_depth: Of nested lists and objects.
         tensors: Inputs, and outputs asked for.
@@ -30,6 +31,7 @@ class RequestLimits:
     """
 
     body_bytes: int = 256 << 20
+    held_bytes: int = 1 << 30
     json_bytes: int = 16 << 20
     json_depth: int = 40
     tensors: int = 1024

@@ -10,6 +10,7 @@ from graphc import __version__
 from graphc.errors import ForbiddenError, ModelNotFoundError, UnsupportedError
 from graphc.serve.core import ModelServer
 from graphc.serve.protocol.access import Access
+from graphc.serve.protocol.budget import Budget
 from graphc.serve.protocol.descriptions import (
     EXTENSIONS,
     describe_config,
@@ -32,6 +33,7 @@ class Service:
         memory: Shared memory that clients registered.
         log: What is logged.
         trace: What is traced.
+        held: Bytes of requests that are held.
     """
 
     server: ModelServer
@@ -39,6 +41,11 @@ class Service:
     memory: SharedMemory = field(default_factory=SharedMemory)
     log: LogSettings = field(default_factory=LogSettings)
     trace: TraceSettings = field(default_factory=TraceSettings)
+    held: Budget = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Makes what follows from the limits."""
+        self.held = Budget(self.limits.held_bytes)
 
     def server_metadata(self) -> dict[str, Any]:
         """A ServerMetadataResponse."""
