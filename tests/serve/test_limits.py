@@ -18,8 +18,11 @@ from starlette.responses import Response
 from starlette.routing import Route
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from graphc.serve import Observer
+from graphc.errors import DeadlineError
+from graphc.serve import Client, Observer
+from graphc.serve.grpc.messages import decode_request, infer_reader
 from graphc.serve.protocol.limits import RequestLimits
+from graphc.serve.protocol.shared_memory import SharedMemory
 from tests.serve.running import both_ports, running
 
 LIMITS = RequestLimits(
@@ -45,6 +48,9 @@ def server(tmp_path_factory, package):
     (root / "scale" / "1" / "model.graphc").write_bytes(package(2.0).read_bytes())
     with running(root, both_ports(), limits=LIMITS, observers=[ENDS]) as found:
         yield found
+
+
+DECODING = {"limits": LIMITS, "memory": SharedMemory(), "client": Client("grpc"), "arrived": 0.0}
 
 
 class Ends(Observer):
@@ -402,12 +408,14 @@ def test_bytes_that_are_no_message(server):
         assert code_of(call, b"") is grpc.StatusCode.UNIMPLEMENTED
 
 
-def test_a_deadline_that_has_passed_is_not_run(server):
-    with tritonclient.grpc.InferenceServerClient(server.address(1)) as client:
-        x = tritonclient.grpc.InferInput("x", [1, 3], "FP32").set_data_from_numpy(np.zeros((1, 3), np.float32))
-        with pytest.raises(tritonclient.utils.InferenceServerException) as found:
-            client.infer("scale", [x], client_timeout=1e-6)
-        assert found.value.status() in ("StatusCode.DEADLINE_EXCEEDED", "StatusCode.UNAVAILABLE")
+def test_a_deadline_that_has_passed_is_not_run():
+    message = infer_reader(LIMITS)(infer_request().SerializeToString())
+    for deadline, timeout in ((5.0, 5.0), (None, None)):
+        call = decode_request(message, **DECODING, deadline=deadline)
+        assert call.request.timeout == timeout
+    for deadline in (0.0, -3.0):
+        with pytest.raises(DeadlineError, match="was over"):
+            decode_request(message, **DECODING, deadline=deadline)
 
 
 def test_many_clients_at_once(server):

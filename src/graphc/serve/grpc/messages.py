@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -35,6 +35,8 @@ from graphc.serve.request import Client, InferRequest, InferResponse
 _RAW_INPUTS = pb.ModelInferRequest.DESCRIPTOR.fields_by_name["raw_input_contents"].number
 _RAW_OUTPUTS = pb.ModelInferResponse.DESCRIPTOR.fields_by_name["raw_output_contents"].number
 _STREAMED = pb.ModelStreamInferResponse.DESCRIPTOR.fields_by_name["infer_response"].number
+_SMALL = 4096
+"""Bytes of a message up to which copies cost less than finding the tensors in it."""
 _CONTENTS = {
     "BOOL": "bool_contents",
     "INT8": "int_contents",
@@ -55,13 +57,13 @@ class InferMessage(NamedTuple):
     """A ModelInferRequest, and its tensors apart from it.
 
     Attributes:
-        head: All but `raw_input_contents`.
-        raw: What that was: views of the message as it came.
+        head: All the rest.
+        raw: What that was: views of the message as it came, or copies where it is small.
         size: Bytes of the message.
     """
 
     head: Any
-    raw: list[memoryview]
+    raw: Sequence[Buffer]
     size: int
 
 
@@ -71,6 +73,9 @@ def infer_reader(limits: RequestLimits) -> Callable[[bytes], InferMessage | Requ
 
     def read(data: bytes) -> InferMessage | RequestError:
         try:
+            if len(data) <= _SMALL:
+                message = pb.ModelInferRequest.FromString(data)
+                return InferMessage(message, message.raw_input_contents, len(data))
             head, raw = lift(data, _RAW_INPUTS, most)
             if len(head) > limits.json_bytes:
                 raise RequestTooLargeError(
