@@ -66,6 +66,29 @@ CASES: dict[str, tuple[list[Any], Make]] = {
         lambda b, x: b.op("ArgMin", x, axis=1, select_last_index=1, keepdims=0),
     ),
     "transpose": ([normal(7, 38, 5)], lambda b, x: b.op("Transpose", x, perm=[2, 0, 1])),
+    "squares": ([normal(3, 37, 53)], lambda b, x: b.op("Transpose", x, perm=[0, 2, 1])),
+    "squares with little over": ([normal(33, 9)], lambda b, x: b.op("Neg", b.op("Transpose", x, perm=[1, 0]))),
+    "squares of doubles": ([normal(2, 19, 27).astype(np.float64)], lambda b, x: b.op("Transpose", x, perm=[2, 0, 1])),
+    "squares of halves": (
+        [normal(40, 3, 41).astype(np.float16)],
+        lambda b, x: b.op("Transpose", b.op("Relu", x), perm=[2, 1, 0]),
+    ),
+    "squares of bytes": ([RNG.integers(0, 255, (33, 70)).astype(np.uint8)], lambda b, x: b.op("Transpose", x)),
+    "squares of truths": ([normal(40, 36) > 0], lambda b, x: b.op("Transpose", x, perm=[1, 0])),
+    "two squares and a row": (
+        [normal(5, 24, 33), normal(24, 33), normal(33, 24)],
+        lambda b, x, y, z: b.op("Add", b.op("Transpose", b.op("Mul", x, y), perm=[0, 2, 1]), z),
+    ),
+    "squares of a slice": (
+        [normal(30, 50)],
+        lambda b, x: b.op(
+            "Transpose", b.op("Slice", x, *(b.constant(ints(*v)) for v in ((2, 3), (29, 47)))), perm=[1, 0]
+        ),
+    ),
+    "squares and halves of a concat": (
+        [normal(20, 33), normal(20, 21)],
+        lambda b, x, y: b.op("Transpose", b.op("Concat", x, y, axis=1), perm=[1, 0]),
+    ),
     "reshape and transpose": (
         [normal(7, 38, 6)],
         lambda b, x: b.op("Transpose", b.op("Reshape", x, b.constant(ints(7, 19, 2, 6))), perm=[0, 2, 1, 3]),

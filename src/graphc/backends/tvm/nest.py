@@ -15,7 +15,9 @@ from graphc.backends.tvm import element_types
 from graphc.backends.tvm.problem import FreeSymbols, Problem, merged
 from graphc.backends.tvm.render import Lane, Renderer, Scope
 from graphc.backends.tvm.stores import fill_halo, store
-from graphc.backends.tvm.tir import KernelBuilder
+from graphc.backends.tvm.tir import Expr, KernelBuilder, bind
+from graphc.backends.tvm.transpose import transposed
+from graphc.backends.tvm.turned import MOST_LANES, Square, find_turn
 from graphc.backends.tvm.windows import common_block, split
 from graphc.ir import Dim, symbol
 from graphc.ir.symbolic import linear_coefficient, product, substitute, symbols
@@ -115,6 +117,7 @@ class Nest:
         self._reorder()
         if not self.inner:
             self._tile()
+        self.square: Square | None = None
 
     def _reorder(self) -> None:
         """Puts loops that no reduction depends on inside of those that one does, so that each is computed once.
@@ -188,7 +191,21 @@ class Nest:
 
     def emit(self) -> None:
         """Writes the nest into the builder."""
-        if all(loop.extent != 0 for loop in self.loops):
+        if any(loop.extent == 0 for loop in self.loops):
+            return
+        turn = None
+        if len(self.loops) > 1 and self.lane_axis is None and not self.inner:
+            loops = [(loop.name, loop.extent) for loop in self.loops]
+            turn = find_turn(self.problem, loops, self.index, self._vector_lanes())
+        if turn is None:
+            self._outer(0, {}, Scope())
+            return
+        loops, index = list(self.loops), dict(self.index)
+        along = loops[turn.position]
+        for square in turn.squares(along.name, int(str(along.extent))):
+            self.square = square
+            self.loops = [*loops[: turn.position], Loop(along.name, square.blocks), *loops[turn.position + 1 :]]
+            self.index = {name: substitute(place, {along.name: square.place}) for name, place in index.items()}
             self._outer(0, {}, Scope())
 
     def check_indices(self) -> None:
@@ -272,6 +289,8 @@ class Nest:
             if isinstance(scalar, Reduce) and self._is_ragged(scalar):
                 return 1
         lanes = max(1, self.builder.vector_bytes // widest)
+        if self.square is not None:
+            return min(lanes, MOST_LANES)
         last = self.loops[-1]
         if self.lane_axis is not None:
             return min(lanes, int(last.extent)) if isinstance(last.extent, int) else 1
@@ -332,7 +351,31 @@ class Nest:
     ) -> None:
         with self.builder.lanes(lanes) as name:
             place = start + symbol(name)
+            if self.square is not None:
+                self._squares(self.square, start, Lane(name, lanes, count), loop, bound, scope)
+                return
             self._inside(Lane(name, lanes, count), {**bound, loop.name: place}, scope.inner({}), self.inner)
+
+    def _squares(
+        self, square: Square, start: Dim, lane: Lane, loop: Loop, bound: Mapping[str, Dim], scope: Scope
+    ) -> None:
+        """A vector of every output for each of the places along which a square is loaded."""
+        turned: dict[int, list[Expr]] = {}
+        rows = lane.lanes if lane.count is None else int(str(lane.count))
+        for load in square.loads:
+            vectors = []
+            for row in range(rows):
+                with self.builder.lanes(lane.lanes) as name:
+                    axes = self._axes({**bound, loop.name: start + row, square.inner: symbol(name)})
+                    across = Lane(name, lane.lanes, None if square.width == lane.lanes else square.width)
+                    vectors.append(bind(self.renderer.render(load, across, Scope({**scope.axes, **axes}))))
+            vectors += [vectors[-1]] * (lane.lanes - rows)
+            turned[id(load)] = transposed(vectors, lane.lanes)
+        assert lane.name is not None
+        for column in range(square.width):
+            values = {number: vectors[column] for number, vectors in turned.items()}
+            at = {**bound, loop.name: start + symbol(lane.name), square.inner: column}
+            self._point(lane, at, Scope(scope.axes, {**scope.values, **values}))
 
     def _inside(self, lane: Lane, bound: Mapping[str, Dim], scope: Scope, loops: Sequence[Loop]) -> None:
         """The loops inside of the vector's, after what does not depend on them."""
