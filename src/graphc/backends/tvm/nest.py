@@ -17,9 +17,9 @@ from graphc.backends.tvm.render import Lane, Renderer, Scope
 from graphc.backends.tvm.stores import fill_halo, store
 from graphc.backends.tvm.tir import Expr, KernelBuilder, bind
 from graphc.backends.tvm.transpose import transposed
-from graphc.backends.tvm.turned import MOST_LANES, Square, find_turn
+from graphc.backends.tvm.turned import MOST_LANES, Square, Turn, find_turn
 from graphc.backends.tvm.windows import common_block, split
-from graphc.ir import Dim, symbol
+from graphc.ir import Dim, SymbolicInt, symbol
 from graphc.ir.symbolic import linear_coefficient, product, substitute, symbols
 from graphc.ops.expr import (
     SCALAR_OPS,
@@ -193,20 +193,24 @@ class Nest:
         """Writes the nest into the builder."""
         if any(loop.extent == 0 for loop in self.loops):
             return
-        turn = None
-        if len(self.loops) > 1 and self.lane_axis is None and not self.inner:
-            loops = [(loop.name, loop.extent) for loop in self.loops]
-            turn = find_turn(self.problem, loops, self.index, self._vector_lanes())
+        turn = self._turn()
         if turn is None:
             self._outer(0, {}, Scope())
             return
         loops, index = list(self.loops), dict(self.index)
-        along = loops[turn.position]
-        for square in turn.squares(along.name, int(str(along.extent))):
+        name, position = loops[turn.position].name, turn.position
+        for square in turn.squares(name):
             self.square = square
-            self.loops = [*loops[: turn.position], Loop(along.name, square.blocks), *loops[turn.position + 1 :]]
-            self.index = {name: substitute(place, {along.name: square.place}) for name, place in index.items()}
+            self.loops = [*loops[:position], Loop(name, square.blocks), *loops[position + 1 :]]
+            self.index = {axis: substitute(place, {name: square.place}) for axis, place in index.items()}
             self._outer(0, {}, Scope())
+
+    def _turn(self) -> Turn | None:
+        """What is loaded along another axis than the innermost."""
+        if len(self.loops) < 2 or self.lane_axis is not None or self.inner:
+            return None
+        names, extents = [loop.name for loop in self.loops], [loop.extent for loop in self.loops]
+        return find_turn(self.problem, names, extents, self.index, self._vector_lanes())
 
     def check_indices(self) -> None:
         """Returns an error status, before anything is written, where a gathered index lies outside its tensor.
@@ -361,7 +365,8 @@ class Nest:
     ) -> None:
         """A vector of every output for each of the places along which a square is loaded."""
         turned: dict[int, list[Expr]] = {}
-        rows = lane.lanes if lane.count is None else int(str(lane.count))
+        assert lane.name is not None and not isinstance(lane.count, SymbolicInt)
+        rows = lane.lanes if lane.count is None else lane.count
         for load in square.loads:
             vectors = []
             for row in range(rows):
@@ -371,7 +376,6 @@ class Nest:
                     vectors.append(bind(self.renderer.render(load, across, Scope({**scope.axes, **axes}))))
             vectors += [vectors[-1]] * (lane.lanes - rows)
             turned[id(load)] = transposed(vectors, lane.lanes)
-        assert lane.name is not None
         for column in range(square.width):
             values = {number: vectors[column] for number, vectors in turned.items()}
             at = {**bound, loop.name: start + symbol(lane.name), square.inner: column}

@@ -27,11 +27,15 @@ from graphc.ops.expr import (
     Reduce,
     Scalar,
     Select,
+    children,
     walk,
 )
 
 UNROLL_REDUCTION = 27
 """Reductions of at most this many elements, those of a 3x3x3 window, are unrolled."""
+
+UNROLLED_SCALARS = 600
+"""Scalars of which unrolled elements may consist: LLVM takes seconds for many more of them."""
 
 _COMBINE = {"sum": "add", "prod": "mul", "max": "max", "min": "min", "any": "or", "all": "and"}
 
@@ -324,12 +328,22 @@ class _Rendering:
         if vector_axis is not None:
             return self._reduce_along(scalar, vector_axis)
         total = product(extents)
-        if isinstance(total, int) and total <= UNROLL_REDUCTION:
+        if isinstance(total, int) and total <= UNROLL_REDUCTION and total * self._size(scalar.body) <= UNROLLED_SCALARS:
             return self._unrolled(scalar, [int(e) for e in extents if isinstance(e, int)])
         lanes = self.lane.lanes
         register = self._register(scalar, lanes)
         self._loops(scalar, list(zip(scalar.axes, extents, strict=True)), register, {})
         return self._finish(scalar, register.value)
+
+    def _size(self, scalar: Scalar) -> int:
+        """How many scalars there are to compute anew."""
+        seen, stack = set[int](), [scalar]
+        while stack:
+            node = stack.pop()
+            if id(node) not in seen and id(node) not in self.scope.values:
+                seen.add(id(node))
+                stack += children(node)
+        return len(seen)
 
     def _reduce_counted(self, scalar: Reduce) -> Expr:
         """A reduction over as many elements as the data says, the same number on all lanes."""

@@ -162,6 +162,12 @@ def _opposite(dtype: DType, lanes: int, value: Expr) -> Expr:
     return T.reinterpret(tir_dtype(dtype, lanes), T.bitwise_xor(bits, broadcast(sign, lanes)))
 
 
+def _float_quotient(dtype: DType, lanes: int, left: Expr, right: Expr) -> Expr:
+    # TVM divides by no constant zero. What an intrinsic makes of it is left to LLVM.
+    is_zero = _is_constant(right) and float(getattr(right.value, "value", right.value)) == 0
+    return left / (_intrinsic("llvm.rint")(dtype, lanes, right) if is_zero else right)
+
+
 def _compare(op: str) -> Renderer:
     return {
         "eq": _plain(T.EQ),
@@ -218,7 +224,7 @@ _FLOAT: dict[str, Renderer] = {
     "ne": _plain(unequal),
     "mul": _plain(lambda a, b: a * b),
     "neg": _opposite,
-    "div": _plain(lambda a, b: a / b),
+    "div": _float_quotient,
     "floordiv": lambda dtype, lanes, a, b: _intrinsic("llvm.floor")(dtype, lanes, a / b),
     "mod": _float_mod,
     "fmod": _libm("fmod"),

@@ -6,6 +6,7 @@ which one element each is used. Loaded along the axis in which the input lies to
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -44,54 +45,57 @@ class Turn:
     Args:
         loads: What is turned.
         position: The loop, by its place in the nest, along which they are loaded.
+        extent: Iterations of that loop.
         lanes: Side of a square.
     """
 
     loads: tuple[Load, ...]
     position: int
+    extent: int
     lanes: int
 
-    def squares(self, name: str, extent: int) -> Iterator[Square]:
+    def squares(self, name: str) -> Iterator[Square]:
         """The loop `name` in whole squares, then what is left of it."""
         inner = f"{name}q"
-        whole, rest = divmod(extent, self.lanes)
+        whole, rest = divmod(self.extent, self.lanes)
         if whole:
             yield Square(self.loads, whole, symbol(name) * self.lanes + symbol(inner), inner, self.lanes)
         if rest:
             yield Square(self.loads, 1, symbol(name) + symbol(inner) + whole * self.lanes, inner, rest)
 
 
-def find_turn(problem: Problem, loops: Sequence[tuple[str, Dim]], index: Mapping[str, Dim], lanes: int) -> Turn | None:
+def find_turn(
+    problem: Problem, names: Sequence[str], extents: Sequence[Dim], index: Mapping[str, Dim], lanes: int
+) -> Turn | None:
     """The loads that lie together along a loop other than the innermost, all along the same one.
 
     Args:
         problem: What the nest computes.
-        loops: Name and extent of its loops, the innermost last.
+        names: Symbols of its loops, the innermost last.
+        extents: Their iterations.
         index: Each axis of the problem over the loops.
         lanes: Width of the innermost loop's vectors.
     """
     lanes = min(lanes, MOST_LANES)
     scalars = problem.scalars()
-    if lanes < 4 or len(loops) < 2 or any(isinstance(s, Reduce | ArgReduce | Select) for s in scalars):
+    if lanes < 4 or any(isinstance(scalar, Reduce | ArgReduce | Select) for scalar in scalars):
         return None
-    extents = [extent for _, extent in loops]
-    names = [name for name, _ in loops]
-    if not isinstance(extents[-1], int) or 2 * extents[-1] < lanes:
-        return None
+    # A square less than half of which is inside costs as much as a whole one.
+    wide = {at: e for at, e in enumerate(extents) if isinstance(e, int) and 2 * e >= lanes}
+    last = len(names) - 1
     found: dict[int, list[Load]] = {}
     for scalar in scalars:
-        if (
-            isinstance(scalar, Load)
-            and (offset := _offset(problem.inputs[scalar.input], scalar.indices, index)) is not None
-        ):
-            along = [linear_coefficient(offset, name) for name in names]
-            if along[-1] not in (None, 0, 1) and 1 in along[:-1]:
-                found.setdefault(along.index(1), []).append(scalar)
-    wide = {at: loads for at, loads in found.items() if isinstance(extents[at], int) and 2 * int(extents[at]) >= lanes}
-    if not wide:
+        offset = _offset(problem.inputs[scalar.input], scalar.indices, index) if isinstance(scalar, Load) else None
+        if offset is None or not isinstance(scalar, Load):
+            continue
+        along = [linear_coefficient(offset, name) for name in names]
+        if last in wide and along[last] not in (None, 0, 1) and 1 in along[:last]:
+            found.setdefault(along.index(1), []).append(scalar)
+    positions = [position for position in found if position in wide]
+    if not positions:
         return None
-    position, loads = max(wide.items(), key=lambda item: len(item[1]))
-    return Turn(tuple(loads), position, lanes)
+    position = max(positions, key=lambda at: len(found[at]))
+    return Turn(tuple(found[position]), position, wide[position], lanes)
 
 
 def _offset(kind: TensorType, indices: Sequence[Scalar | Dim], index: Mapping[str, Dim]) -> Dim | None:
@@ -102,5 +106,7 @@ def _offset(kind: TensorType, indices: Sequence[Scalar | Dim], index: Mapping[st
             return None
         places.append(substitute(place, index))
     storage = kind.layout.storage_shape(kind.dims)
-    parts = (p * product(storage[at + 1 :]) for at, p in enumerate(kind.layout.storage_index(places)))
-    return sum(parts, start=0)
+    offset: Dim = 0
+    for position, place in enumerate(kind.layout.storage_index(places)):
+        offset = offset + place * product(storage[position + 1 :])
+    return offset

@@ -68,6 +68,8 @@ def _run(module: object) -> str:
     if not variants:
         return "compiled"
     shapes = [shape for shape in (*variants[0].inputs, *variants[0].outputs) if shape is not None]
+    # What sequences and the like hold is no tensor of the variant, and as large.
+    shapes += [tuple(extent or 1 for extent in spec.elements or ()) for spec in module.inputs if spec.wraps]
     if sum(math.prod(shape) for shape in shapes) > RUN_ELEMENTS or variants[0].arena_size > RUN_ELEMENTS * 64:
         return "compiled"
     if sum(step.flops for step in variants[0].steps if isinstance(step, KernelStep)) > RUN_FLOPS:
