@@ -6,7 +6,6 @@ which one element each is used. Loaded along the axis in which the input lies to
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
