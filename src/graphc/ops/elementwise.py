@@ -115,8 +115,9 @@ def pointwise(
     separate: Sequence[int] = (),
     required: int | None = None,
     elementwise: bool = True,
+    operator_set: str = "",
 ) -> Operator:
-    """Registers a pointwise operator of ai.onnx.
+    """Registers a pointwise operator.
 
     Args:
         name: Operator.
@@ -130,6 +131,7 @@ def pointwise(
         separate: Inputs whose dtype may differ from the first's.
         required: Number of inputs that must be there; `arity` if None.
         elementwise: Whether `meaning` gets narrow floats widened and has its result rounded.
+        operator_set: Domain of the operator; `""` is ai.onnx.
     """
 
     def infer(ctx: InferenceContext) -> Sequence[Type]:
@@ -159,6 +161,7 @@ def pointwise(
             name,
             infer,
             evaluate,
+            domain=operator_set,
             traits=frozenset({Trait.POINTWISE, *traits}),
             expression=lambda ctx: express_pointwise(ctx, form),
             propagate=propagate,

@@ -10,7 +10,7 @@ Anchors are served in that order, because an epilogue costs a matmul nothing and
 """
 
 from graphc.passes.fuse.fuse import Fuse
-from graphc.passes.fuse.grouping import REGION
-from graphc.passes.fuse.region import dissolve
+from graphc.passes.fuse.grouping import REGION, Group
+from graphc.passes.fuse.region import dissolve, make_region
 
-__all__ = ["REGION", "Fuse", "dissolve"]
+__all__ = ["REGION", "Fuse", "Group", "dissolve", "make_region"]

@@ -206,8 +206,8 @@ class Apply(Pattern):
         return prefix + "|".join(self.op_types)
 
 
-class _Operators:
-    """Writes `P.Conv(x, w)` for an operator pattern; one instance a domain."""
+class Operators:
+    """Writes `P.Conv(x, w)` for an operator pattern; one instance a domain: `MY = Operators("my.domain")`."""
 
     def __init__(self, domain: str) -> None:
         self._domain = domain
@@ -228,10 +228,10 @@ class _Operators:
         return build
 
 
-P = _Operators("")
+P = Operators("")
 """Patterns of ai.onnx operators: `P.Mul(x, 1.0)`; a number stands for a constant filled with it."""
 
-GRAPHC = _Operators(GRAPHC_DOMAIN)
+GRAPHC = Operators(GRAPHC_DOMAIN)
 """Patterns of the compiler's own operators."""
 
 
