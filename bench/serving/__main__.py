@@ -19,6 +19,7 @@ PARTS = {
     "grpc": "overhead",
     "clients": "clients",
     "reload": "reload",
+    "faults": "faults",
     "rival": "rival",
 }
 """What can be measured, each by a module of this folder."""

@@ -16,7 +16,8 @@ from graphc.runtime.scheduler import ModelSettings
 from graphc.serve import InferRequest, ModelServer, ServerSettings
 from graphc.serve.facts import State
 from graphc.serve.observe.metrics import Metrics
-from graphc.serve.observer import Changed
+from graphc.serve.observer import Changed, Ended
+from graphc.serve.request import Timings
 from tests.serve.conftest import Repository
 
 X = np.ones((2, 3), np.float32)
@@ -140,3 +141,25 @@ def test_a_version_that_is_gone_leaves_nothing_behind(repository: Repository) ->
         assert b'graphc_model_loads_total{model="scale",outcome="ready",version="1"} 1.0' in text
 
     serve(repository(scale={1: 2.0}), work)
+
+
+def test_versions_that_come_and_go_leave_nothing_behind_where_nobody_scrapes() -> None:
+    metrics = Metrics()
+
+    def series() -> int:
+        return sum(len(family.samples) for family in metrics.registry.collect())
+
+    def come_and_go(versions: range) -> None:
+        for number in versions:
+            metrics.changed(Changed("m", str(number), State.READY, seconds=0.1))
+            metrics.ended(Ended(InferRequest("m", {}), str(number), "refused", Timings(0.1)))
+            metrics.changed(Changed("m", str(number), State.UNAVAILABLE, "unloaded"))
+
+    come_and_go(range(50))
+    before = series()
+    come_and_go(range(50, 200))
+    assert series() == before
+    metrics.changed(Changed("m", "199", State.READY))  # it is served again, and others go
+    come_and_go(range(200, 250))
+    labels = {"model": "m", "version": "199", "outcome": "refused"}
+    assert metrics.registry.get_sample_value("graphc_requests_total", labels) == 1

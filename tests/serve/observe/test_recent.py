@@ -63,5 +63,14 @@ def test_memory_is_bounded() -> None:
         clock.now += 1
         recent.ended(answered(0.01))
     assert len(recent._seconds["m", "1"]) == WINDOW + 1
-    recent.keep([("other", "1")])
-    assert recent.summary("m", "1").outcomes == {}
+
+
+def test_versions_that_are_past_are_forgotten_when_others_come() -> None:
+    clock = Clock()
+    recent = Recent(clock)
+    for number in range(10 * WINDOW):
+        clock.now += 1
+        request, response = InferRequest("m", {}), InferResponse("m", str(number), {})
+        recent.ended(Ended(request, str(number), SUCCESS, Timings(0.01), response))
+        assert len(recent._seconds) <= WINDOW + 1
+    assert recent.summary("m", "599").outcomes == {"success": 1}

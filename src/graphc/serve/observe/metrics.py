@@ -27,6 +27,8 @@ STAGES = ("queue", "input", "infer", "output")
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 """Upper bounds of the classes that latencies are counted in."""
 ROWS = tuple(float(1 << n) for n in range(11))
+GONE = 16
+"""Versions that are not served any more whose metrics are kept for the next scrape, should they still be there."""
 _TRITON_REASONS = {
     "cancelled": "CANCELED",
     "failed": "BACKEND",
@@ -50,6 +52,7 @@ class Metrics(Observer):
         self._of: dict[tuple[str, str], _Series] = {}
         self._families = _Families(self.registry)
         self._models: set[str] = set()
+        self._gone: dict[tuple[str, str], None] = {}
         self._in_flight = 0
         Gauge(
             "graphc_requests_in_flight", "Requests that came and have not ended", registry=self.registry
@@ -70,10 +73,9 @@ class Metrics(Observer):
         """
         self._totals.statistics, self._totals.index = server.statistics(), server.index()
         present = {(entry.name, entry.version) for entry in self._totals.index}
-        for model, version in self._of.keys() - present:
-            if version:
-                self._of.pop((model, version))
-                self._families.remove(model, version)
+        for key in self._of.keys() - present:
+            if key[1]:
+                self._forget(key)
         encode, content_type = choose_encoder(accept)
         return content_type, await asyncio.to_thread(encode, self.registry)
 
@@ -105,12 +107,23 @@ class Metrics(Observer):
     def changed(self, event: Changed) -> None:
         """As `Observer`."""
         self._models.add(event.model)
+        key = event.model, event.version
+        self._gone.pop(key, None)
+        if event.state is State.UNAVAILABLE:
+            self._gone[key] = None
+            if len(self._gone) > GONE:
+                self._forget(next(iter(self._gone)))
         series = self._series(event.model, event.version)
         if event.state is State.READY:
             series.loads("ready")
             series.load.set(event.seconds)
         elif event.state is State.UNAVAILABLE and event.reason != "unloaded":
             series.loads("failed")
+
+    def _forget(self, key: tuple[str, str]) -> None:
+        self._gone.pop(key, None)
+        if self._of.pop(key, None) is not None:
+            self._families.remove(*key)
 
     def _series(self, model: str, version: str) -> _Series:
         found = self._of.get((model, version))

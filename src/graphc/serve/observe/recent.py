@@ -6,7 +6,7 @@ import math
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from graphc.runtime.scheduler import BatchReport
@@ -106,15 +106,15 @@ class Recent(Observer):
         """Seconds that summaries are of: the window, or the time since the start where that is less; at least 1."""
         return max(1, min(WINDOW, int(self._clock()) - self._start))
 
-    def keep(self, present: Iterable[tuple[str, str]]) -> None:
-        """Forgets all other versions."""
-        kept = set(present)
-        with self._lock:
-            self._seconds = {key: value for key, value in self._seconds.items() if key in kept}
-
     def _now(self, model: str, version: str) -> Second:
-        seconds = self._seconds.setdefault((model, version), deque(maxlen=WINDOW + 1))
         at = int(self._clock())
+        seconds = self._seconds.get((model, version))
+        if seconds is None:
+            # Versions come and go: what the window is past is forgotten where a new one comes.
+            old = [key for key, each in self._seconds.items() if each[-1].at < at - WINDOW]
+            for key in old:
+                del self._seconds[key]
+            seconds = self._seconds[model, version] = deque(maxlen=WINDOW + 1)
         if not seconds or seconds[-1].at != at:
             seconds.append(Second(at))
         return seconds[-1]

@@ -33,7 +33,6 @@ class Status:
     def snapshot(self) -> dict[str, Any]:
         """All that the page shows, as JSON has it; times in seconds, memory in bytes."""
         index = self.server.index()
-        self.recent.keep((entry.name, entry.version) for entry in index)
         pending = {(each.name, each.version): each.pending for each in self.server.statistics()}
         models: dict[str, list[dict[str, Any]]] = {}
         for entry in index:
