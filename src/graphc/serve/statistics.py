@@ -8,8 +8,9 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 
 from graphc.runtime.scheduler import BatchReport
+from graphc.serve.departed import Departed
 from graphc.serve.facts import BatchTotals, Total, VersionStatistics
-from graphc.serve.observer import SUCCESS, Ended, Observer
+from graphc.serve.observer import SUCCESS, Changed, Ended, Observer
 
 
 class _Sum:
@@ -56,6 +57,15 @@ class StatisticsObserver(Observer):
     def __init__(self) -> None:
         self._counts: defaultdict[tuple[str, str], _Counts] = defaultdict(_Counts)
         self._lock = threading.Lock()
+        self._departed = Departed(self._forget)
+
+    def changed(self, event: Changed) -> None:
+        """As `Observer`."""
+        self._departed.changed(event)
+
+    def _forget(self, model: str, version: str) -> None:
+        with self._lock:
+            self._counts.pop((model, version), None)
 
     def ended(self, event: Ended) -> None:
         """As `Observer`."""

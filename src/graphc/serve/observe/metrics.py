@@ -19,6 +19,7 @@ from prometheus_client.registry import Collector
 import graphc
 from graphc.runtime.scheduler import BatchReport
 from graphc.serve.core import ModelServer
+from graphc.serve.departed import Departed
 from graphc.serve.facts import IndexEntry, State, VersionStatistics
 from graphc.serve.observer import Changed, Ended, Observer
 from graphc.serve.request import InferRequest
@@ -27,8 +28,6 @@ STAGES = ("queue", "input", "infer", "output")
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 """Upper bounds of the classes that latencies are counted in."""
 ROWS = tuple(float(1 << n) for n in range(11))
-GONE = 16
-"""Versions that are not served any more whose metrics are kept for the next scrape, should they still be there."""
 _TRITON_REASONS = {
     "cancelled": "CANCELED",
     "failed": "BACKEND",
@@ -52,7 +51,7 @@ class Metrics(Observer):
         self._of: dict[tuple[str, str], _Series] = {}
         self._families = _Families(self.registry)
         self._models: set[str] = set()
-        self._gone: dict[tuple[str, str], None] = {}
+        self._departed = Departed(self._forget)
         self._in_flight = 0
         Gauge(
             "graphc_requests_in_flight", "Requests that came and have not ended", registry=self.registry
@@ -75,7 +74,7 @@ class Metrics(Observer):
         present = {(entry.name, entry.version) for entry in self._totals.index}
         for key in self._of.keys() - present:
             if key[1]:
-                self._forget(key)
+                self._forget(*key)
         encode, content_type = choose_encoder(accept)
         return content_type, await asyncio.to_thread(encode, self.registry)
 
@@ -107,12 +106,7 @@ class Metrics(Observer):
     def changed(self, event: Changed) -> None:
         """As `Observer`."""
         self._models.add(event.model)
-        key = event.model, event.version
-        self._gone.pop(key, None)
-        if event.state is State.UNAVAILABLE:
-            self._gone[key] = None
-            if len(self._gone) > GONE:
-                self._forget(next(iter(self._gone)))
+        self._departed.changed(event)
         series = self._series(event.model, event.version)
         if event.state is State.READY:
             series.loads("ready")
@@ -120,10 +114,9 @@ class Metrics(Observer):
         elif event.state is State.UNAVAILABLE and event.reason != "unloaded":
             series.loads("failed")
 
-    def _forget(self, key: tuple[str, str]) -> None:
-        self._gone.pop(key, None)
-        if self._of.pop(key, None) is not None:
-            self._families.remove(*key)
+    def _forget(self, model: str, version: str) -> None:
+        if self._of.pop((model, version), None) is not None:
+            self._families.remove(model, version)
 
     def _series(self, model: str, version: str) -> _Series:
         found = self._of.get((model, version))
