@@ -169,7 +169,8 @@ class Servicer:
         except Exception as error:
             await _abort(context, error)
             return
-        waiting: asyncio.Queue[asyncio.Task[bytes] | None] = asyncio.Queue(self._service.limits.stream_requests)
+        waiting: asyncio.Queue[asyncio.Task[bytes] | None] = asyncio.Queue()
+        places = asyncio.Semaphore(self._service.limits.stream_requests)
         tasks: set[asyncio.Task[Any]] = set()
 
         def start(work: Any) -> asyncio.Task[Any]:
@@ -179,14 +180,18 @@ class Servicer:
             return task
 
         async def read() -> None:
-            async for message in requests:
-                await waiting.put(start(self._streamed(message, client)))
-            await waiting.put(None)
+            try:
+                async for message in requests:
+                    await places.acquire()
+                    waiting.put_nowait(start(self._streamed(message, client)))
+            finally:
+                waiting.put_nowait(None)
 
         reading = start(read())
         try:
             while (task := await waiting.get()) is not None:
                 await context.write(await task)
+                places.release()
             await reading
         finally:
             for task in list(tasks):

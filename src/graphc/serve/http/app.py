@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -10,7 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute, Route, Router
 from starlette.types import Receive, Scope, Send
 
-from graphc.errors import GraphcError, RequestError
+from graphc.errors import GraphcError, RequestError, SchedulerClosedError
 from graphc.serve.http.exchange import IDENTITY, DisconnectedError, Exchange, in_thread
 from graphc.serve.protocol.access import Access
 from graphc.serve.protocol.calls import InferCall
@@ -64,6 +65,10 @@ class HttpApp:
             await self._router(scope, receive, send)
         except DisconnectedError:
             raise
+        except asyncio.CancelledError:
+            # The server ends, and the grace that it gave its requests is over.
+            if not exchange.answered:
+                await exchange.answer_error(SchedulerClosedError("the server ended before the request was answered"))
         except HTTPException as error:
             exchange.skip_body()
             await exchange.answer_error(RequestError(_message(error, scope)), error.status_code)

@@ -16,6 +16,8 @@ from graphc.serve.protocol.service import Service
 from graphc.serve.protocol.tls import Tls
 
 _BACKLOG = 2048
+_LAST_WORDS = 0.5
+"""Seconds for requests to be refused whose grace is over."""
 
 
 class HttpFrontend:
@@ -91,8 +93,11 @@ class HttpFrontend:
         server.config.timeout_graceful_shutdown = max(grace, 0.01)  # type: ignore[assignment]
         await ticking
         await server.shutdown(sockets=self._sockets)
+        if tasks := set(server.server_state.tasks):
+            # Cancelled by now: they say so to their clients.
+            await asyncio.wait(tasks, timeout=_LAST_WORDS)
         for connection in list(server.server_state.connections):
-            connection.transport.abort()
+            connection.transport.close()
         self._server = None
 
 
