@@ -80,6 +80,21 @@ def test_a_package_is_inspected_without_the_compiler(package: Path) -> None:
     subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, check=True)
 
 
+def test_the_arena_is_drawn(graphc: Call, mlp: Path, package: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    facts = graphc("inspect", package, "--json", "--draw-memory", tmp_path / "arena.svg").json
+    drawn = (tmp_path / "arena.svg").read_text()
+    for buffer in facts["variants"][0]["memory"]["buffers"]:
+        assert f'id="buffer {buffer["name"]}"' in drawn
+    assert "which is the lower bound" in drawn and "live bytes" in drawn
+    graphc("inspect", package, "--draw-memory", tmp_path / "again.svg")
+    assert (tmp_path / "again.svg").read_text() == drawn
+    assert graphc("inspect", mlp, "--dim", "batch=2", "--draw-memory", tmp_path / "arena.png").status == 0
+    assert (tmp_path / "arena.png").read_bytes().startswith(b"\x89PNG")
+    assert "ends in .svg or .png" in graphc("inspect", package, "--draw-memory", tmp_path / "arena.pdf").err
+    assert list(tmp_path.glob("arena.pdf")) == []
+
+
 def test_the_graph_as_text_reads_back(graphc: Call, on_host: Path) -> None:
     from graphc.ir import parse_graph
 

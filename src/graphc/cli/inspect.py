@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from graphc.cli.common import add_compile_options, add_json, add_source, is_package, print_json, refuse_compile_options
 from graphc.cli.inspect_model import ModelView
@@ -19,6 +20,7 @@ EXAMPLES = """
   graphc inspect model.onnx --dim batch=1
   graphc inspect model.onnx --dim batch=1 --passes           what each pass did, and what it refused to do
   graphc inspect model.graphc --kernels --memory             every kernel, the memory plan with its timeline
+  graphc inspect model.onnx --draw-memory arena.svg          every buffer of the arena, from step to step
   graphc inspect model.onnx --graph --pipeline fold,simplify the graph after these passes, as text
   graphc inspect model.onnx --print-after fuse 2> after.txt  the graph after one pass of the pipeline
 """
@@ -31,6 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--history", action="store_true", help="every change of every pass, in order")
     parser.add_argument("--kernels", action="store_true", help="every kernel")
     parser.add_argument("--memory", action="store_true", help="the memory plan: timeline, bound, largest buffers")
+    parser.add_argument(
+        "--draw-memory", type=Path, metavar="FILE", help="draw the arena over time as .svg or .png (needs matplotlib)"
+    )
     parser.add_argument("--graph", action="store_true", help="the graph after all passes, as text, and nothing else")
     parser.add_argument("--all", action="store_true", help="--passes --kernels --memory")
     for when in ("before", "after"):
@@ -61,6 +66,10 @@ def run(options: argparse.Namespace) -> int:
         view = PackageView.open(options)
     else:
         view = ModelView.open(options)
+    if options.draw_memory is not None:
+        from graphc.cli.memory_picture import draw_arenas
+
+        draw_arenas(view.arenas(), options.draw_memory)
     if options.json:
         print_json(view.to_json())
     else:

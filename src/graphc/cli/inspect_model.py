@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from graphc.cli.common import compile_options, parse_dims
 from graphc.cli.compile import host_steps
 from graphc.cli.kernels import kernel_table, kernels_of_program, template_table
+from graphc.cli.memory_picture import ArenaView
 from graphc.cli.memory_plan import memory_json, memory_line, memory_section
 from graphc.cli.progress import Progress
 from graphc.cli.table import count, facts, names, shorten, size, table
@@ -82,6 +83,19 @@ class ModelView:
                 plan = program.plan
                 page.append(memory_section(_buffers(program), len(program.buffers.steps), plan.peak, plan.lower_bound))
         return page
+
+    def arenas(self) -> list[ArenaView]:
+        """The arena of each variant."""
+        return [
+            ArenaView(
+                title=describe_program(program, self.lowered.parameters),
+                buffers=_buffers(program),
+                steps=len(program.buffers.steps),
+                peak=program.plan.peak,
+                bound=program.plan.lower_bound,
+            )
+            for program in self.lowered.programs
+        ]
 
     def _head(self) -> str:
         imported = self.lowered.imported

@@ -10,6 +10,7 @@ from typing import Any
 from graphc.cli.common import Dims, parse_dims
 from graphc.cli.feeds import allows, open_bindings
 from graphc.cli.kernels import kernel_table, kernels_of_variant, template_table
+from graphc.cli.memory_picture import ArenaView
 from graphc.cli.memory_plan import memory_json, memory_line, memory_section
 from graphc.cli.table import count, facts, names, size, table
 from graphc.cli.values import allows_values, describe_variant, parse_values
@@ -97,6 +98,19 @@ class PackageView:
             ("options", told),
         ]
         return facts([row for row in rows if row[1]])
+
+    def arenas(self) -> list[ArenaView]:
+        """The arena of each variant."""
+        return [
+            ArenaView(
+                title=describe_variant(self.package.manifest, variant),
+                buffers=variant.buffers,
+                steps=len(variant.steps),
+                peak=variant.arena_size,
+                bound=variant.lower_bound,
+            )
+            for variant in self.variants
+        ]
 
     def _variants(self) -> str:
         if not self.variants and not self.opened:

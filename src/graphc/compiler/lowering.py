@@ -22,7 +22,9 @@ from graphc.passes.manager import ALL
 from graphc.target import Target, Verdict
 
 _SEARCH_NODES = 20_000
-"""Node budget of the complete search for a memory plan: deterministic, well under a second."""
+"""Node budget of the complete search for a memory plan: deterministic, about a second."""
+_SEARCH_VISITS = 8_000_000
+"""Nodes by buffers, which bounds it where there are many: a node visits each."""
 
 
 @dataclass(frozen=True)
@@ -193,10 +195,17 @@ def plan_arena(
     controls: Mapping[Node, Control],
     bindings: Mapping[str, int] | None = None,
 ) -> tuple[memory.Plan, dict[tuple[int, int], int]]:
-    """Where everything in the arena lies, and the position in the plan of each workspace; open extents as bound."""
+    """Where everything in the arena lies, and the position in the plan of each workspace; open extents as bound.
+
+    Raises:
+        VerifyError: The planner put two buffers that are live together into one place; an independent check sees it.
+    """
     intervals, workspaces = arena_intervals(buffers, kernels, controls)
     bound = [(start, end, evaluate(size, bindings or {})) for start, end, size in intervals]
-    return memory.plan(bound, alignment=ALIGNMENT, node_budget=_SEARCH_NODES), workspaces
+    nodes = min(_SEARCH_NODES, _SEARCH_VISITS // max(len(bound), 1))
+    plan = memory.plan(bound, alignment=ALIGNMENT, node_budget=nodes)
+    memory.check(bound, plan, ALIGNMENT)
+    return plan, workspaces
 
 
 def arena_intervals(

@@ -19,7 +19,7 @@ import time
 from collections.abc import Generator
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,6 +58,13 @@ class Budget:
         return Budget(left, self.deadline)
 
 
+class _Ranking(NamedTuple):
+    """Ranks of buffers by position, and a fingerprint of them."""
+
+    rank: NDArray[np.int64]
+    key: bytes
+
+
 @dataclass
 class _Node:
     """A partial plan of the buffers of one part.
@@ -67,7 +74,7 @@ class _Node:
         load: Sum of unplaced sizes per clique.
         crossing: Number of unplaced buffers live on both sides of each clique's beginning.
         offset: Offset of the buffer placed last: none may go below it.
-        rank: Which of several buffers at one offset comes first.
+        ranking: Which of several buffers at one offset comes first.
         latest: Rank of the buffer placed last; -1 where it was ranked otherwise, or there is none.
     """
 
@@ -75,7 +82,7 @@ class _Node:
     load: NDArray[Any]
     crossing: NDArray[np.int64]
     offset: int
-    rank: NDArray[np.int64]
+    ranking: _Ranking
     latest: int
 
 
@@ -142,7 +149,7 @@ class CanonicalSearch:
         np.add.at(crossing, self.first + 1, 1)
         np.subtract.at(crossing, self.last, 1)
         floor = np.zeros_like(self.size)
-        root = _Node(floor, self.root_load, np.add.accumulate(crossing), 0, self.preorder(self.root_load), -1)
+        root = _Node(floor, self.root_load, np.add.accumulate(crossing), 0, self._ranked(self.root_load), -1)
         # Recursion by generators on a stack of our own: depth is the number of buffers, beyond Python's limit.
         stack = [self._solve(root)]
         answer: bool | None = None
@@ -159,6 +166,10 @@ class CanonicalSearch:
             return None
         return self.offsets.copy()
 
+    def _ranked(self, load: NDArray[Any]) -> _Ranking:
+        rank = self.preorder(load)
+        return _Ranking(rank, _fingerprint(rank))
+
     def _solve(self, node: _Node) -> Generator[_Node, bool | None, bool]:
         floor = node.floor
         unplaced = floor < self.placed
@@ -169,7 +180,7 @@ class CanonicalSearch:
         clique_floor = np.minimum.reduceat(raised[self.members], self.clique_begin)
         if ((clique_floor + node.load)[busy] > self.capacity).any():
             return False
-        key = (_fingerprint(floor), _fingerprint(node.rank))
+        key = (_fingerprint(floor), node.ranking.key)
         state = (node.offset, node.latest)
         if key in self.failed and self.failed[key] <= state:
             return False
@@ -183,11 +194,12 @@ class CanonicalSearch:
         ceiling = min(int((raised + self.size).min()), self.capacity - int(node.load.max()) + 1)
         open_ = (floor >= node.offset) & (floor < ceiling)
         candidates = np.flatnonzero(open_)
-        candidates = candidates[node.rank[candidates].argsort()]
+        rank = node.ranking.rank
+        candidates = candidates[rank[candidates].argsort()]
         candidates = candidates[floor[candidates].argsort(kind="stable")]
         for candidate in candidates.tolist():
             offset = int(floor[candidate])
-            if offset == node.offset and node.rank[candidate] < node.latest:
+            if offset == node.offset and rank[candidate] < node.latest:
                 continue
             twin = self.twin_before[candidate]
             if twin != candidate and unplaced[twin]:
@@ -215,7 +227,7 @@ class CanonicalSearch:
         load[first:last] -= size
         crossing = node.crossing.copy()
         crossing[first + 1 : last] -= 1
-        return _Node(floor, load, crossing, offset, node.rank, int(node.rank[buffer]))
+        return _Node(floor, load, crossing, offset, node.ranking, int(node.ranking.rank[buffer]))
 
     def _parts(self, node: _Node, unplaced: NDArray[np.bool_]) -> list[_Node]:
         """Splits a node where no unplaced buffer crosses; the part with the fewest buffers comes first."""
@@ -234,5 +246,5 @@ class CanonicalSearch:
             floor[members] = node.floor[members]
             load = np.zeros_like(node.load)
             load[bounds[part] : bounds[part + 1]] = node.load[bounds[part] : bounds[part + 1]]
-            parts.append((len(members), _Node(floor, load, node.crossing, node.offset, self.preorder(load), -1)))
+            parts.append((len(members), _Node(floor, load, node.crossing, node.offset, self._ranked(load), -1)))
         return [part for _, part in sorted(parts, key=lambda pair: pair[0])]
