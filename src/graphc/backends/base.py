@@ -6,11 +6,13 @@ import builtins
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 
+from graphc.errors import OptionError
 from graphc.ir import Dim, Node
 from graphc.target import Target, Verdict
 
@@ -107,6 +109,46 @@ class Backend(Protocol):
     def link(self, objects: Mapping[str, bytes], target: Target, out: Path, *, cache: Path | None = None) -> None:
         """Links objects, by symbol, into the library that a package carries; `cache` keeps what every link needs."""
         ...
+
+
+BackendClass = TypeVar("BackendClass", bound=Callable[[], Backend])
+_BACKENDS: dict[str, Callable[[], Backend] | str] = {
+    "tvm": "graphc.backends.tvm.backend:TvmBackend",
+    "reference": "graphc.backends.reference:ReferenceBackend",
+}
+"""Backends by name: what makes one, or where that is, since some import much."""
+
+
+def register_backend(cls: BackendClass) -> BackendClass:
+    """Class decorator that makes a backend known by its `name`, for `CompileOptions(backend=...)` and `--backend`.
+
+    Raises:
+        OptionError: Another backend has its name.
+    """
+    name: str = getattr(cls, "name", "")
+    if not name or _BACKENDS.get(name, cls) is not cls:
+        raise OptionError(f"a backend is called {name!r} already" if name else f"backend {cls!r} has no name")
+    _BACKENDS[name] = cls
+    return cls
+
+
+def backend_names() -> tuple[str, ...]:
+    """Every backend there is."""
+    return tuple(_BACKENDS)
+
+
+def make_backend(name: str) -> Backend:
+    """The backend called `name`, which must be one of `backend_names()`; what it needs is imported.
+
+    Raises:
+        ImportError: What it needs is not installed.
+    """
+    known = _BACKENDS[name]
+    if isinstance(known, str):
+        module, _, attribute = known.partition(":")
+        made: Backend = getattr(import_module(module), attribute)()
+        return made
+    return known()
 
 
 def content_key(parts: Sequence[object]) -> str:

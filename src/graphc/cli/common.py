@@ -84,6 +84,11 @@ def add_compile_options(parser: argparse.ArgumentParser, *, pipeline: str = "--p
         help="a pipeline in place of the level's, e.g. 'fold,simplify,fuse'; graphc passes",
     )
     group.add_argument(
+        "--backend",
+        metavar="NAME",
+        help="what makes kernels: tvm (default), reference for every node in NumPy, or one of a plugin",
+    )
+    group.add_argument(
         "--no-winograd", action="store_true", help="3x3 convolutions without Winograd's transform, which rounds more"
     )
     group.add_argument(
@@ -243,6 +248,7 @@ def compile_options(options: argparse.Namespace, progress: Callable[[str, int, i
     return CompileOptions(
         level=f"O{options.level or 2}",
         passes=options.pipeline,
+        backend=options.backend or "tvm",
         winograd=not options.no_winograd,
         open_variants=not options.no_open_variants,
         tuning=not options.no_tuning,
@@ -267,6 +273,7 @@ def refuse_compile_options(options: argparse.Namespace) -> None:
     given = {
         "-O": options.level,
         "--passes": options.pipeline,
+        "--backend": options.backend,
         "--no-winograd": options.no_winograd,
         "--specializations": options.specializations is not None,
         "--no-open-variants": options.no_open_variants,

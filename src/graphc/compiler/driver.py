@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import graphc
-from graphc.backends.base import Backend, content_key
+from graphc.backends.base import Backend, content_key, make_backend
 from graphc.backends.source import source_digest
 from graphc.compiler import cache as object_cache
 from graphc.compiler.assembly import input_symbols, write
@@ -374,20 +374,16 @@ def cpu_backend(targets: list[Target], name: str = "tvm") -> Backend:
     Raises:
         ToolchainError: TVM or a linker is missing; says what to install.
     """
-    from graphc.backends.reference import ReferenceBackend
     from graphc.backends.tvm.link import find_linker
 
     for target in targets:
         find_linker(target.triple)
-    if name == "reference":
-        return ReferenceBackend()
     try:
-        from graphc.backends.tvm.backend import TvmBackend
+        return make_backend(name)
     except ImportError as error:
         raise ToolchainError(
-            f"the CPU backend cannot be imported: {error}", hint="pip install 'graphc[cpu]'"
+            f"backend {name!r} cannot be imported: {error}", hint="pip install 'graphc[cpu]'"
         ) from error
-    return TvmBackend()
 
 
 def _bindings(source: Graph, bound: Graph) -> dict[str, int]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
+from graphc.backends.base import backend_names
 from graphc.backends.tuning import TuningDatabase
 from graphc.errors import OptionError
 from graphc.passes import PassObserver
@@ -19,10 +20,6 @@ Progress: TypeAlias = Callable[[str, int, int], None]
 """Called with what is going on, how much of it is done, and how much there is."""
 
 
-BACKENDS = ("tvm", "reference")
-"""What can lower for CPUs."""
-
-
 @dataclass(frozen=True)
 class CompileOptions:
     """Everything that decides what a compile writes.
@@ -30,7 +27,7 @@ class CompileOptions:
     Args:
         level: Optimization level, `O0` to `O3`.
         passes: A pipeline as text, in place of the level's.
-        backend: `tvm`, or `reference` to evaluate every node in NumPy.
+        backend: `tvm`, `reference` to evaluate every node in NumPy, or one that a plugin registered.
         winograd: Whether 3x3 convolutions may use Winograd's algorithm (relative error up to about 6e-6).
         require_compiled: Whether a step on the host is an error.
         embed_model: Whether the package carries the model, so that further shapes can be compiled where it runs.
@@ -72,8 +69,8 @@ class CompileOptions:
         Raises:
             OptionError: A value is of another type, or out of range.
         """
-        if self.backend not in BACKENDS:
-            raise OptionError(f"unknown backend {self.backend!r}; known: {', '.join(BACKENDS)}")
+        if self.backend not in backend_names():
+            raise OptionError(f"unknown backend {self.backend!r}; known: {', '.join(backend_names())}")
         if self.passes is not None and not isinstance(self.passes, str):
             raise OptionError(f"passes is {self.passes!r}; expected a pipeline as text, e.g. 'fold,dce'")
         if not isinstance(self.jobs, int) or self.jobs < 1:
