@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,9 @@ EXAMPLES = """
   graphc serve models --mode explicit --load-model mnist
   graphc serve models --host 0.0.0.0           for other machines too
 """
+
+
+_SWITCH_SECONDS = 0.0001
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -117,6 +121,8 @@ def run(options: argparse.Namespace) -> int:
     from graphc.serve.observe import logs
 
     settings = _settings(options)
+    # A thread that loads a model holds the interpreter for as long before it lets a request have it.
+    sys.setswitchinterval(_SWITCH_SECONDS)
     handler = logs.configure(options.log_format, options.log_level)
     try:
         watching = _watching(options)

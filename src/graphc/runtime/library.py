@@ -1,6 +1,7 @@
 """A package's shared library in this process: loaded from memory, its kernels found, its threads shared.
 
-A library is loaded once per process, however many executables use it, and stays: threads of the pool may run in it.
+A library is loaded once per process, however many executables use it, and goes with the last of them; but the one whose
+pool of threads serves the process stays, since they run in it.
 """
 
 from __future__ import annotations
@@ -11,6 +12,9 @@ import os
 import sys
 import tempfile
 import threading
+import weakref
+from _ctypes import dlclose
+from itertools import count
 from pathlib import Path
 
 from graphc.errors import PackageError
@@ -18,12 +22,14 @@ from graphc.runtime import abi
 
 NATIVE_SOURCES = sorted((Path(__file__).parent / "native").glob("*.[ch]"))
 _lock = threading.Lock()
-_loaded: dict[str, Library] = {}
+_loaded: weakref.WeakValueDictionary[str, Library] = weakref.WeakValueDictionary()
+_paths: set[str] = set()
+_kept: list[Library] = []
 _pool: ctypes.c_void_p | None = None
 
 
 class Library:
-    """A loaded `model.so`; get one from `load_library`.
+    """A loaded `model.so`; get one from `load_library`. Whatever runs its code holds it.
 
     Attributes:
         run: The launcher: takes the address of a `Call`, answers 0 or failed step and status.
@@ -32,7 +38,9 @@ class Library:
 
     def __init__(self, code: bytes, name: str) -> None:
         self._name = name
-        self._handle = _dlopen(code, name)
+        self._handle, path = _dlopen(code, name)
+        # At the end of the process its threads may still run in it.
+        weakref.finalize(self, _dlclose, self._handle._handle, path).atexit = False
         try:
             version = self._handle.graphc_abi
             self._use_pool = self._handle.graphc_use_pool
@@ -86,23 +94,34 @@ def load_library(code: bytes, name: str) -> Library:
         if library is None:
             library = Library(code, name)
             used = library.use_pool(_pool)
+            if _pool is None or used.value != _pool.value:
+                _kept.append(library)
             _pool = _pool or used
             _loaded[key] = library
         return library
 
 
-def _dlopen(code: bytes, name: str) -> ctypes.CDLL:
+def _dlclose(handle: int, path: str) -> None:
+    dlclose(handle)
+    _paths.discard(path)
+
+
+def _dlopen(code: bytes, name: str) -> tuple[ctypes.CDLL, str]:
+    """The library and the path that it was loaded by."""
     try:
         if (descriptor := _memory_file(code)) is not None:
             try:
                 # The dynamic linker knows a library by its path, and descriptors are reused: a load needs a new path.
-                return ctypes.CDLL(f"/proc/self/fd/{'./' * len(_loaded)}{descriptor}")
+                path = next(path for n in count() if (path := f"/proc/self/fd/{'./' * n}{descriptor}") not in _paths)
+                library = ctypes.CDLL(path)
+                _paths.add(path)
+                return library, path
             finally:
                 os.close(descriptor)
         with tempfile.TemporaryDirectory(prefix="graphc-") as folder:
-            path = Path(folder, "model.so")
-            path.write_bytes(code)
-            return ctypes.CDLL(str(path))
+            file = Path(folder, "model.so")
+            file.write_bytes(code)
+            return ctypes.CDLL(str(file)), str(file)
     except OSError as error:
         older = "GLIBC_" in str(error)
         raise PackageError(

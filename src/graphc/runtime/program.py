@@ -52,6 +52,8 @@ class Program:
         self.weights = weights
         self.threads = threads
         self.evaluate = evaluate
+        # The library stays loaded for as long as this does.
+        self._library = library
         self.run = library.run
         self._entry = library.shortcut
         self.input_count, self.output_count = len(manifest.inputs), len(manifest.outputs)
