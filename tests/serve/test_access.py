@@ -216,6 +216,16 @@ def test_ports_that_cannot_be_listened_on(root, kind):
                 pass
 
 
+def test_compressions_of_grpc(root):
+    with pytest.raises(OptionError, match="none, deflate, gzip"):
+        GrpcFrontend(None, compression="br")
+    with (
+        running(root, lambda service: [GrpcFrontend(service, port=0, compression="gzip")]) as server,
+        tritonclient.grpc.InferenceServerClient(server.address()) as client,
+    ):
+        np.testing.assert_array_equal(ask(client, tritonclient.grpc), X * 2 + 1)
+
+
 def test_settings_of_traces():
     settings = TraceSettings(available=True)
     assert settings.sample("m")

@@ -8,14 +8,18 @@ import grpc
 from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from graphc.errors import ListenError
+from graphc.errors import ListenError, OptionError
 from graphc.serve.grpc.health import Health
 from graphc.serve.grpc.servicer import SERVICE, Servicer
 from graphc.serve.protocol.access import Access
 from graphc.serve.protocol.service import Service
 from graphc.serve.protocol.tls import Tls
 
-COMPRESSIONS = ("none", "deflate", "gzip")
+_COMPRESSIONS = {
+    "none": grpc.Compression.NoCompression,
+    "deflate": grpc.Compression.Deflate,
+    "gzip": grpc.Compression.Gzip,
+}
 
 
 class GrpcFrontend:
@@ -28,6 +32,9 @@ class GrpcFrontend:
         access: What its clients may do.
         tls: Certificates; None for plain gRPC.
         compression: Of answers: `none`, `deflate` or `gzip`. Requests may be compressed in any case.
+
+    Raises:
+        OptionError: There is no such compression.
     """
 
     def __init__(
@@ -44,7 +51,9 @@ class GrpcFrontend:
         self._host, self.port = host, port
         self._access = access or Access()
         self._tls = tls
-        self._compression = compression
+        if compression not in _COMPRESSIONS:
+            raise OptionError(f"compression is {compression!r}; expected one of {', '.join(_COMPRESSIONS)}")
+        self._compression = _COMPRESSIONS[compression]
         self._server: Any = None
 
     async def start(self) -> str:
@@ -54,7 +63,6 @@ class GrpcFrontend:
             ListenError: The port is taken, the address is not this machine's, or a certificate cannot be read.
         """
         limits = self._service.limits
-        kinds = grpc.Compression
         server = grpc.aio.server(
             options=[
                 ("grpc.max_receive_message_length", limits.body_bytes),
@@ -67,7 +75,7 @@ class GrpcFrontend:
                 ("grpc.keepalive_timeout_ms", 20_000),
                 ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
             ],
-            compression={"none": kinds.NoCompression, "deflate": kinds.Deflate, "gzip": kinds.Gzip}[self._compression],
+            compression=self._compression,
             maximum_concurrent_rpcs=limits.connections,
         )
         certified = self._tls is not None and self._tls.client_authority is not None

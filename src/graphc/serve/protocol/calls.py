@@ -13,7 +13,7 @@ from graphc.serve.protocol import tensors
 from graphc.serve.protocol.datatypes import datatype_of
 from graphc.serve.protocol.limits import RequestLimits
 from graphc.serve.protocol.shared_memory import Place, SharedMemory, place_of
-from graphc.serve.protocol.tensors import Array, Buffer
+from graphc.serve.protocol.tensors import Array
 from graphc.serve.request import InferRequest, InferResponse
 
 _OWN = frozenset({"priority", "timeout", "binary_data_output"})
@@ -236,8 +236,3 @@ def _classes(output: RequestedOutput, array: Array) -> Array:
     for row, indices in enumerate(order):
         texts[row] = [f"{float(rows[row, index]):f}:{index}" for index in indices]
     return texts if array.ndim > 1 else texts[0]
-
-
-def as_bytes(buffer: Buffer) -> bytes:
-    """The buffer as bytes, copied only where it is not."""
-    return buffer if isinstance(buffer, bytes) else bytes(buffer)
