@@ -30,8 +30,12 @@ def weights(*shape: int) -> np.ndarray[Any, Any]:
     return (RNG.standard_normal(shape) * 0.2).astype(np.float32)
 
 
-def encoder() -> onnx.ModelProto:
-    """Embeddings with a table of positions, one layer of attention under a mask, and the mean over the words."""
+def encoder(far: float = -3e38) -> onnx.ModelProto:
+    """Embeddings with a table of positions, one layer of attention under a mask, and the mean over the words.
+
+    Args:
+        far: Score of hidden words; attention is one kernel only where it is far below all others.
+    """
     node = helper.make_node
     shape = ["batch", "seq"]
     split = np.array([0, 0, HEADS, SIZE // HEADS], np.int64)
@@ -70,7 +74,7 @@ def encoder() -> onnx.ModelProto:
         "one": np.array(1),
         "zero": np.array([0]),
         "middle": np.array([1, 2]),
-        "far": np.array(-3e38, np.float32),
+        "far": np.array(far, np.float32),
     }
     inputs = [info(name, np.zeros((), np.int64), shape) for name in ("ids", "mask")]
     return model(nodes, inputs, ["hidden", "pooled"], initializers=constants)
@@ -111,6 +115,17 @@ def test_an_encoder_has_no_step_that_waits_for_shapes(text: tuple[onnx.ModelProt
     assert ranges(manifest) == {"batch": (1, None), "seq": (1, POSITIONS)}
     templates = {step.label.partition(":")[0] for step in manifest.open[0].steps}
     assert {"gemm", "attention", "rows"} <= templates
+
+
+def test_an_encoder_whose_attention_stays_in_pieces() -> None:
+    proto = encoder(-1e4)
+    module = graphc.compile(proto)
+    (variant,) = module.manifest.open
+    templates = {step.label.partition(":")[0] for step in variant.steps}
+    assert {"batch_matmul", "rows"} <= templates and "attention" not in templates
+    for batch, seq in [(1, 1), (2, 3), (1, 16), (3, 31), (1, POSITIONS)]:
+        feeds = words(batch, seq)
+        assert_close("hidden", run_ort(proto, feeds)[0], module(feeds)["hidden"])
 
 
 def test_a_length_beyond_the_table_of_positions_is_an_error(text: tuple[onnx.ModelProto, graphc.Executable]) -> None:

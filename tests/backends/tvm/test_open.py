@@ -107,8 +107,25 @@ def test_products_of_two_activations(target: Target) -> None:
         check_open(graph, feeds(graph), lambda g, t: batch_matmul.lower(g, t, frozenset(), {}), target)
 
 
-def test_open_columns_are_refused_with_the_reason() -> None:
-    graph = over([(B, 4, 16), (B, 16, S)], lambda b, x, y: b.op("MatMul", x, y))
+@pytest.mark.parametrize("target", TARGETS, ids=str)
+@pytest.mark.parametrize("dtype", [dtypes.FLOAT32, dtypes.FLOAT16], ids=str)
+def test_products_with_open_columns(target: Target, dtype: DType) -> None:
+    # Read in place, packed from rows, and packed from columns as keys are; with what follows the scores.
+    cases: list[tuple[Sequence[Dim], tuple[int, ...]]] = [((B, 2, 16, S), (0, 1, 2, 3)), ((B, 2, S, 20), (0, 1, 3, 2))]
+    for shape, perm in cases:
+        rows = shape[perm[-2]]
+
+        def make(b: Builder, x: Value, y: Value, mask: Value, order: tuple[int, ...] = perm) -> Value:
+            moved = y if order == (0, 1, 2, 3) else b.op("Transpose", y, perm=order)
+            return b.op("Add", b.op("MatMul", x, moved), mask)
+
+        graph = over([(B, 2, S, rows), shape, (B, 1, 1, S)], make, dtype)
+        tolerance = 1e-5 if dtype == dtypes.FLOAT32 else 1e-2
+        check_open(graph, feeds(graph), lambda g, t: batch_matmul.lower(g, t, frozenset(), {}), target, rtol=tolerance)
+
+
+def test_open_inner_axes_of_columns_are_refused_with_the_reason() -> None:
+    graph = over([(B, 4, S), (B, 7, S)], lambda b, x, y: b.op("MatMul", x, b.op("Transpose", y, perm=(0, 2, 1))))
     with pytest.raises(BackendError, match="the extent seq, which is not bound"):
         batch_matmul.lower(graph, TARGETS[0], frozenset(), {})
 
@@ -121,6 +138,16 @@ def test_normalizations_of_any_number_of_rows(target: Target, width: int) -> Non
 
     graph = over([(B, S, width), (1, S, width), (width,), (width,)], make)
     check_open(graph, feeds(graph), lambda g, t: rows.lower(g, t, frozenset(), {}), target, rtol=1e-4)
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=str)
+def test_rows_of_any_length(target: Target) -> None:
+    def make(b: Builder, x: Value, mask: Value) -> Value:
+        return b.op("Softmax", b.op("Where", mask, x, b.constant(np.float32(-3e38))), axis=-1)
+
+    graph = over([(B, 3, S), (B, 1, S)], make, [dtypes.FLOAT32, dtypes.BOOL])
+    cases = feeds(graph, [*BINDINGS, (1, 300), (2, 128)])
+    check_open(graph, cases, lambda g, t: rows.lower(g, t, frozenset(), {}), target, rtol=1e-4)
 
 
 @pytest.mark.parametrize("target", TARGETS, ids=str)

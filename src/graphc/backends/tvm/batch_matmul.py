@@ -12,7 +12,7 @@ from typing import Any
 
 from graphc.backends.base import Kernel
 from graphc.backends.tvm.assemble import build_kernel
-from graphc.backends.tvm.contraction import Contraction, contraction_of, count_of, extent_of, unflatten
+from graphc.backends.tvm.contraction import Contraction, contraction_of, count_of, unflatten
 from graphc.backends.tvm.element_types import constant, from_storage
 from graphc.backends.tvm.product import Product, Schedule, choose_schedule, packed_panel, read_by
 from graphc.backends.tvm.tasks import IMBALANCE, Chunks, bound, chunks_of, imbalance
@@ -20,7 +20,7 @@ from graphc.backends.tvm.tir import Expr, KernelBuilder, broadcast
 from graphc.backends.tvm.transpose import copy_transposed
 from graphc.backends.tvm.widening import WideLeft
 from graphc.ir import Dim, Graph
-from graphc.ir.symbolic import Bounds, typical
+from graphc.ir.symbolic import Bounds, minimum, typical
 from graphc.ops.expr import Axis
 from graphc.target import Target
 
@@ -68,7 +68,7 @@ def choose_plan(problem: Contraction, target: Target, bounds: Bounds) -> Plan:
     batch = problem.batch if sources else ()
     rows = problem.axes[len(batch) : -1]
     count, height = count_of(batch), count_of(rows)
-    columns, depth = extent_of([problem.column]), problem.inner.extent
+    columns, depth = problem.column.extent, problem.inner.extent
     schedule = choose_schedule(target, problem.dtype, height, columns, depth, products=count, bounds=bounds)
     usual, high = typical(count, bounds), typical(height, bounds)
     stride = right.stride(problem.inner)
@@ -192,42 +192,43 @@ class _BatchMatmul:
         cut, builder = self.plan.product, self.builder
         block, panel = cut.unflatten(builder, task)
 
-        def rows(panel: Dim, vectors: int) -> None:
+        def rows(panel: Dim, vectors: int, ends: bool) -> None:
+            column = panel * cut.width
             if self.plan.packs:
                 right = packed_panel(builder, cut, self.workspace, self.problem.dtype, start, panel, vectors)
             else:
-                right = self._in_place(at, panel * cut.width)
-            cut.blocks.each(
-                builder, block, lambda row, count: self.product.tile(row, count, panel * cut.width, vectors, right, at)
-            )
+                right = self._in_place(at, column, ends)
+
+            def tile(row: Dim, count: int) -> None:
+                self.product.tile(row, count, column, vectors, right, at, ends=ends)
+
+            cut.blocks.each(builder, block, tile)
 
         cut.each_panel(builder, panel, rows)
 
-    def _in_place(self, at: Mapping[str, Dim], column: Dim) -> Callable[[Dim, int], Expr]:
+    def _in_place(self, at: Mapping[str, Dim], column: Dim, ends: bool) -> Callable[[Dim, int], Expr]:
         cut, problem = self.plan.product, self.problem
 
         def right(k: Dim, v: int) -> Expr:
             place = column + v * cut.lanes
-            return self._load({**at, problem.inner.name: k, problem.column.name: place}, cut.lanes, self._count(place))
+            count = cut.inside(place, ends)
+            return self._load({**at, problem.inner.name: k, problem.column.name: place}, cut.lanes, count)
 
         return right
 
-    def _count(self, column: Dim) -> int | None:
-        """Lanes of a vector of columns that are inside; None for all."""
-        cut = self.plan.product
-        partial = isinstance(column, int) and column + cut.lanes > cut.columns
-        return cut.columns - column if partial and isinstance(column, int) else None
-
-    def _load(self, places: Mapping[str, Dim], lanes: int, count: int | None = None) -> Expr:
+    def _load(self, places: Mapping[str, Dim], lanes: int, count: Dim | None = None) -> Expr:
         view = self.problem.right
         return from_storage(
             self.builder.load(self.right, view.at(self.builder, places), lanes, 1, count), view.type.dtype
         )
 
     def _pack_panel(self, at: Mapping[str, Dim], start: Dim, panel: Dim) -> None:
-        self.plan.product.each_panel(self.builder, panel, lambda p, vectors: self._pack(at, start, p, vectors))
+        def pack(panel: Dim, vectors: int, ends: bool) -> None:
+            self._pack(at, start, panel, vectors, ends)
 
-    def _pack(self, at: Mapping[str, Dim], start: Dim, panel: Dim, vectors: int) -> None:
+        self.plan.product.each_panel(self.builder, panel, pack)
+
+    def _pack(self, at: Mapping[str, Dim], start: Dim, panel: Dim, vectors: int, ends: bool) -> None:
         """Copies one panel of the right operand; columns past the end are zero."""
         cut, builder, problem = self.plan.product, self.builder, self.problem
         base = start + panel * (cut.depth * cut.width)
@@ -236,14 +237,15 @@ class _BatchMatmul:
         if problem.right.stride(problem.column) == 1:
             with builder.serial(cut.depth, "k") as k:
                 for v in range(vectors):
-                    value = self._in_place(at, panel * cut.width)(k, v)
-                    count = self._count(panel * cut.width + v * cut.lanes)
+                    value = self._in_place(at, panel * cut.width, ends)(k, v)
+                    count = cut.inside(panel * cut.width + v * cut.lanes, ends)
                     if count is not None:
                         value = builder.choose(builder.first_lanes(count, cut.lanes), value, broadcast(zero, cut.lanes))
                     builder.store(self.workspace, value, base + k * step + v * cut.lanes, cut.lanes)
             return
-        # Panels are whole where `panel` is not a number.
-        inside = step if not isinstance(panel, int) else min(step, cut.columns - panel * cut.width)
+        inside = minimum(step, cut.columns - panel * cut.width) if ends else step
+        if not isinstance(inside, int):
+            inside = builder.bind_index(inside, 1, step, "inside")
         if problem.right.stride(problem.inner) == 1:
 
             def read(n: Dim, k: Dim, count: int | None) -> Expr:
@@ -258,6 +260,6 @@ class _BatchMatmul:
             with builder.serial(inside, "n") as n:
                 value = self._load({**at, problem.inner.name: k, problem.column.name: panel * cut.width + n}, 1)
                 builder.store(self.workspace, value, base + k * step + n)
-            if inside < step:
-                rest = step - inside
+            rest = step - inside
+            if isinstance(rest, int) and rest:
                 builder.store(self.workspace, broadcast(zero, rest), base + k * step + inside, rest)

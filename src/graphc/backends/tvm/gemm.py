@@ -120,7 +120,7 @@ def _packing(problem: Contraction, schedule: Schedule) -> Packing:
     assert step_k is not None and step_n is not None, "_check refuses such operands"
     start = right.offset - step_k * problem.inner.index - step_n * problem.column.index
     assert isinstance(start, int), "the right operand depends on no other axis"
-    depth, columns = extent_of([problem.inner]), schedule.columns
+    depth, columns = extent_of([problem.inner]), extent_of([problem.column])
     alpha = 1.0 if WideLeft.needed(problem) else problem.alpha
 
     def apply(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -160,12 +160,14 @@ def _emit(builder: KernelBuilder, product: Product, schedule: Schedule, weights:
     with builder.parallel(tasks, "task", enable=schedule.parallel) as task:
         block, panel = schedule.unflatten(builder, task)
 
-        def rows(panel: Dim, vectors: int) -> None:
+        def rows(panel: Dim, vectors: int, ends: bool) -> None:
             dtype = product.problem.right.type.dtype
             right = packed_panel(builder, schedule, weights, dtype, 0, panel, vectors)
-            schedule.blocks.each(
-                builder, block, lambda row, count: product.tile(row, count, panel * schedule.width, vectors, right)
-            )
+
+            def tile(row: Dim, count: int) -> None:
+                product.tile(row, count, panel * schedule.width, vectors, right, ends=ends)
+
+            schedule.blocks.each(builder, block, tile)
 
         schedule.each_panel(builder, panel, rows)
     product.epilogue.finish()

@@ -176,7 +176,7 @@ def _packing(problem: Problem, schedule: Schedule, dot: Dot) -> Packing:
     assert step_k is not None and step_n is not None, "_reads refuses such operands"
     start = right.offset - step_k * problem.inner.index - step_n * column.index
     assert isinstance(start, int), "the right operand depends on no other axis"
-    depth, columns = extent_of([problem.inner]), schedule.columns
+    depth, columns = extent_of([problem.inner]), extent_of([column])
 
     def apply_packing(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         flat = np.ascontiguousarray(array).reshape(-1)[start:]
@@ -237,8 +237,8 @@ class _IntegerGemm:
             plan.each_panel(
                 builder,
                 panel,
-                lambda p, vectors: plan.blocks.each(
-                    builder, block, lambda row, count: self._tile(row, count, p, vectors)
+                lambda p, vectors, ends: plan.blocks.each(
+                    builder, block, lambda row, count: self._tile(row, count, p, vectors, ends)
                 ),
             )
         self.epilogue.finish()
@@ -281,7 +281,7 @@ class _IntegerGemm:
         lanes = self.dot.lanes
         return T.reinterpret(named("int32", lanes), self.builder.load(self.right, word * 4, lanes * 4))
 
-    def _tile(self, row: Dim, rows: int, panel: Dim, vectors: int) -> None:
+    def _tile(self, row: Dim, rows: int, panel: Dim, vectors: int, ends: bool) -> None:
         plan, builder, dot = self.plan, self.builder, self.dot
         base = panel * (plan.depth * plan.width)
 
@@ -296,14 +296,12 @@ class _IntegerGemm:
         for r in range(rows):
             places = unflatten(self.rows, row + r, builder.bounds)
             for v in range(vectors):
-                self._store(sums[r][v], row + r, places, panel * plan.width + v * dot.lanes)
+                column = panel * plan.width + v * dot.lanes
+                self._store(sums[r][v], row + r, places, column, plan.inside(column, ends))
 
-    def _store(self, value: Expr, row: Dim, places: Mapping[str, Dim], column: Dim) -> None:
+    def _store(self, value: Expr, row: Dim, places: Mapping[str, Dim], column: Dim, count: Dim | None) -> None:
         """Puts the zero points right and finishes one vector of results."""
-        plan, builder, lanes = self.plan, self.builder, self.dot.lanes
-        count = None
-        if isinstance(column, int) and column + lanes > plan.columns:
-            count = plan.columns - column
+        builder, lanes = self.builder, self.dot.lanes
         with builder.lanes(lanes) as name:
             lane = Lane(name, lanes, count)
             at = {**places, self.problem.axes[-1].name: column + symbol(name)}

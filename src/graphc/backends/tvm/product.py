@@ -12,13 +12,13 @@ from graphc.backends.tvm.element_types import from_storage, number
 from graphc.backends.tvm.epilogue import Epilogue
 from graphc.backends.tvm.gemm_tiles import Tile, choose_tile, multiply
 from graphc.backends.tvm.render import Lane, Renderer, Scope
-from graphc.backends.tvm.tasks import PARALLEL_MACS, RowTiles, only, row_tiles, split_until_balanced
+from graphc.backends.tvm.tasks import PARALLEL_MACS, RowTiles, bound, ceildiv, only, row_tiles, split_until_balanced
 from graphc.backends.tvm.tir import Expr, KernelBuilder, broadcast
 from graphc.backends.tvm.widening import WideLeft
 from graphc.errors import BackendError
 from graphc.ir import Dim, Graph, symbol
 from graphc.ir.dtypes import DType
-from graphc.ir.symbolic import Bounds, typical
+from graphc.ir.symbolic import Bounds, floordiv, typical
 from graphc.ops.expr import Axis, cast, loads
 from graphc.target import Target
 
@@ -38,7 +38,7 @@ class Schedule:
     """
 
     rows: Dim
-    columns: int
+    columns: Dim
     depth: Dim
     lanes: int
     tile: Tile
@@ -51,42 +51,65 @@ class Schedule:
         return self.tile.vectors * self.lanes
 
     @property
-    def full_panels(self) -> int:
+    def full_panels(self) -> Dim:
         """Panels without columns past the end."""
-        return self.columns // self.width
+        return floordiv(self.columns, self.width)
 
     @property
     def tail_vectors(self) -> int:
-        """Vectors of the last panel where it is narrower; 0 where there is none."""
-        return -(-(self.columns - self.full_panels * self.width) // self.lanes)
+        """Vectors of the last panel where it is narrower, or of open width; 0 where there is none."""
+        if not isinstance(self.columns, int):
+            return self.tile.vectors
+        return -(-(self.columns % self.width) // self.lanes)
 
     @property
-    def panels(self) -> int:
+    def panels(self) -> Dim:
         """All panels."""
-        return self.full_panels + (self.tail_vectors > 0)
+        return ceildiv(self.columns, self.width)
 
     @property
     def packed_elements(self) -> Dim:
         """Elements of all panels, zeros past the last column included."""
-        return (self.full_panels * self.width + self.tail_vectors * self.lanes) * self.depth
+        if not isinstance(self.columns, int):
+            return self.panels * self.width * self.depth
+        return ceildiv(self.columns, self.lanes) * self.lanes * self.depth
 
     def unflatten(self, builder: KernelBuilder, task: Dim) -> tuple[Dim, Dim]:
         """The block of rows and the panel of a task, rows outermost."""
         blocks = self.blocks.blocks
         block, panel = builder.simplify(task // self.panels), builder.simplify(task % self.panels)
-        if blocks != 1 and self.panels > 1:
+        if blocks != 1 and self.panels != 1:
             block = builder.bind_index(block, 0, blocks - 1, "block")
             panel = builder.bind_index(panel, 0, self.panels - 1, "panel")
         return block, panel
 
-    def each_panel(self, builder: KernelBuilder, panel: Dim, emit: Callable[[Dim, int], None]) -> None:
-        """Calls `emit(panel, vectors)` where a whole panel stands, and where the narrower last one does."""
-        if self.full_panels:
-            with only(builder, panel, self.panels, below=self.full_panels):
-                emit(panel, self.tile.vectors)
+    def each_panel(self, builder: KernelBuilder, panel: Dim, emit: Callable[[Dim, int, bool], None]) -> None:
+        """Calls `emit(panel, vectors, ends)` where a whole panel stands, and where the one that columns end in does."""
+        if not isinstance(self.columns, int):
+            place = builder.bind_index(panel, 0, self.panels - 1, "panel")
+            with builder.when(builder.index(place) < builder.index(self.full_panels)):
+                emit(builder.bind_index(place, 0, self.full_panels - 1, "panel"), self.tile.vectors, False)
+            with builder.when(builder.index(place) >= builder.index(self.full_panels)):
+                emit(place, self.tile.vectors, True)
+            return
+        full = bound(self.full_panels)
+        if full:
+            with only(builder, panel, self.panels, below=full):
+                emit(panel, self.tile.vectors, False)
         if self.tail_vectors:
             with only(builder, panel, self.panels, last=True):
-                emit(self.full_panels, self.tail_vectors)
+                emit(full, self.tail_vectors, True)
+
+    def inside(self, column: Dim, ends: bool) -> Dim | None:
+        """How many lanes of the vector at `column` are inside, or more of them than there are; None for all.
+
+        Args:
+            column: Of its first lane.
+            ends: Whether columns end in its panel.
+        """
+        left = self.columns - column
+        whole = isinstance(left, int) and left >= self.lanes
+        return left if ends and not whole else None
 
     def describe(self) -> dict[str, Any]:
         """What is worth showing."""
@@ -104,7 +127,7 @@ def choose_schedule(
     target: Target,
     dtype: DType,
     rows: Dim,
-    columns: int,
+    columns: Dim,
     depth: Dim,
     tile: Tile | None = None,
     *,
@@ -125,11 +148,12 @@ def choose_schedule(
     """
     bounds = bounds or {}
     lanes = target.lanes(dtype)
-    tile = tile or choose_tile(target, typical(rows, bounds, MANY_ROWS), -(-columns // lanes))
-    panels = -(-columns // (tile.vectors * lanes))
+    width = typical(columns, bounds)
+    tile = tile or choose_tile(target, typical(rows, bounds, MANY_ROWS), -(-width // lanes))
+    panels = -(-width // (tile.vectors * lanes))
     height, length, count = (typical(extent, bounds) for extent in (rows, depth, products))
     tiles = -(-height // tile.rows)
-    parallel = count * height * columns * length >= PARALLEL_MACS
+    parallel = count * height * width * length >= PARALLEL_MACS
     # Half of L2 holds a block of rows, the other half the panel that passes.
     blocks = min(tiles, max(1, -(-height * length * dtype.itemsize // (target.l2_bytes // 2))))
     if parallel:
@@ -213,6 +237,8 @@ class Product:
         vectors: int,
         right: Callable[[Dim, int], Expr],
         batch: Mapping[str, Dim] | None = None,
+        *,
+        ends: bool = False,
     ) -> None:
         """Multiplies one tile and hands it to the epilogue.
 
@@ -220,9 +246,10 @@ class Product:
             row: First row.
             rows: Rows.
             column: First column.
-            vectors: Vectors of columns; the last may reach past the end where `column` is a number.
+            vectors: Vectors of columns.
             right: A vector of the right operand, by step of the inner axis and vector.
             batch: Places of the axes that are neither rows nor columns.
+            ends: Whether columns may end inside the tile.
         """
         plan, builder, problem = self.schedule, self.builder, self.problem
         batch = batch or {}
@@ -238,7 +265,8 @@ class Product:
         for r in range(rows):
             places = {**batch, **unflatten(self.rows, row + r, builder.bounds)}
             for v in range(vectors):
-                self._store(sums[r][v], places, column + v * plan.lanes)
+                at = column + v * plan.lanes
+                self._store(sums[r][v], places, at, plan.inside(at, ends))
 
     def _row_start(self, row: Dim, batch: Mapping[str, Dim]) -> Dim:
         """Offset of a row of the left operand."""
@@ -252,11 +280,8 @@ class Product:
         places = {**origin, **unflatten(self.rows, row, builder.bounds)}
         return builder.bind_index(left.at(builder, places), 0, None, "start")
 
-    def _store(self, value: Expr, places: Mapping[str, Dim], column: Dim) -> None:
+    def _store(self, value: Expr, places: Mapping[str, Dim], column: Dim, count: Dim | None) -> None:
         plan, builder, problem = self.schedule, self.builder, self.problem
-        count: int | None = None
-        if isinstance(column, int) and column + plan.lanes > plan.columns:
-            count = plan.columns - column
         if self.alpha != 1.0:
             value = value * number(self.alpha, problem.dtype, plan.lanes)
         with builder.lanes(plan.lanes) as name:

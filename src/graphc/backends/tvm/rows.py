@@ -14,18 +14,18 @@ from tvm.tirx.script.builder import ir as T
 from graphc.backends.base import Kernel
 from graphc.backends.tvm import element_types, scalar_ops, vectormath
 from graphc.backends.tvm.assemble import build_kernel
-from graphc.backends.tvm.contraction import count_of, extent_of, is_positive, unflatten
+from graphc.backends.tvm.contraction import count_of, is_positive, unflatten
 from graphc.backends.tvm.generic import build_problem
 from graphc.backends.tvm.nest import PARALLEL_COST, cost_of
 from graphc.backends.tvm.problem import Problem, merged
 from graphc.backends.tvm.render import Lane, Renderer, Scope
 from graphc.backends.tvm.row_passes import Pass, Row, row_of, shifted_exponential
 from graphc.backends.tvm.stores import store
-from graphc.backends.tvm.tasks import Chunks, chunks_of
+from graphc.backends.tvm.tasks import Chunks, ceildiv, chunks_of
 from graphc.backends.tvm.tir import Expr, KernelBuilder, Register, bind, broadcast, horizontal
 from graphc.errors import BackendError
 from graphc.ir import Dim, Graph, dtypes, symbol
-from graphc.ir.symbolic import Bounds
+from graphc.ir.symbolic import Bounds, floordiv
 from graphc.ops.expr import REDUCE_IDENTITY, Call, IndexValue, Load, Reduce, Scalar
 from graphc.target import Target
 
@@ -54,7 +54,7 @@ def lower(body: Graph, target: Target, constants: frozenset[int], options: Mappi
     cost = cost_of(problem)
     rows = count_of(problem.axes[:-1])
     chunks = chunks_of(rows, target.cores, parallel=not isinstance(cost, int) or cost >= PARALLEL_COST)
-    width = -(-extent_of([row.axis]) // lanes) * lanes
+    width = ceildiv(row.axis.extent, lanes) * lanes
     read = sorted({scalar.input for scalar in problem.scalars() if isinstance(scalar, Load)})
 
     def emit(builder: KernelBuilder) -> None:
@@ -108,8 +108,8 @@ class _Rows:
         self.lanes = lanes
         self.first_output = len(operands)
         self.buffer = self.first_output + len(problem.outputs)
-        self.extent = extent_of([row.axis])
-        self.width = -(-self.extent // lanes) * lanes
+        self.extent = row.axis.extent
+        self.width = ceildiv(self.extent, lanes) * lanes
         self.renderer = Renderer(builder, problem.inputs, operands)
 
     def emit(self) -> None:
@@ -131,7 +131,7 @@ class _Rows:
         """Calls `visit` for every vector of the row, with the values that the sweep makes and reads at hand."""
         builder, lanes = self.builder, self.lanes
 
-        def step(start: Dim, way: int, count: int | None) -> None:
+        def step(start: Dim, way: int, count: Dim | None) -> None:
             with builder.lanes(lanes) as name:
                 lane = Lane(name, lanes, count)
                 inner = scope.inner({self.row.axis.name: start + symbol(name)})
@@ -143,6 +143,19 @@ class _Rows:
                     builder.store(self.buffer, made, self._place(value, base, start), lanes)
                 visit(lane, inner, way)
 
+        if not isinstance(self.extent, int):
+            vectors = builder.bind_index(floordiv(self.extent, lanes), 0, None, "vectors")
+            blocks = floordiv(vectors, ways)
+            with builder.serial(blocks, "v") as block:
+                for way in range(ways):
+                    step(self._start((block * ways + way) * lanes), way, None)
+            with builder.serial(vectors - blocks * ways, "v") as vector:
+                step(self._start((blocks * ways + vector) * lanes), 0, None)
+            rest = builder.bind_index(self.extent - vectors * lanes, 0, lanes - 1, "rest")
+            with builder.when(builder.index(rest) > T.int64(0)):
+                # As an expression, so that it can be seen to end where the row does.
+                step(vectors * lanes, 0, self.extent - vectors * lanes)
+            return
         vectors, tail = divmod(self.extent, lanes)
         if vectors >= ways:
             with builder.serial(vectors // ways, "v") as block:
@@ -152,6 +165,10 @@ class _Rows:
             step((vectors // ways * ways + way) * lanes, way, None)
         if tail:
             step(vectors * lanes, 0, tail)
+
+    def _start(self, place: Dim) -> Dim:
+        """The first element of a whole vector of a row of open extent."""
+        return self.builder.bind_index(place, 0, self.extent - self.lanes, "start")
 
     def _place(self, value: Scalar, base: Dim, start: Dim) -> Dim:
         """Where a kept value's vector stands in the chunk's row buffers."""
@@ -180,7 +197,7 @@ class _Rows:
     def _reduce(self, sweep: Pass, scope: Scope, base: Dim) -> None:
         """One sweep's reductions, left in `scope` as scalars."""
         builder, lanes = self.builder, self.lanes
-        ways = WAYS if self.extent >= 2 * WAYS * lanes else 1
+        ways = WAYS if not isinstance(self.extent, int) or self.extent >= 2 * WAYS * lanes else 1
         registers: dict[int, list[Register]] = {}
         for reduction in sweep.reductions:
             identity = element_types.constant(REDUCE_IDENTITY[reduction.op](reduction.dtype), reduction.dtype)

@@ -19,7 +19,18 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as T
 
 from graphc.ir.dtypes import DType
-from graphc.ir.symbolic import Atom, Dim, is_natural, linear_coefficient, simplify, substitute, symbol, symbols
+from graphc.ir.symbolic import (
+    Atom,
+    Dim,
+    is_natural,
+    linear_coefficient,
+    maximum,
+    minimum,
+    simplify,
+    substitute,
+    symbol,
+    symbols,
+)
 
 Expr = Any
 """A TIR expression, scalar or vector."""
@@ -252,9 +263,8 @@ class KernelBuilder:
         name = stored_dtype(self._operands[operand])
         register = Register(lanes, name)
         register.value = broadcast(T.IntImm(name, 0), lanes)
-        for number in range(lanes):
-            with self.when(T.int64(number) < self.index(count)):
-                register.set_lane(number, self.load(operand, offset + number))
+        with self.serial(maximum(0, minimum(lanes, count)), "lane") as number:
+            register.set_lane(self.index(number), self.load(operand, offset + number))
         return register.value
 
     def load_masked(self, operand: int, offset: Dim, lanes: int, mask: Expr) -> Expr:
@@ -321,9 +331,8 @@ class KernelBuilder:
         """Writes the first `count` lanes one by one: as `_store_parts`, for a count that the call knows."""
         register = Register(lanes, stored_dtype(self._operands[operand]))
         register.value = value
-        for number in range(lanes):
-            with self.when(T.int64(number) < self.index(count)):
-                self.store(operand, register.lane(number), offset + number)
+        with self.serial(maximum(0, minimum(lanes, count)), "lane") as number:
+            self.store(operand, register.lane(self.index(number)), offset + number)
 
     def store_lanes(self, operand: int, value: Expr, offset: Dim, lane: str, lanes: int, count: Dim | None) -> None:
         """Writes each lane to its own place: `offset` with the lane symbol replaced by the lane's number."""
@@ -375,11 +384,11 @@ class Register:
     def value(self, value: Expr) -> None:
         T.buffer_store(self._buffer, value, self._place)
 
-    def lane(self, number: int) -> Expr:
+    def lane(self, number: int | Expr) -> Expr:
         """One lane as a scalar."""
         return self._buffer[number]
 
-    def set_lane(self, number: int, value: Expr) -> None:
+    def set_lane(self, number: int | Expr, value: Expr) -> None:
         """Writes one lane."""
         T.buffer_store(self._buffer, value, [number])
 
