@@ -50,6 +50,14 @@ def test_inputs_that_shapes_or_expressions_need(op: str, parameters: list[tuple[
     assert one(op, *parameters) == {name: [op] for name, _, _ in parameters}
 
 
+def test_what_shapes_and_expressions_need_is_found_at_once() -> None:
+    node = helper.make_node(
+        "Resize", ["x", "roi", "", "sizes"], ["y"], mode="linear", coordinate_transformation_mode="tf_crop_and_resize"
+    )
+    inputs = [X, info("roi", shape=[6]), info("sizes", shape=[3], elem=I64)]
+    assert found([node], inputs, ["y"]) == {"roi": ["Resize"], "sizes": ["Resize"]}
+
+
 def test_through_arithmetic_that_folds() -> None:
     nodes = [
         helper.make_node("Shape", ["x"], ["s"]),

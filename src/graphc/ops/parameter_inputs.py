@@ -73,8 +73,9 @@ class _Search:
         self.missed.clear()
         try:
             is_open = _is_open(node, self.inference.infer(node))
-            if not is_open and not operator.has(Trait.CONTROL):
-                is_open = express(node, self._note) is None
+            if not operator.has(Trait.CONTROL) and all(map(_has_rank, node.outputs)):
+                # What the shapes miss is not all that the expression may miss: a Resize has sizes and a region.
+                is_open = express(node, self._note) is None or is_open
         except GraphcError:
             # Compiling says what is wrong with the node.
             return ()
@@ -126,6 +127,10 @@ class _Search:
         if operator is None or operator.evaluate is None or operator.traits & _OPAQUE:
             return None
         return [value for value in node.inputs if value is not None]
+
+
+def _has_rank(value: Value) -> bool:
+    return isinstance(value.type, TensorType) and value.type.shape is not None
 
 
 def _is_scalar(value: Value | None) -> bool:
