@@ -66,6 +66,17 @@ def test_non_max_suppression(
     check(case("NonMaxSuppression", arrays, center_point_box=centred), expression=False, shapes=False)
 
 
+@pytest.mark.parametrize("size", [0.02, 0.3])
+@pytest.mark.parametrize("count", [70, 1000])
+def test_many_boxes(count: int, size: float) -> None:
+    random = np.random.default_rng(0)
+    low = random.uniform(0, 1, (1, 400, 2))
+    corners = np.concatenate([low, low + random.uniform(0, size, (1, 400, 2))], axis=-1).astype(np.float32)
+    scores = random.uniform(0, 1, (1, 2, 400)).astype(np.float32)
+    arrays = [corners, scores, np.array([count]), np.array([0.2], np.float32)]
+    check(case("NonMaxSuppression", arrays), expression=False, shapes=False)
+
+
 @pytest.mark.parametrize(
     ("op_type", "attributes", "mean", "deviation"),
     [

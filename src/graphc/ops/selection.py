@@ -64,15 +64,26 @@ def _corners(boxes: Array, *, centred: bool) -> Array:
     return np.concatenate([low, high], axis=-1)
 
 
-def overlaps(boxes: Array, others: Array) -> Array:
-    """Intersection over union of boxes with others, broadcast; zero where the union has no area."""
-    (top, left, bottom, right), (above, before, below, after) = (np.moveaxis(x, -1, 0) for x in (boxes, others))
-    height = np.maximum(np.minimum(bottom, below) - np.maximum(top, above), 0)
-    width = np.maximum(np.minimum(right, after) - np.maximum(left, before), 0)
-    shared = height * width
-    areas = [(bottom - top) * (right - left), (below - above) * (after - before)]
-    union = areas[0] + areas[1] - shared
-    found: Array = np.where(union > 0, shared / np.where(union > 0, union, 1), 0)
+def overlapping(boxes: Array, others: Array, threshold: float) -> Array:
+    """Which boxes overlap which others by more than a part of their union; none where the union has no area.
+
+    Args:
+        boxes: Sides (top, left, bottom, right, area) by number, (5, m).
+        others: The same, (5, n).
+        threshold: Intersection over union, from which on pairs are close.
+
+    Returns:
+        Booleans, (m, n).
+    """
+    top, left, bottom, right, area = boxes[:, :, None]
+    shared, width = np.minimum(bottom, others[2]), np.minimum(right, others[3])
+    shared -= np.maximum(top, others[0])
+    width -= np.maximum(left, others[1])
+    np.maximum(shared, 0, out=shared)
+    shared *= np.maximum(width, 0, out=width)
+    union = np.add(area, others[4], out=width)
+    union -= shared
+    found: Array = np.divide(shared, union, out=np.zeros_like(shared), where=union > 0) > threshold
     return found
 
 
@@ -80,25 +91,33 @@ _BLOCK = 64
 """Boxes whose overlaps with each other are computed at once."""
 
 
-def surviving(boxes: Array, threshold: float, count: int) -> list[int]:
+def surviving(corners: Array, threshold: float, count: int) -> list[int]:
     """Places of up to `count` boxes, each of which overlaps none before it that survives by more than `threshold`.
 
     A block of boxes meets all survivors at once, then its own: few steps are left that wait for each other.
+
+    Args:
+        corners: Top, left, bottom and right of each box, (boxes, 4), those first that go first.
+        threshold: Intersection over union beyond which the later of two goes.
+        count: Most survivors.
     """
+    # Side by side, not box by box: each step then runs along memory.
+    sides = np.ascontiguousarray(corners.T)
+    boxes = np.concatenate([sides, (sides[2:3] - sides[:1]) * (sides[3:] - sides[1:2])])
     kept: list[int] = []
-    for start in range(0, len(boxes), _BLOCK):
-        block = boxes[start : start + _BLOCK]
-        alive = ~(overlaps(boxes[kept][:, None], block[None]) > threshold).any(axis=0)
-        places = np.flatnonzero(alive)
-        close = overlaps(block[places][:, None], block[places][None]) > threshold
+    for start in range(0, boxes.shape[1], _BLOCK):
+        block = boxes[:, start : start + _BLOCK]
+        places = np.flatnonzero(~overlapping(boxes[:, kept], block, threshold).any(axis=0))
+        block = block[:, places]
+        # A box puts an end to those after it; most meet none.
+        close = np.triu(overlapping(block, block, threshold), 1)
         left = np.ones(len(places), bool)
-        for i in range(len(places)):
-            if not left[i]:
-                continue
-            if len(kept) == count:
-                return kept
-            kept.append(start + int(places[i]))
-            left &= ~close[i]
+        for i in np.flatnonzero(close.any(axis=1)).tolist():
+            if left[i]:
+                left &= ~close[i]
+        kept += (places[left] + start).tolist()
+        if len(kept) >= count:
+            break
     return kept[:count]
 
 
