@@ -90,6 +90,9 @@ def overlapping(boxes: Array, others: Array, threshold: float) -> Array:
 _BLOCK = 64
 """Boxes whose overlaps with each other are computed at once."""
 
+_MET = 256
+"""Survivors that a block meets at once: their overlaps stay in a cache."""
+
 
 def surviving(corners: Array, threshold: float, count: int) -> list[int]:
     """Places of up to `count` boxes, each of which overlaps none before it that survives by more than `threshold`.
@@ -107,8 +110,10 @@ def surviving(corners: Array, threshold: float, count: int) -> list[int]:
     kept: list[int] = []
     for start in range(0, boxes.shape[1], _BLOCK):
         block = boxes[:, start : start + _BLOCK]
-        places = np.flatnonzero(~overlapping(boxes[:, kept], block, threshold).any(axis=0))
-        block = block[:, places]
+        places = np.arange(block.shape[1])
+        for first in range(0, len(kept), _MET):
+            close = overlapping(boxes[:, kept[first : first + _MET]], block, threshold).any(axis=0)
+            places, block = places[~close], block[:, ~close]
         # A box puts an end to those after it; most meet none.
         close = np.triu(overlapping(block, block, threshold), 1)
         left = np.ones(len(places), bool)
