@@ -8,6 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as open_metrics
 from prometheus_client.parser import text_string_to_metric_families as plain
 
@@ -15,9 +18,9 @@ from graphc.errors import InputError, ModelNotFoundError, RefusedError
 from graphc.runtime.scheduler import ModelSettings
 from graphc.serve import InferRequest, ModelServer, ServerSettings
 from graphc.serve.facts import State
-from graphc.serve.observe.metrics import Metrics
+from graphc.serve.observe.metrics import SECONDS, Metrics
 from graphc.serve.observer import Changed, Ended
-from graphc.serve.request import Timings
+from graphc.serve.request import InferResponse, Timings
 from tests.serve.conftest import Repository
 
 X = np.ones((2, 3), np.float32)
@@ -163,3 +166,24 @@ def test_versions_that_come_and_go_leave_nothing_behind_where_nobody_scrapes() -
     come_and_go(range(200, 250))
     labels = {"model": "m", "version": "199", "outcome": "refused"}
     assert metrics.registry.get_sample_value("graphc_requests_total", labels) == 1
+
+
+@given(st.lists(st.one_of(st.floats(0, 20), st.sampled_from(SECONDS)), max_size=50))
+def test_classes_are_those_of_the_library_s_histogram(latencies: list[float]) -> None:
+    metrics = Metrics()
+    metrics.changed(Changed("m", "1", State.READY))
+    registry = CollectorRegistry()
+    theirs = Histogram("graphc_request_duration_seconds", "", ["model", "version"], buckets=SECONDS, registry=registry)
+    theirs.labels("m", "1")
+    for latency in latencies:
+        theirs.labels("m", "1").observe(latency)
+        response = InferResponse("m", "1", {})
+        metrics.ended(Ended(InferRequest("m", {}), "1", "success", Timings(latency), response))
+    labels = {"model": "m", "version": "1"}
+    for bound in (*map(str, SECONDS), "+Inf"):
+        of_class = {**labels, "le": bound}
+        ours = metrics.registry.get_sample_value("graphc_request_duration_seconds_bucket", of_class)
+        assert ours == registry.get_sample_value("graphc_request_duration_seconds_bucket", of_class)
+    for suffix in ("sum", "count"):
+        name = f"graphc_request_duration_seconds_{suffix}"
+        assert metrics.registry.get_sample_value(name, labels) == registry.get_sample_value(name, labels)

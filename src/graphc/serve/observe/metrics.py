@@ -1,20 +1,24 @@
 """Metrics in Prometheus' format: those that dashboards of Triton Inference Server read, and more exact ones.
 
 Totals of Triton's names are read from the server's own statistics when they are scraped, so that they and the
-protocol's statistics cannot disagree, and cost nothing between. Distributions are kept here.
+protocol's statistics cannot disagree, and cost nothing between. What they do not have is counted here.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import cached_property
+import itertools
+import threading
+from bisect import bisect_left
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client import CollectorRegistry, Gauge, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 
 import graphc
 from graphc.runtime.scheduler import BatchReport
@@ -28,6 +32,11 @@ STAGES = ("queue", "input", "infer", "output")
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 """Upper bounds of the classes that latencies are counted in."""
 ROWS = tuple(float(1 << n) for n in range(11))
+_LABELS = ("model", "version")
+_COUNTERS: tuple[tuple[str, str, Callable[[_Counts], float]], ...] = (
+    ("graphc_padding_rows", "Rows of calls that no request asked for", lambda counts: counts.padding),
+    ("graphc_late_requests", "Requests accepted and answered after their promise", lambda counts: counts.late),
+)
 _TRITON_REASONS = {
     "cancelled": "CANCELED",
     "failed": "BACKEND",
@@ -48,19 +57,19 @@ class Metrics(Observer):
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self._of: dict[tuple[str, str], _Series] = {}
-        self._families = _Families(self.registry)
+        self._of: defaultdict[tuple[str, str], _Counts] = defaultdict(_Counts)
         self._models: set[str] = set()
         self._departed = Departed(self._forget)
         self._in_flight = 0
-        Gauge(
-            "graphc_requests_in_flight", "Requests that came and have not ended", registry=self.registry
-        ).set_function(lambda: self._in_flight)
-        Gauge("graphc_build_info", "1; the version is the label", ["version"], registry=self.registry).labels(
-            graphc.__version__
-        ).set(1)
+        # Batches end in several threads.
+        self._lock = threading.Lock()
+        in_flight = Gauge("graphc_requests_in_flight", "Requests that came and have not ended", registry=self.registry)
+        in_flight.set_function(lambda: self._in_flight)
+        build = Gauge("graphc_build_info", "1; the version is the label", ["version"], registry=self.registry)
+        build.labels(graphc.__version__).set(1)
         self._totals = _Totals()
         self.registry.register(self._totals)
+        self.registry.register(_Own(self._of))
         ProcessCollector(registry=self.registry)
 
     async def scrape(self, server: ModelServer, accept: str = "") -> tuple[str, bytes]:
@@ -72,9 +81,9 @@ class Metrics(Observer):
         """
         self._totals.statistics, self._totals.index = server.statistics(), server.index()
         present = {(entry.name, entry.version) for entry in self._totals.index}
-        for key in self._of.keys() - present:
-            if key[1]:
-                self._forget(*key)
+        for model, version in self._of.keys() - present:
+            if version:
+                self._forget(model, version)
         encode, content_type = choose_encoder(accept)
         return content_type, await asyncio.to_thread(encode, self.registry)
 
@@ -86,136 +95,121 @@ class Metrics(Observer):
         """As `Observer`."""
         self._in_flight -= 1
         model = event.request.model
-        series = self._series(model if model in self._models else "", event.version or "")
-        series.requests(event.reason)
+        counts = self._of[model if model in self._models else "", event.version or ""]
+        counts.outcomes[event.reason] += 1
         if event.response is not None:
             timings = event.timings
-            series.duration.observe(timings.total)
-            for stage, seconds in zip(
-                series.stages, (timings.queue, timings.input, timings.infer, timings.output), strict=True
-            ):
-                stage.observe(seconds)
+            counts.duration.add(timings.total)
+            counts.queue.add(timings.queue)
+            counts.input.add(timings.input)
+            counts.infer.add(timings.infer)
+            counts.output.add(timings.output)
 
     def executed(self, model: str, version: str, batch: BatchReport) -> None:
         """As `Observer`."""
-        series = self._series(model, version)
-        series.batch.observe(batch.rows)
-        series.padding.inc(batch.bucket - batch.rows)
-        series.late.inc(batch.late)
+        counts = self._of[model, version]
+        with self._lock:
+            counts.batch.add(batch.rows)
+            counts.padding += batch.bucket - batch.rows
+            counts.late += batch.late
 
     def changed(self, event: Changed) -> None:
         """As `Observer`."""
         self._models.add(event.model)
         self._departed.changed(event)
-        series = self._series(event.model, event.version)
+        counts = self._of[event.model, event.version]
         if event.state is State.READY:
-            series.loads("ready")
-            series.load.set(event.seconds)
+            counts.loads["ready"] += 1
+            counts.load_seconds = event.seconds
         elif event.state is State.UNAVAILABLE and event.reason != "unloaded":
-            series.loads("failed")
+            counts.loads["failed"] += 1
 
     def _forget(self, model: str, version: str) -> None:
-        if self._of.pop((model, version), None) is not None:
-            self._families.remove(model, version)
-
-    def _series(self, model: str, version: str) -> _Series:
-        found = self._of.get((model, version))
-        if found is None:
-            # Two threads may make it at once; the library gives both the same children.
-            found = self._of[model, version] = _Series(self._families, model, version)
-        return found
+        self._of.pop((model, version), None)
 
 
-class _Families:
-    """The metrics that are kept here."""
+class _Distribution:
+    """How often values were in each class, and their sum.
 
-    def __init__(self, registry: CollectorRegistry) -> None:
-        labels = ["model", "version"]
-        self.requests = Counter(
-            "graphc_requests", "Requests that ended, by how", [*labels, "outcome"], registry=registry
-        )
-        self.duration = Histogram(
-            "graphc_request_duration_seconds",
-            "From the arrival of a request to its answer",
-            labels,
-            buckets=SECONDS,
-            registry=registry,
-        )
-        self.stage = Histogram(
-            "graphc_stage_duration_seconds",
-            "Of requests answered: waiting, putting the batch together, the call, taking it apart",
-            [*labels, "stage"],
-            buckets=SECONDS,
-            registry=registry,
-        )
-        self.batch = Histogram(
-            "graphc_batch_rows", "Rows of requests in a call", labels, buckets=ROWS, registry=registry
-        )
-        self.padding = Counter(
-            "graphc_padding_rows", "Rows of calls that no request asked for", labels, registry=registry
-        )
-        self.late = Counter(
-            "graphc_late_requests", "Requests accepted and answered after their promise", labels, registry=registry
-        )
-        self.loads = Counter("graphc_model_loads", "Loads of a version", [*labels, "outcome"], registry=registry)
-        self.load = Gauge("graphc_model_load_seconds", "That the last load took", labels, registry=registry)
+    The library's own histogram takes several microseconds for each value, which every request would pay five times.
+    """
 
-    def remove(self, model: str, version: str) -> None:
-        """Lets go of a version that the repository no longer has."""
-        labels = {"model": model, "version": version}
-        for family in (
-            self.requests,
-            self.duration,
-            self.stage,
-            self.batch,
-            self.padding,
-            self.late,
-            self.loads,
-            self.load,
-        ):
-            family.remove_by_labels(labels)
+    __slots__ = ("bounds", "counts", "sum")
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.sum = 0.0
+
+    def add(self, value: float) -> None:
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.sum += value
+
+    def cumulated(self) -> list[tuple[str, float]]:
+        """Upper bounds as text, and how many values were no larger."""
+        names = [*map(floatToGoString, self.bounds), "+Inf"]
+        return list(zip(names, itertools.accumulate(map(float, self.counts)), strict=True))
 
 
-class _Series:
-    """Those of one version, each looked up once, when it is first needed."""
+class _Counts:
+    """Of one version."""
 
-    def __init__(self, families: _Families, model: str, version: str) -> None:
-        self._families = families
-        self._labels = model, version
-        self._outcomes: dict[str, Counter] = {}
+    def __init__(self) -> None:
+        self.outcomes: Counter[str] = Counter()
+        self.loads: Counter[str] = Counter()
+        self.duration = _Distribution(SECONDS)
+        self.queue, self.input = _Distribution(SECONDS), _Distribution(SECONDS)
+        self.infer, self.output = _Distribution(SECONDS), _Distribution(SECONDS)
+        self.batch = _Distribution(ROWS)
+        self.padding: int = 0
+        self.late: int = 0
+        self.load_seconds: float | None = None
 
-    @cached_property
-    def duration(self) -> Histogram:
-        return self._families.duration.labels(*self._labels)
 
-    @cached_property
-    def stages(self) -> tuple[Histogram, ...]:
-        return tuple(self._families.stage.labels(*self._labels, stage) for stage in STAGES)
+class _Own(Collector):
+    """What is counted here."""
 
-    @cached_property
-    def batch(self) -> Histogram:
-        return self._families.batch.labels(*self._labels)
+    def __init__(self, of: Mapping[tuple[str, str], _Counts]) -> None:
+        self._of = of
 
-    @cached_property
-    def padding(self) -> Counter:
-        return self._families.padding.labels(*self._labels)
+    def collect(self) -> Iterable[Metric]:
+        """As the library asks for them."""
+        versions = list(self._of.items())
+        requests = CounterMetricFamily("graphc_requests", "Requests that ended, by how", labels=[*_LABELS, "outcome"])
+        loads = CounterMetricFamily("graphc_model_loads", "Loads of a version", labels=[*_LABELS, "outcome"])
+        for key, counts in versions:
+            for family, found in ((requests, counts.outcomes), (loads, counts.loads)):
+                for outcome, count in list(found.items()):
+                    family.add_metric([*key, outcome], count)
+        yield requests
+        yield loads
+        known = [(key, counts) for key, counts in versions if key[1]]
+        for name, text, value in _COUNTERS:
+            counter = CounterMetricFamily(name, text, labels=_LABELS)
+            for key, counts in known:
+                counter.add_metric(key, value(counts))
+            yield counter
+        load = GaugeMetricFamily("graphc_model_load_seconds", "That the last load took", labels=_LABELS)
+        for key, counts in known:
+            if counts.load_seconds is not None:
+                load.add_metric(key, counts.load_seconds)
+        yield load
+        yield from _histograms(known)
 
-    @cached_property
-    def late(self) -> Counter:
-        return self._families.late.labels(*self._labels)
 
-    @cached_property
-    def load(self) -> Gauge:
-        return self._families.load.labels(*self._labels)
-
-    def requests(self, outcome: str) -> None:
-        counter = self._outcomes.get(outcome)
-        if counter is None:
-            counter = self._outcomes[outcome] = self._families.requests.labels(*self._labels, outcome)
-        counter.inc()
-
-    def loads(self, outcome: str) -> None:
-        self._families.loads.labels(*self._labels, outcome).inc()
+def _histograms(known: Sequence[tuple[tuple[str, str], _Counts]]) -> Iterator[Metric]:
+    text = "From the arrival of a request to its answer"
+    duration = HistogramMetricFamily("graphc_request_duration_seconds", text, labels=_LABELS)
+    text = "Of requests answered: waiting, putting the batch together, the call, taking it apart"
+    stage = HistogramMetricFamily("graphc_stage_duration_seconds", text, labels=[*_LABELS, "stage"])
+    batch = HistogramMetricFamily("graphc_batch_rows", "Rows of requests in a call", labels=_LABELS)
+    for key, counts in known:
+        duration.add_metric(key, counts.duration.cumulated(), counts.duration.sum)
+        batch.add_metric(key, counts.batch.cumulated(), counts.batch.sum)
+        for name in STAGES:
+            distribution: _Distribution = getattr(counts, name)
+            stage.add_metric([*key, name], distribution.cumulated(), distribution.sum)
+    yield from (duration, stage, batch)
 
 
 class _Totals(Collector):
