@@ -158,6 +158,11 @@ class Package:
         return len(self._data)
 
     @property
+    def digest(self) -> str:
+        """sha256 of the manifest, which holds the hashes of all else: equal digests, equal contents."""
+        return hashlib.sha256(self.read(MANIFEST)).hexdigest()
+
+    @property
     def members(self) -> Mapping[str, Member]:
         """Every member by name."""
         return self._members

@@ -163,10 +163,11 @@ def save(package: Path, executable: Runnable, calibration: Calibration) -> Path:
 
 def load_calibration(package: Path | None, executable: Runnable) -> Calibration:
     """The figures of this package on this machine with these threads; empty where it was not calibrated."""
-    if package is None:
+    entries = [] if package is None else _read(costs_path(package))
+    if package is None or not entries:
         return {}
     own = _key(executable)
-    for entry in _read(costs_path(package)):
+    for entry in entries:
         if {name: entry.get(name) for name in own} == own:
             try:
                 return {

@@ -201,6 +201,7 @@ class ModelServer:
             RepositoryError: A version cannot be loaded; what was served before still is.
         """
         lifecycle = self._explicit()
+        lifecycle.note((await lifecycle.look()).values())
         failed = await lifecycle.settle(await lifecycle.look_at(name), again=True)
         model = self._catalog.model(name)
         if failed:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import threading
 import zipfile
@@ -57,7 +56,7 @@ def open_package(path: Path) -> tuple[Package, str]:
     except MemoryError as error:
         raise PackageError(f"{str(path)!r}: this machine has not the memory for it") from error
     package.verify()
-    return package, hashlib.sha256(package.manifest.to_json().encode()).hexdigest()
+    return package, package.digest
 
 
 def ready(package: Package, digest: str, threads: int, known: Calibration) -> Loaded:
@@ -74,11 +73,12 @@ def ready(package: Package, digest: str, threads: int, known: Calibration) -> Lo
         ExecutionError: A call fails.
     """
     executable = Executable(package, threads=threads)
-    found = {**load_calibration(package.path, executable), **known}
+    variants = [variant for variant in executable.variants if can_sample(executable.manifest, variant)]
+    found = known
+    if any(variant.inputs not in known for variant in variants):
+        found = {**load_calibration(package.path, executable), **known}
     costs: Calibration = {}
-    for variant in executable.variants:
-        if not can_sample(executable.manifest, variant):
-            continue
+    for variant in variants:
         inputs = sample_inputs(executable.manifest, variant)
         if variant.inputs in found:
             executable(inputs)
