@@ -90,9 +90,12 @@ def make_frontends(server: ModelServer, trace: TraceSettings, options: argparse.
     from graphc.serve.protocol.service import Service
     from graphc.serve.protocol.shared_memory import SharedMemory
 
+    body = options.max_body * 1_000_000
+    # Four of the largest at least: of one that is compressed, both forms are held.
+    held = max(RequestLimits.held_bytes, 4 * body)
     service = Service(
         server,
-        RequestLimits(body_bytes=options.max_body * 1_000_000, connections=options.max_connections),
+        RequestLimits(body_bytes=body, held_bytes=held, connections=options.max_connections),
         SharedMemory(allowed=options.allow_shared_memory),
         trace=trace,
     )
