@@ -23,6 +23,7 @@ from graphc.errors import RefusedError
 from graphc.serve import InferRequest, ModelServer, ServerSettings
 from graphc.serve.observe.tracing import Tracing, otlp_provider, wanted
 from graphc.serve.observer import Ended
+from graphc.serve.protocol.settings import TraceSettings
 from graphc.serve.request import Client, InferResponse, Timings
 from tests.serve.conftest import Repository
 
@@ -179,3 +180,20 @@ def test_spans_reach_a_collector(collector: http.server.ThreadingHTTPServer, mon
 def test_nothing_is_imported_where_no_traces_are_wanted() -> None:
     code = "import sys, graphc.serve.observe.tracing; sys.exit(any(m.startswith('opentelemetry') for m in sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_settings_of_the_protocol_say_how_many(spans: InMemorySpanExporter) -> None:
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(spans))
+    settings = TraceSettings(available=True)
+    tracing = Tracing(provider, settings.sample)
+    for changes, wanted_spans in (({"trace_rate": "5"}, 4), ({"trace_rate": None, "trace_count": "3"}, 3)):
+        spans.clear()
+        settings.update(changes)
+        for _ in range(20):
+            tracing.ended(answered())
+        assert [span.name for span in spans.get_finished_spans()].count("infer m") == wanted_spans
+    settings.update({"trace_level": "OFF", "trace_count": None})
+    spans.clear()
+    tracing.ended(answered())
+    assert not spans.get_finished_spans()
