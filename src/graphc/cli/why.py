@@ -195,7 +195,7 @@ def _group(group: Sequence[Answer], *, several: bool, every: bool) -> Iterator[s
 
 
 def _details(answer: Answer) -> Iterator[tuple[str, str]]:
-    label = "matched" if answer.bound else "with"
+    label = "matched" if answer.bound or answer.stopped else "with"
     for place in answer.others:
         yield label, _place(place)
         label = ""

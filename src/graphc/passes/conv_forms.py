@@ -92,12 +92,10 @@ def _window(m: Match) -> StaticWindow | None:
     return conv_window(m.root, x.dims, w.dims).static() if x.is_static and w.is_static else None
 
 
-@RULES.rule(P.Conv(Var("x"), Const("w"), Optional(Const("bias")), **_ATTRIBUTES), examples=_volumes)
+@RULES.rule(P.Conv(Var("x", rank=5), Const("w"), Optional(Const("bias")), **_ATTRIBUTES), examples=_volumes)
 def volume_as_images(m: Match, b: Builder) -> Value | Refusal:
     """Conv(volume, w, b) = Transpose(Conv(Slabs(volume), w', b))."""
     window, weights, group = _window(m), m.array("w"), m.attribute("group")
-    if weights.ndim != 5:
-        return refuse(f"the convolution has {weights.ndim - 2} spatial axes, not 3")
     if window is None or 0 in m.type("x").static_shape:
         return refuse(f"%{m['x'].name} has open extents, or none")
     batch, channels, *extents = m.type("x").static_shape
@@ -133,11 +131,9 @@ def volume_as_images(m: Match, b: Builder) -> Value | Refusal:
     return b.op("Transpose", split, perm=(0, 2, 1, 3, 4))
 
 
-@RULES.rule(P.Conv(Var("x"), Var("w"), Optional(Var("bias")), **_ATTRIBUTES), examples=_computed)
+@RULES.rule(P.Conv(Var("x"), Var("w", constant=False), Optional(Var("bias")), **_ATTRIBUTES), examples=_computed)
 def computed_weights(m: Match, b: Builder) -> Value | Refusal:
     """Conv(x, w, b) = MatMul(Reshape(w), Columns(x)) + b."""
-    if m["w"].constant is not None:
-        return refuse("the weights are constant")
     if m.type("w").dims[1] == 1 and m.attribute("group") > 1:
         return refuse("each channel is a product of its own")
     window, group = _window(m), m.attribute("group")
@@ -176,7 +172,7 @@ def _pools(choose: Chooser) -> Mapping[str, Any]:
 
 @RULES.rule(
     P.MaxPool(
-        Var("x"),
+        Var("x", rank=5),
         kernel_shape=attr("kernel"),
         strides=attr("strides", default=()),
         dilations=attr("dilations", default=()),
@@ -190,7 +186,7 @@ def maximum_of_maxima(m: Match, b: Builder) -> Value | Refusal:
     if len(m.root.outputs) > 1:
         return refuse("the places of the maxima are wanted")
     kernel = m.attribute("kernel")
-    if len(kernel) != 3 or kernel[0] == 1 or math.prod(kernel[1:]) == 1:
+    if kernel[0] == 1 or math.prod(kernel[1:]) == 1:
         return refuse(f"a window of {kernel} does not come apart")
     if not m.type("x").is_static or not m.output.is_static:
         return refuse(f"%{m['x'].name} has open extents")

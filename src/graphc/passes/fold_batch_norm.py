@@ -88,7 +88,7 @@ def batch_norm_to_affine(m: Match, b: Builder) -> Value | Refusal:
     return b.op("Add", b.op("Mul", m["x"], b.constant(scale, name="scale")), b.constant(shift, name="shift"))
 
 
-@RULES.rule(P.Mul(conv | conv_transpose | gemm | matmul, c) | P.Div(conv | conv_transpose | gemm | matmul, c))
+@RULES.rule((conv | conv_transpose | gemm | matmul) * c | (conv | conv_transpose | gemm | matmul) / c)
 def scale_into_weights(m: Match, b: Builder) -> Value | Refusal:
     """Conv(x, w, b) * c = Conv(x, w * c, b * c) for c constant along all but channels; 1/c for a division."""
     scale = _per_channel(m, "c")
@@ -101,7 +101,7 @@ def scale_into_weights(m: Match, b: Builder) -> Value | Refusal:
     return _scaled_producer(m, b, scale, np.zeros(1))
 
 
-@RULES.rule(P.Add(conv | conv_transpose | gemm, c) | P.Sub(conv | conv_transpose | gemm, c))
+@RULES.rule((conv | conv_transpose | gemm) + c | (conv | conv_transpose | gemm) - c)
 def shift_into_bias(m: Match, b: Builder) -> Value | Refusal:
     """Conv(x, w, b) + c = Conv(x, w, b + c) for c constant along all but channels; -c for a subtraction."""
     shift = _per_channel(m, "c")
@@ -110,7 +110,7 @@ def shift_into_bias(m: Match, b: Builder) -> Value | Refusal:
     return _scaled_producer(m, b, np.ones(1), -shift if m.root.op_type == "Sub" else shift)
 
 
-@RULES.rule(P.Conv(P.Mul(x, c).named("scaled").only_here(), w, Optional(Var("bias"))), when=is_float("x"))
+@RULES.rule(P.Conv((x * c).named("scaled").only_here(), w, Optional(Var("bias"))), when=is_float("x"))
 def input_scale_into_conv(m: Match, b: Builder) -> Value | Refusal:
     """Conv(x * c, w) = Conv(x, w * c) for c constant along all but the channels of x."""
     weight, shape = m.array("w"), m.shape("x")
@@ -126,7 +126,7 @@ def input_scale_into_conv(m: Match, b: Builder) -> Value | Refusal:
     return copy_op(b, m.root, m["x"], b.constant(scaled, name="weight"), m.get("bias"))
 
 
-@RULES.rule(P.Conv(P.Add(x, c).named("shifted").only_here(), w, bias), when=is_float("x"))
+@RULES.rule(P.Conv((x + c).named("shifted").only_here(), w, bias), when=is_float("x"))
 def input_shift_into_conv(m: Match, b: Builder) -> Value | Refusal:
     """Conv(x + c, w, b) = Conv(x, w, b + Σ w * c), without padding, for c constant along all but the channels of x."""
     weight, shape = m.array("w"), m.shape("x")

@@ -91,7 +91,7 @@ class Inquiry(PassObserver):
         self.history: list[tuple[str, Application]] = []
         """Every change of every pass, with the pass's name."""
         self._settled: list[Answer] = []
-        self._open: dict[int, list[Answer]] = {}
+        self._open: dict[Graph, list[Answer]] = {}
         self._refusals = 0
 
     @property
@@ -139,7 +139,7 @@ class Inquiry(PassObserver):
             names = {rule.name for rule in self.rules}
             self._settled += [_applied(each) for each in run.applications if each.action in names]
             # Of one graph, the latest run of the pass has the last word.
-            self._open[id(graph)] = [_asked(rule, node) for node in _nodes(graph) for rule in self._rooted(node)]
+            self._open[graph] = [_asked(rule, node) for node in _nodes(graph) for rule in self._rooted(node)]
         elif not isinstance(pass_, Explaining):
             self._settled += map(_applied, run.applications)
             self._settled += [

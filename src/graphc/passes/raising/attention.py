@@ -37,19 +37,15 @@ FAR = -1e30
 
 def _scaled(value: Pattern, name: str) -> Pattern:
     """`value`, times or over a scalar called `name` + `*` or `/`, or alone."""
-    return (
-        P.Mul(value, Const(f"{name}*", Scalar())).only_here()
-        | P.Div(value, Const(f"{name}/", Scalar())).only_here()
-        | value
-    )
+    return (value * Const(f"{name}*", Scalar())).only_here() | (value / Const(f"{name}/", Scalar())).only_here() | value
 
 
 q, v = Var("q", rank=4, kinds=("float",)), Var("v", rank=4)
 transposed_key = P.Transpose(Var("source"), perm=attr("perm")).named("key")
-product = P.MatMul(_scaled(q, "a"), _scaled(transposed_key, "b")).only_here()
+product = (_scaled(q, "a") @ _scaled(transposed_key, "b")).only_here()
 scores = _scaled(product, "c")
 masked = (
-    P.Add(scores, Var("mask")).only_here()
+    (scores + Var("mask")).only_here()
     | P.Where(Var("visible", kinds=("bool",)), scores, Const("hidden", Scalar())).only_here()
     | scores
 )
@@ -79,7 +75,7 @@ def _examples(choose: Chooser) -> dict[str, object]:
     return examples
 
 
-@RAISE.rule(P.MatMul(weights, v), examples=_examples, tolerance=1e-3)
+@RAISE.rule(weights @ v, examples=_examples, tolerance=1e-3)
 def attention(m: Match, b: Builder) -> Value | Refusal:
     """Softmax(q @ kᵀ * scale + mask) @ v = Attention(q, k, v, mask)."""
     scale = 1.0

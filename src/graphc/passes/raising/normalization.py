@@ -13,8 +13,8 @@ x = Var("x", kinds=("float",))
 axes = Const("axes")
 kept = fixed(1, default=1)
 mean = P.ReduceMean(x, axes, keepdims=kept)
-deviation = P.Sub(x, mean)
-variance = P.ReduceMean(P.Mul(deviation, deviation) | P.Pow(deviation, 2.0), axes, keepdims=kept)
+deviation = x - mean
+variance = P.ReduceMean(deviation * deviation | deviation**2.0, axes, keepdims=kept)
 epsilon = Const("epsilon", Scalar())
 
 
@@ -24,16 +24,16 @@ def _examples(choose: Chooser) -> dict[str, object]:
     return {"x": TensorType(dtypes.FLOAT32, shape), "axes": choose.pick(([-1], [rank - 1], [rank - 2, rank - 1]))}
 
 
-@RAISE.rule(P.Div(deviation, P.Sqrt(P.Add(variance, epsilon)).only_here()), when=keeps_shape("x"), examples=_examples)
+@RAISE.rule(deviation / P.Sqrt(variance + epsilon).only_here(), when=keeps_shape("x"), examples=_examples)
 def layer_norm(m: Match, b: Builder) -> Value | Refusal:
     """(x - mean) / √(variance + ε) = LayerNormalization(x, 1)."""
     return _normalization(m, b, "LayerNormalization")
 
 
-square = P.ReduceMean(P.Mul(x, x) | P.Pow(x, 2.0), axes, keepdims=kept)
+square = P.ReduceMean(x * x | x**2.0, axes, keepdims=kept)
 
 
-@RAISE.rule(P.Div(x, P.Sqrt(P.Add(square, epsilon)).only_here()), when=keeps_shape("x"), examples=_examples)
+@RAISE.rule(x / P.Sqrt(square + epsilon).only_here(), when=keeps_shape("x"), examples=_examples)
 def rms_norm(m: Match, b: Builder) -> Value | Refusal:
     """x / √(mean of x² + ε) = RMSNormalization(x, 1)."""
     return _normalization(m, b, "RMSNormalization")
@@ -67,7 +67,7 @@ def _scale_examples(choose: Chooser) -> dict[str, object]:
     }
 
 
-@RAISE.rule(P.Mul(normalized, scale), when=keeps_shape("x"), examples=_scale_examples)
+@RAISE.rule(normalized * scale, when=keeps_shape("x"), examples=_scale_examples)
 def norm_scale(m: Match, b: Builder) -> Value | Refusal:
     """LayerNormalization(x, 1) * scale = LayerNormalization(x, scale); RMSNormalization alike."""
     weight = _parameter(m, b, "scale")
@@ -78,11 +78,9 @@ unshifted = P.LayerNormalization(x, Var("weight"), axis=attr("axis", default=-1)
 
 
 @RAISE.rule(
-    P.Add(unshifted, Var("shift"))
-    | P.Add(
-        P.LayerNormalization(x, Var("weight"), Absent(), axis=attr("axis", default=-1)).named("norm").only_here(),
-        Var("shift"),
-    ),
+    unshifted + Var("shift")
+    | P.LayerNormalization(x, Var("weight"), Absent(), axis=attr("axis", default=-1)).named("norm").only_here()
+    + Var("shift"),
     when=keeps_shape("x"),
     examples=_scale_examples,
 )

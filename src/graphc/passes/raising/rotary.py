@@ -30,7 +30,7 @@ def _angles(function: str) -> Pattern:
     return P.one_of("Unsqueeze", "Reshape")(P.one_of(function)(doubled), Var("heads axis")).named(function)
 
 
-rotated = P.Concat(P.Neg(_part("second")), _part("first"), axis=attr(where=lambda a: a in (-1, 3), examples=(-1, 3)))
+rotated = P.Concat(-_part("second"), _part("first"), axis=attr(where=lambda a: a in (-1, 3), examples=(-1, 3)))
 
 
 def _examples(choose: Chooser) -> dict[str, object]:
@@ -50,7 +50,7 @@ def _examples(choose: Chooser) -> dict[str, object]:
     }
 
 
-@RAISE.rule(P.Add(P.Mul(x, _angles("Cos")), P.Mul(rotated, _angles("Sin"))), examples=_examples)
+@RAISE.rule(x * _angles("Cos") + rotated * _angles("Sin"), examples=_examples)
 def rotary(m: Match, b: Builder) -> Value | Refusal:
     """x * cos(Concat(f, f)) + Concat(-x₂, x₁) * sin(Concat(f, f)) = RotaryEmbedding(x, cos(f), sin(f))."""
     batch, _, positions, size = m.shape("x")

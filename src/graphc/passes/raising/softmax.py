@@ -10,16 +10,14 @@ from graphc.passes.rules.conditions import keeps_shape
 x = Var("x", kinds=("float",))
 axes = Const("axes")
 kept = fixed(1, default=1)
-exponential = P.Exp(P.Sub(x, P.ReduceMax(x, axes, keepdims=kept))) | P.Exp(x)
+exponential = P.Exp(x - P.ReduceMax(x, axes, keepdims=kept)) | P.Exp(x)
 
 
 def _examples(choose: Chooser) -> dict[str, object]:
     return {"x": TensorType(dtypes.FLOAT32, (2, 3, 4)), "axes": [choose.integer(-3, 2)]}
 
 
-@RAISE.rule(
-    P.Div(exponential, P.ReduceSum(exponential, axes, keepdims=kept)), when=keeps_shape("x"), examples=_examples
-)
+@RAISE.rule(exponential / P.ReduceSum(exponential, axes, keepdims=kept), when=keeps_shape("x"), examples=_examples)
 def softmax(m: Match, b: Builder) -> Value | Refusal:
     """exp(x - max) / Σ exp(x - max) = Softmax(x), with the maximum taken off or not."""
     if m.array("axes").size != 1:
