@@ -73,14 +73,25 @@ def test_what_runs_on_the_host_is_told_with_the_reason(graphc: Call, on_host: Pa
     [
         (["gelo"], "unknown rule or pass 'gelo'; did you mean 'gelu'?"),
         (["gelu", "tanh/Tanh_2", "--dim", "batch=4"], "did you mean 'tanh/Tanh_1'?"),
-        (["gelu"], "bind them with --dim or --value"),
-        (["host"], "bind them with --dim or --value"),
         (["host", "tanh/Tanh_2", "--dim", "batch=4"], "did you mean 'tanh/Tanh_1'?"),
     ],
 )
 def test_what_cannot_be_asked_is_an_error(graphc: Call, nearly: Path, arguments: list[str], message: str) -> None:
     result = graphc("why", nearly, *arguments)
     assert result.status == 1 and message in result.err
+
+
+@pytest.mark.parametrize("name", ["gelu", "host"])
+def test_where_nothing_is_lowered_it_says_what_to_bind(graphc: Call, models: Path, name: str) -> None:
+    inputs = [
+        helper.make_tensor_value_info("x", TensorProto.FLOAT, [2, 6]),
+        helper.make_tensor_value_info("shape", TensorProto.INT64, [2]),
+    ]
+    nodes = [helper.make_node("Reshape", ["x", "shape"], ["y"], "reshape")]
+    outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, [None, None])]
+    open_ = save(models / "open.onnx", nodes, inputs, outputs, {})
+    result = graphc("why", open_, name, "--require-compiled")
+    assert result.status == 1 and "bind them with --dim or --value" in result.err
 
 
 def test_where_there_is_no_candidate_it_says_so(graphc: Call, mlp: Path) -> None:
