@@ -40,6 +40,8 @@ COMMANDS: Mapping[str, Command] = {
     "inspect": Command("inspect", "what is in it, what each pass did, what runs where, the memory plan and its bound"),
     "why": Command("why", "why a rule or a pass did not do something, or what it did, node by node"),
     "verify": Command("verify", "is it right, and where it first is not"),
+    "bisect": Command("bisect", "which pass, rewrite or kernel made it wrong, and the smallest model that shows it"),
+    "reduce": Command("reduce", "the smallest model on which a command still fails"),
     "profile": Command("profile", "where the time goes, kernel by kernel"),
     "calibrate": Command("calibrate", "how long each variant of a package takes here, for the scheduler's promises"),
     "serve": Command("serve", "the models of a repository over HTTP and gRPC, within a promised latency"),

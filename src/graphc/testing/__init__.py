@@ -3,8 +3,9 @@
     from graphc.testing import check_pass, check_rule, graphs
 
 `graphs()` gives random typed graphs for Hypothesis; `check_pass`, `check_rule` and `check_backend` try what is given on
-such graphs against the operators' NumPy meaning. Names are imported when first used, so that timing two engines does
-not need Hypothesis.
+such graphs against the operators' NumPy meaning. `bisect(Case(model, inputs))` finds what makes an answer wrong, and
+`reduce(model, predicate)` the smallest model that keeps a property. Names are imported when first used, so that timing
+two engines does not need Hypothesis.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from graphc.testing.bisection import Case, Setup, bisect
     from graphc.testing.checks import check_backend, check_pass
     from graphc.testing.onnx_oracle import run_onnxruntime
     from graphc.testing.oracle import (
@@ -24,9 +26,12 @@ if TYPE_CHECKING:
         random_inputs,
     )
     from graphc.testing.random_graphs import graphs, seeded_graph
+    from graphc.testing.reduction import reduce
     from graphc.testing.rules import RuleReport, check_rule, run_rule_tests
 
 _HOMES = {
+    "bisection": ("Case", "Setup", "bisect"),
+    "reduction": ("reduce",),
     "checks": ("check_backend", "check_pass"),
     "random_graphs": ("graphs", "seeded_graph"),
     "onnx_oracle": ("run_onnxruntime",),
@@ -39,10 +44,13 @@ _HOMES = {
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "Case",
     "DifferenceError",
     "RuleReport",
+    "Setup",
     "assert_equivalent",
     "assert_verified",
+    "bisect",
     "calm_inputs",
     "check_backend",
     "check_pass",
@@ -50,6 +58,7 @@ __all__ = [
     "compare_arrays",
     "graphs",
     "random_inputs",
+    "reduce",
     "run_onnxruntime",
     "run_rule_tests",
     "seeded_graph",

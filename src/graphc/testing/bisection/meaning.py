@@ -11,8 +11,8 @@ from graphc.errors import ExecutionError, GraphcError
 from graphc.frontend import export_model
 from graphc.ir import Graph, Value
 from graphc.ops.evaluate import evaluate_graph
-from graphc.testing.bisect.case import Case
-from graphc.testing.bisect.finding import Finding, differs, told, worst
+from graphc.testing.bisection.case import Case
+from graphc.testing.bisection.finding import Finding, differs, told, worst
 from graphc.testing.verification import Difference, Tolerance, compare_array, compare_outputs
 
 
@@ -34,8 +34,8 @@ def expected_outputs(case: Case, graph: Graph) -> dict[str, Any]:
     """
     key = _key(case)
     if key not in _latest:
-        right = evaluate_model(graph, case.inputs) if case.setup.against == "reference" else None
-        right = _onnxruntime(case.source, case.inputs) if right is None else right
+        by_numpy = case.setup.against == "reference"
+        right = evaluate_model(graph, case.inputs) if by_numpy else _onnxruntime(case.source, case.inputs)
         _latest.clear()
         _latest[key] = right
     return _latest[key]
@@ -47,7 +47,10 @@ _latest: dict[str, dict[str, Any]] = {}
 
 def _key(case: Case) -> str:
     digest = hashlib.sha256(case.setup.against.encode())
-    digest.update(case.model if isinstance(case.model, bytes) else case.model.encode())
+    if isinstance(case.model, bytes):
+        digest.update(case.model)
+    else:
+        digest.update(f"{case.model} {Path(case.model).stat().st_mtime_ns}".encode())
     for name, array in sorted(case.inputs.items()):
         digest.update(f"{name} {array.dtype} {array.shape}".encode())
         digest.update(array.tobytes() if array.dtype.kind != "O" else repr(array.tolist()).encode())

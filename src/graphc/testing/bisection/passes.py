@@ -18,10 +18,10 @@ from graphc.ir import Graph
 from graphc.ir.verify import verify
 from graphc.ops.base import UnfitNodeError
 from graphc.passes.base import Application, Pass, PassContext, describe_pass
-from graphc.testing.bisect.case import Case, Setup
-from graphc.testing.bisect.finding import Crumbs, Finding, told
-from graphc.testing.bisect.meaning import expected_outputs, judge_graph
-from graphc.testing.bisect.search import first_bad
+from graphc.testing.bisection.case import Case, Setup
+from graphc.testing.bisection.finding import Crumbs, Finding, told
+from graphc.testing.bisection.meaning import expected_outputs, judge_graph
+from graphc.testing.bisection.search import first_bad
 from graphc.testing.verification import Tolerance
 
 

@@ -10,10 +10,10 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from graphc.errors import ExecutionError
-from graphc.testing.bisect.case import Case
-from graphc.testing.bisect.examine import examine
-from graphc.testing.bisect.finding import Finding, read_crumbs
-from graphc.testing.bisect.passes import Applied, LimitedCase, apply_limited
+from graphc.testing.bisection.case import Case
+from graphc.testing.bisection.examine import examine
+from graphc.testing.bisection.finding import Finding, read_crumbs
+from graphc.testing.bisection.passes import Applied, LimitedCase, apply_limited
 from graphc.testing.isolation import Isolation, Outcome
 
 Task = TypeVar("Task")

@@ -16,9 +16,9 @@ import onnx
 
 from graphc.errors import OptionError
 from graphc.package import numpy_dtype
-from graphc.testing.bisect.blame import Blame
-from graphc.testing.bisect.case import Case, Setup
-from graphc.testing.bisect.finding import Finding
+from graphc.testing.bisection.blame import Blame
+from graphc.testing.bisection.case import Case, Setup
+from graphc.testing.bisection.finding import Finding
 from graphc.testing.verification import Tolerance
 
 MODEL, INPUTS, RECORD = "model.onnx", "inputs.npz", "case.json"

@@ -12,11 +12,11 @@ from pathlib import Path
 from graphc.compiler import load_plugins
 from graphc.errors import ExecutionError, ModelError, UnsupportedError
 from graphc.frontend import import_model
-from graphc.testing.bisect.case import Case
-from graphc.testing.bisect.code import examine_code
-from graphc.testing.bisect.finding import Crumbs, Finding, told, worst
-from graphc.testing.bisect.meaning import evaluate_model, expected_outputs, wrong_meaning
-from graphc.testing.bisect.passes import examine_passes
+from graphc.testing.bisection.case import Case
+from graphc.testing.bisection.code import examine_code
+from graphc.testing.bisection.finding import Crumbs, Finding, told, worst
+from graphc.testing.bisection.meaning import evaluate_model, expected_outputs, wrong_meaning
+from graphc.testing.bisection.passes import examine_passes
 from graphc.testing.verification import compare_outputs
 
 

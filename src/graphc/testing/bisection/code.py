@@ -16,8 +16,8 @@ from graphc.compiler.program import Program
 from graphc.errors import GraphcError, VerifyError
 from graphc.ir import Node
 from graphc.runtime import Executable, load
-from graphc.testing.bisect.case import Case
-from graphc.testing.bisect.finding import Crumbs, Finding, differs, told, worst
+from graphc.testing.bisection.case import Case
+from graphc.testing.bisection.finding import Crumbs, Finding, differs, told, worst
 from graphc.testing.layers import Layer, compare_layers
 from graphc.testing.verification import Tolerance, compare_outputs
 

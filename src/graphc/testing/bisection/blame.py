@@ -12,11 +12,11 @@ from typing import Any, TypeAlias
 import onnx
 
 from graphc.passes.base import Application
-from graphc.testing.bisect.case import Case
-from graphc.testing.bisect.finding import Finding
-from graphc.testing.bisect.passes import Applied, LimitedCase
-from graphc.testing.bisect.runner import Runner
-from graphc.testing.bisect.search import first_bad
+from graphc.testing.bisection.case import Case
+from graphc.testing.bisection.finding import Finding
+from graphc.testing.bisection.passes import Applied, LimitedCase
+from graphc.testing.bisection.runner import Runner
+from graphc.testing.bisection.search import first_bad
 from graphc.testing.reduction import Reduced, reduce
 
 Progress: TypeAlias = Callable[[str, int, int], None]
