@@ -187,13 +187,21 @@ class _Held:
         self._storage = program.buffers.storage
         self._inputs = {id(self._storage[value]): inputs[value.name] for value in program.graph.inputs}
         self._kept: dict[int, _Kept] = {}
+        # Not as the plan has it, which may be what is wrong.
+        self._last_read: dict[int, int] = {}
+        for number, node in enumerate(program.buffers.steps):
+            for value in (*node.inputs, *captured_inputs(node)):
+                if value is not None:
+                    self._last_read[id(self._storage[value])] = number
+        for value in program.graph.outputs:
+            self._last_read[id(self._storage[value])] = len(program.buffers.steps)
 
     def keep(self, step: int, places: Sequence[tuple[Value, HostTensor]], read: Callable[[HostTensor], Any]) -> None:
         """Remembers what a step made, and forgets what no later one reads."""
         for value, tensor in places:
             storage = self._storage[value]
             self._kept[id(storage)] = _Kept(storage, value, step, tensor, _checksum(read(tensor)))
-        gone = [key for key, k in self._kept.items() if k.storage.end <= step + 1 and k.storage.kind != "output"]
+        gone = [key for key in self._kept if self._last_read.get(key, step) <= step]
         for key in gone:
             del self._kept[key]
 

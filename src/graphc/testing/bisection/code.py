@@ -79,22 +79,25 @@ def _blame_code(
     if found is not None and found.stage == "plan":
         return found
     with tempfile.TemporaryDirectory(prefix="graphc-") as folder:
-        path = Path(folder) / "apart.graphc"
-        apart = [dataclasses.replace(each, plan=_without_reuse(each)) for each in lowered.programs]
-        build_package(dataclasses.replace(lowered, programs=apart), path, case.setup.options())
-        with load(path, threads=case.setup.threads) as other:
-            if _run(case, other, expected, tolerance, tell) is None:
+        if found is None:
+            path = Path(folder) / "apart.graphc"
+            apart = [dataclasses.replace(each, plan=_without_reuse(each)) for each in lowered.programs]
+            build_package(dataclasses.replace(lowered, programs=apart), path, case.setup.options())
+            if _is_right(case, path, expected, tolerance, tell):
                 detail = f"right where no two values share memory; {seen.detail}"
                 return dataclasses.replace(seen, stage="plan", name="memory plan", detail=detail)
         if case.setup.cached:
             path = Path(folder) / "anew.graphc"
             _compile(case, path, cached=False)
-            with load(path, threads=case.setup.threads) as other:
-                if _run(case, other, expected, tolerance, tell) is None:
-                    return dataclasses.replace(
-                        found or seen, stage="cache", detail=f"right where kernels are compiled anew; {seen.detail}"
-                    )
+            if _is_right(case, path, expected, tolerance, tell):
+                detail = f"right where kernels are compiled anew; {seen.detail}"
+                return dataclasses.replace(found or seen, stage="cache", detail=detail)
     return found or seen
+
+
+def _is_right(case: Case, path: Path, expected: Mapping[str, Any], tolerance: Tolerance, tell: Crumbs) -> bool:
+    with load(path, threads=case.setup.threads) as executable:
+        return _run(case, executable, expected, tolerance, tell) is None
 
 
 def _without_reuse(program: Program) -> memory.Plan:
@@ -112,7 +115,7 @@ def _examine_steps(
     nodes = program.buffers.steps
 
     def begin(number: int, step: Any) -> None:
-        tell("kernel", step.label, origins=step.origins, region=str(nodes[number]))
+        tell("kernel", _kernel_name(nodes[number], program), origins=step.origins, region=_region_text(nodes[number]))
 
     layers = compare_layers(executable, program, case.inputs, tolerance=tolerance, begin=begin)
     try:
@@ -123,15 +126,20 @@ def _examine_steps(
 
 
 def _blamed_step(layer: Layer, node: Node, program: Program) -> Finding:
-    region = _region_text(node)
+    region, name = _region_text(node), _kernel_name(node, program)
     if layer.overwritten:
         other = layer.overwritten[0]
         detail = f"step {layer.step} ({layer.label}) overwrote %{other.name}, made by step {other.made_by}"
         if other.planned:
             return Finding("wrong", "plan", "memory plan", f"{detail}: both have the same place", layer.origins)
-        return Finding("wrong", "kernel", layer.label, f"{detail}: out of bounds", layer.origins, region=region)
+        return Finding("wrong", "kernel", name, f"{detail}: out of bounds", layer.origins, region=region)
     worst = next(difference for difference in layer.kernel if not difference.ok)
-    return Finding("wrong", "kernel", layer.label, differs(worst), layer.origins, region=region)
+    return Finding("wrong", "kernel", name, differs(worst), layer.origins, region=region)
+
+
+def _kernel_name(node: Node, program: Program) -> str:
+    """The template, which stays when nodes lose their names."""
+    return program.kernels[node].template if node in program.kernels else node.op
 
 
 def _region_text(node: Node) -> str:

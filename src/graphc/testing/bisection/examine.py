@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from graphc.compiler import load_plugins
-from graphc.errors import ExecutionError, ModelError, UnsupportedError
+from graphc.errors import ExecutionError, InputError, ModelError, OptionError, UnsupportedError
 from graphc.frontend import import_model
 from graphc.testing.bisection.case import Case
 from graphc.testing.bisection.code import examine_code
@@ -36,7 +36,7 @@ def examine(case: Case) -> Finding:
         tolerance = case.setup.tolerance_for(graph)
         expected = expected_outputs(case, graph)
         meant = expected if case.setup.against == "reference" else evaluate_model(graph, case.inputs)
-    except (ModelError, UnsupportedError, ExecutionError) as error:
+    except (ModelError, UnsupportedError, ExecutionError, InputError, OptionError) as error:
         return Finding("unfit", "meaning", detail=told(error), origins=error.nodes)
     difference = worst(compare_outputs(expected, meant, tolerance))
     if difference is not None:

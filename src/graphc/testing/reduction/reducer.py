@@ -147,7 +147,7 @@ def _reduce_message(content: bytes, predicate: Predicate, inputs: dict[str, Any]
             message = onnx.ModelProto.FromString(candidate)
         except Exception:  # protobuf's own; what is no message cannot be asked about
             return False
-        return predicate(message, inputs)
+        return predicate(message, _inputs_of(message, inputs))
 
     if not fails(content):
         raise OptionError(
@@ -155,7 +155,12 @@ def _reduce_message(content: bytes, predicate: Predicate, inputs: dict[str, Any]
         )
     small = onnx.ModelProto.FromString(minimize(content, fails, attempts=attempts))
     before = len(onnx.ModelProto.FromString(content).graph.node)
-    return Reduced(small, inputs, len(small.graph.node), before, tried, tried < attempts)
+    return Reduced(small, _inputs_of(small, inputs), len(small.graph.node), before, tried, tried < attempts)
+
+
+def _inputs_of(model: onnx.ModelProto, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    names = {value.name for value in model.graph.input}
+    return {name: array for name, array in inputs.items() if name in names}
 
 
 class _Search:
