@@ -121,6 +121,9 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
+_UNKNOWN = "unknown"
+
+
 @dataclass
 class _Check:
     """The command, and how it ended on the whole model.
@@ -136,8 +139,12 @@ class _Check:
     match: re.Pattern[str] | None
     seconds: float
     folder: Path
-    status: int | None = None
-    _is_first: bool = True
+    _kept: int | str | None = _UNKNOWN
+
+    @property
+    def status(self) -> int | None:
+        """How the whole model made it end; None where it had to be ended."""
+        return self._kept if isinstance(self._kept, int) else None
 
     def fails(self, model: Any, inputs: Mapping[str, Any]) -> bool:
         """Whether it ends on a model as it did on the whole one."""
@@ -152,10 +159,11 @@ class _Check:
         status, text = self._run(command)
         if self.match is not None and not self.match.search(text):
             return False
-        if self._is_first:
-            self.status, self._is_first = status, False
-            return status != 0
-        return status == self.status
+        if status == 0:
+            return False
+        if self._kept is _UNKNOWN:
+            self._kept = status
+        return status == self._kept
 
     def _run(self, command: str) -> tuple[int | None, str]:
         """Its exit status, None where it had to be ended, and what it printed."""

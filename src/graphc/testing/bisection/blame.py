@@ -98,22 +98,37 @@ def bisect(
         if not finding.is_bad:
             return Blame(finding)
         culprit = _culprit(case, finding, runner, progress) if finding.stage == "pass" else None
-    if not small:
-        return Blame(finding, culprit)
-    limit = min(seconds, _HANG_SECONDS) if finding.status == "hang" else seconds
-    with Runner(isolate=isolate, seconds=limit) as runner:
-        stage = "passes" if finding.stage in ("meaning", "pass") else "run"
-        narrow = dataclasses.replace(case, stage=stage)
-        rule = culprit.rule if culprit is not None else None
+        if not small:
+            return Blame(finding, culprit)
+        if finding.status == "hang":
+            # Each attempt that still hangs costs all that it may.
+            runner.limit(min(seconds, _HANG_SECONDS))
+        reduced = _reduced(case, finding, culprit, runner, attempts=attempts, seconds=budget, progress=progress)
+        return Blame(finding, culprit, reduced)
 
-        def fails(model: onnx.ModelProto, inputs: Mapping[str, Any]) -> bool:
-            found = runner.examine(narrow.on(model.SerializeToString(), inputs))
-            return found.is_like(finding) and (rule is None or not found.actions or rule in found.actions)
 
-        hints = culprit.origins if culprit is not None else finding.origins
-        source = case.model if isinstance(case.model, bytes) else Path(case.model)
-        reduced = reduce(source, fails, case.inputs, attempts=attempts, seconds=budget, hints=hints, progress=progress)
-    return Blame(finding, culprit, reduced)
+def _reduced(
+    case: Case,
+    finding: Finding,
+    culprit: Culprit | None,
+    runner: Runner,
+    *,
+    attempts: int,
+    seconds: float | None,
+    progress: Progress,
+) -> Reduced:
+    """The smallest model found on which the same stage fails, by the same rule where there is one."""
+    stage = "passes" if finding.stage in ("meaning", "pass") else "run"
+    narrow = dataclasses.replace(case, stage=stage)
+    rule = culprit.rule if culprit is not None else None
+
+    def fails(model: onnx.ModelProto, inputs: Mapping[str, Any]) -> bool:
+        found = runner.examine(narrow.on(model.SerializeToString(), inputs))
+        return found.is_like(finding) and (rule is None or not found.actions or rule in found.actions)
+
+    hints = culprit.origins if culprit is not None else finding.origins
+    source = case.model if isinstance(case.model, bytes) else Path(case.model)
+    return reduce(source, fails, case.inputs, attempts=attempts, seconds=seconds, hints=hints, progress=progress)
 
 
 def _culprit(case: Case, finding: Finding, runner: Runner, progress: Progress) -> Culprit | None:

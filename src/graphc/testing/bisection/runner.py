@@ -59,6 +59,12 @@ class Runner:
         if self._folder is not None:
             self._folder.cleanup()
 
+    def limit(self, seconds: float) -> None:
+        """Gives later cases another processor time."""
+        self._seconds = seconds
+        if self._pool is not None:
+            self._pool.seconds = seconds
+
     def examine(self, case: Case) -> Finding:
         """What a case comes to.
 
