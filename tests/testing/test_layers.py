@@ -12,10 +12,11 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import graphc
-from graphc import memory
-from graphc.compiler import CompileOptions, build_package, default_cache, lower_model, lowering
+from graphc.compiler import CompileOptions, build_package, default_cache, lower_model
 from graphc.compiler.program import Program
 from graphc.frontend import import_model
+from graphc.ir import Graph
+from graphc.passes.buffers import BufferPlan, assign_buffers
 from graphc.runtime import Executable
 from graphc.testing.inputs import seeded_inputs
 from graphc.testing.layers import Layer, compare_layers
@@ -161,12 +162,13 @@ def test_a_plan_that_gives_two_live_values_one_place_is_told_from_a_kernel(
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
 
-    right = memory.plan
+    def forgets_readers(graph: Graph) -> BufferPlan:
+        buffers = assign_buffers(graph)
+        for storage in buffers.arena():
+            storage.end = storage.start + 1
+        return buffers
 
-    def forgets_readers(buffers: Any, **options: Any) -> memory.Plan:
-        return right([(start, start + 1, size) for start, _, size in buffers], **options)
-
-    monkeypatch.setattr(lowering.memory, "plan", forgets_readers)
+    monkeypatch.setattr("graphc.compiler.program.assign_buffers", forgets_readers)
     found = layers(*build(model, tmp_path / "m.graphc"), model)
     first = next(layer for layer in found if not layer.ok)
     assert first.overwritten[0].name == "a"

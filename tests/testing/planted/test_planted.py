@@ -25,6 +25,7 @@ from graphc.ir import Builder, Graph, Node, Tensor, TensorType, dtypes
 from graphc.ops.inference import infer_node
 from graphc.passes import cse, fold, fold_batch_norm, fuse, layout, merge_matmuls, order
 from graphc.passes.base import PASSES
+from graphc.passes.buffers import BufferPlan, assign_buffers
 from graphc.passes.rules.rule import RULE_SETS, Rule
 from graphc.testing import Case, DifferenceError, Setup, bisect, check_pass
 from graphc.testing.bisection import Blame, Runner
@@ -307,6 +308,16 @@ def _neighbours() -> tuple[bytes, dict[str, Any]]:
     return export_model(graph).SerializeToString(), inputs
 
 
+def _short_lives(monkeypatch: pytest.MonkeyPatch) -> None:
+    def forgets_readers(graph: Graph) -> BufferPlan:
+        buffers = assign_buffers(graph)
+        for storage in buffers.arena():
+            storage.end = storage.start + 1
+        return buffers
+
+    monkeypatch.setattr("graphc.compiler.program.assign_buffers", forgets_readers)
+
+
 def _aliasing(monkeypatch: pytest.MonkeyPatch) -> None:
     right = lowering.memory.plan
 
@@ -341,7 +352,8 @@ def _refusing(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("plant", "stage", "name"),
     [
-        pytest.param(_aliasing, "plan", "memory plan", id="aliasing"),
+        pytest.param(_short_lives, "plan", "memory plan", id="lives that end too soon"),
+        pytest.param(_aliasing, "plan", "memory plan", id="aliasing", marks=SLOW),
         pytest.param(_narrow_panel, "kernel", "gemm", id="off by one in a tail", marks=SLOW),
         pytest.param(_refusing, "compile", "AssertionError", id="lowering", marks=SLOW),
     ],
