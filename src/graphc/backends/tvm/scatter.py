@@ -32,6 +32,9 @@ PARALLEL_UPDATES = 1 << 13
 LEAST_PART = 256
 """Elements of a slice under which it is not cut for threads."""
 
+_WORD = 8
+"""Bytes of the widest element that is stored as a number."""
+
 _COMBINE = {"add": "add", "mul": "mul", "max": "max", "min": "min"}
 
 
@@ -61,13 +64,17 @@ def lower(body: Graph, target: Target, constants: frozenset[int], options: Mappi
     """The kernel of a ScatterElements (or Scatter) or ScatterND.
 
     Raises:
-        BackendError: The reduction is unknown, or shapes do not fit each other.
+        BackendError: The reduction is unknown or of complex numbers, or shapes do not fit each other.
     """
     node = body.outputs[0].producer
     assert node is not None, "the table of operators gives whole nodes"
     reduction = node.str_attribute("reduction", "none")
     if reduction != "none" and reduction not in _COMBINE:
         raise BackendError(f"reduction {reduction!r} is none of none, {', '.join(_COMBINE)}", nodes=node.origins)
+    dtype = node.output.tensor_type.dtype
+    if dtype.kind == "complex" and (reduction != "none" or dtype.itemsize > _WORD):
+        what = "combined" if reduction != "none" else "moved as one word"
+        raise BackendError(f"elements of {dtype} are not {what} in kernels", nodes=node.origins)
     data, indices, updates = (_source(body, value).kind.static_shape for value in node.inputs[:3])
     if node.op_type == "ScatterND":
         fit = updates == (*indices[:-1], *data[indices[-1] :])
