@@ -123,6 +123,16 @@ def test_some_models_agree_and_tell_what_they_reached() -> None:
     assert host.compiled == {RELU}
 
 
+def test_extents_are_left_open_and_one_variant_is_for_all_of_them() -> None:
+    opened = 0
+    for seed in (2, 5, 8, 14):
+        made = random_model(ModelTask(seed, (Wish("rule", "simplify", "reshape_to_same"),), max_nodes=0))
+        assert made is not None
+        opened += any(dim.dim_param for info in made.proto.graph.input for dim in info.type.tensor_type.shape.dim)
+        assert try_model(made.proto, made.feeds, ("reference",)).verdict == "agrees"
+    assert opened >= 2
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
 def test_many_models_agree() -> None:

@@ -256,8 +256,9 @@ def build_open(
     if isinstance(graph, str):
         return graph
     try:
+        # What was given as a number, and what the model leaves but one number for.
         given_one = {name: value for name, value in symbols_in(imported.graph, bound).items() if isinstance(value, int)}
-        bindings = {**given_one, **usual_values(graph)}
+        bindings = {**given_one, **_bindings(imported.graph, graph), **usual_values(graph)}
         program = build_program(graph, bindings, machine, backend, options)
     except GraphcError as error:
         return error.message

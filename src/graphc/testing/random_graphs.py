@@ -247,7 +247,7 @@ class Growing:
         outputs = [value for value in ends if value is ends[-1] or not chance(self.choose, 10)]
         outputs.extend(value for value in made if value.is_used and chance(self.choose, 5))
         if not outputs:
-            source = graph.inputs[0]
+            source = graph.inputs[0] if graph.inputs else self.add_input(tensor_type(self.choose, self.options.kinds))
             outputs = [self.builder.op("Identity", source)]
         graph.outputs = outputs
         for value in graph.inputs:

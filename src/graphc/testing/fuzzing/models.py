@@ -9,6 +9,7 @@ from zlib import crc32
 import onnx
 
 from graphc.errors import GraphcError
+from graphc.frontend import read_model
 from graphc.frontend.exporter import export_model
 from graphc.frontend.schema import signature
 from graphc.ir import DType, Graph, Node, TensorType, Value, dtypes
@@ -23,8 +24,12 @@ from graphc.testing.samples import values
 from graphc.testing.wide_samples import WIDE_SAMPLERS
 
 OLDEST_OPSET = 13
+OPEN_DIM = "n"
+"""What an open extent is called."""
 _SUITE_EVERY = 4
 """Of so many seeds, one takes the ONNX backend suite's nodes where others draw their own."""
+_OPEN_EVERY = 3
+"""Of so many seeds, one leaves extents of its inputs open, where its operators let it."""
 _OTHERS = (dtypes.FLOAT64, dtypes.INT64, dtypes.INT32, dtypes.BOOL, dtypes.UINT8)
 _KINDS: tuple[DType, ...] = (*[dtypes.FLOAT32] * 4, *_OTHERS)
 """Dtypes of inputs that no wish asks for; most are float32, as in models."""
@@ -96,14 +101,42 @@ def random_model(task: ModelTask) -> RandomModel | None:
     for index, node in enumerate(graph.nodes):
         node.name = node.name or f"n{index}"
     proto = export_model(graph)
+    if task.seed % _OPEN_EVERY == _OPEN_EVERY - 1:
+        proto = _opened(proto, choose)
     for entry in proto.opset_import:
         if entry.domain == "":
             entry.version = choose.integer(_oldest(proto, entry.version), entry.version)
     return RandomModel(graph, proto, inputs, tuple(fulfilled))
 
 
+def _opened(proto: onnx.ModelProto, choose: Chooser) -> onnx.ModelProto:
+    """The model with one extent open wherever its inputs have it; as it is where that is no valid model."""
+    dims = [dim for info in proto.graph.input for dim in info.type.tensor_type.shape.dim]
+    extents = sorted({dim.dim_value for dim in dims if dim.dim_value > 1})
+    if not extents:
+        return proto
+    extent = choose.pick(extents)
+    opened = onnx.ModelProto()
+    opened.CopyFrom(proto)
+    for info in opened.graph.input:
+        for dim in info.type.tensor_type.shape.dim:
+            if dim.dim_value == extent:
+                dim.dim_param = OPEN_DIM
+    for info in opened.graph.output:
+        for dim in info.type.tensor_type.shape.dim:
+            dim.Clear()
+    del opened.graph.value_info[:]
+    try:
+        read_model(opened)
+    except GraphcError:
+        return proto
+    return opened
+
+
 def _grown(pieces: list[Piece], task: ModelTask, choose: Chooser) -> tuple[Graph, list[Array]] | None:
     """The pieces with nodes grown around them; None where that has no calm inputs."""
+    if not pieces and not task.max_nodes:
+        return None
     graph, arrays = join(pieces)
     growing = Growing(choose, GraphOptions(samplers=WIDE_SAMPLERS, kinds=_KINDS, ranks=(0, 5)), graph)
     growing.grow(choose.integer(0 if pieces else 1, task.max_nodes))

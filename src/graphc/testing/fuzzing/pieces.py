@@ -132,7 +132,10 @@ def _as(array: Array, dtype: DType) -> Array:
         array = np.abs(array)
     if dtype.is_integer and dtype.bits < 8:
         array = np.clip(array, -2 if dtype.kind == "int" else 0, 1 if dtype.bits < 4 else 7)
-    return np.asarray(array).astype(dtype.numpy)
+    with np.errstate(all="ignore"):  # what is too large for a dtype is some other element of it
+        # Between narrow types there are no casts of their own.
+        narrow = array.dtype.itemsize == 1 and dtype.bits < 16
+        return np.asarray(array.astype(np.float32) if narrow else array).astype(dtype.numpy)
 
 
 def _bind(graph: Graph, name: str, array: Array) -> None:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -22,6 +22,9 @@ from graphc.passes.dce import DeadCodeElimination
 from graphc.testing.fuzzing.models import ModelTask, node_dtype, random_model
 from graphc.testing.fuzzing.wishes import Wish, rules
 from graphc.testing.oracle import DifferenceError, compare_arrays, graph_tolerance
+
+if TYPE_CHECKING:
+    from graphc.compiler.options import DimChoice
 
 BACKENDS = ("cpu", "reference", "onnxruntime")
 """Kernels for this machine; the graph after all passes, in NumPy; ONNX Runtime, a second opinion on the meaning."""
@@ -90,7 +93,12 @@ def try_model(
     source = read_model(proto).graph
     judge = _Judge(source, [feeds[value.name] for value in source.inputs], proto)
     options = CompileOptions(cache=default_cache(), verify=True)
-    lowered = lower_model(proto, options=options)
+    extents = _open_extents(proto, feeds)
+    ranges: dict[str, DimChoice] = {name: range(1, 2 * extent + 1) for name, extent in extents.items()}
+    lowered = lower_model(proto, dims=ranges, options=options)
+    if not lowered.programs:
+        # No one variant is for all of these shapes.
+        lowered = lower_model(proto, dims=extents, options=options)
     if not lowered.programs:
         return Reached("dimensions or values left open")
     unheard = []
@@ -117,6 +125,16 @@ def try_model(
                 cells = host if hosted & set(node.origins) else compiled
                 cells.add(Wish("operator", node.domain, node.op_type, dtype))
     return Reached("agrees", frozenset(compiled), frozenset(host), dict(fired), tuple(unheard))
+
+
+def _open_extents(proto: onnx.ModelProto, feeds: Mapping[str, Array]) -> dict[str, int]:
+    """What the inputs given have where the model leaves extents open."""
+    return {
+        dim.dim_param: extent
+        for info in proto.graph.input
+        for dim, extent in zip(info.type.tensor_type.shape.dim, np.shape(feeds[info.name]), strict=False)
+        if dim.dim_param
+    }
 
 
 def _needed(graph: Graph) -> Graph:
