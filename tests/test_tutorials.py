@@ -32,6 +32,15 @@ def test_every_tutorial_is_in_the_index() -> None:
     assert PAGES and all(f"(tutorials/{page.name})" in index for page in PAGES)
 
 
+@pytest.mark.parametrize(
+    ("page", "file", "lines"), [("new_backend", "c_backend.py", 150), ("custom_operator", "squared_relu.py", 30)]
+)
+def test_what_is_called_short_is(page: str, file: str, lines: int) -> None:
+    blocks = BLOCK.findall((ROOT / f"docs/tutorials/{page}.md").read_text())
+    (text,) = (text for _, name, text in blocks if name == file)
+    assert sum(bool(line.strip()) for line in text.splitlines()) <= lines
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)

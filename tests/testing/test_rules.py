@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from graphc.ir import Builder, TensorType, Value, dtypes
-from graphc.passes.rules import Const, Match, P, Refusal, RuleSet, Var, attr, refuse
+from graphc.passes.rules import Const, Match, P, Refusal, Rest, RuleSet, Var, attr, refuse, shape_of
 from graphc.testing import DifferenceError, check_rule, run_rule_tests
 
 x, y = Var("x", kinds=("float",)), Var("y")
@@ -38,6 +38,20 @@ def forgets_the_old_bias(m: Match, b: Builder) -> Value | Refusal:
     return b.op("Conv", m["x"], m["w"], b.constant(m.array("c").reshape(-1)), **dict(node.attributes))  # type: ignore[arg-type]
 
 
+@RULES.rule(P.Split(x, Rest("sizes"), axis=attr("axis", default=0)))
+def mixes_outputs_up(m: Match, b: Builder) -> tuple[Value, ...] | Refusal:
+    """Split(x) = its parts, turned round: wrong where there are several, each of which is read."""
+    kinds = [value.type for value in m.root.outputs]
+    if len(kinds) < 2 or len(set(kinds)) > 1:
+        return refuse("the parts are of different shapes, or one")
+    axis, parts = m.attribute("axis") % len(m.shape("x")), []
+    extent = shape_of(m.root.output)[axis]
+    for place in range(len(kinds)):
+        bounds = (b.constant([bound]) for bound in (place * extent, (place + 1) * extent, axis))
+        parts.append(b.op("Slice", m["x"], *bounds))
+    return tuple(reversed(parts))
+
+
 @RULES.rule(P.Relu(P.Exp(x)))
 def never_applies(m: Match, b: Builder) -> Value | Refusal:
     """Refuses always."""
@@ -62,6 +76,7 @@ def changes_the_type(m: Match, b: Builder) -> Value:
         ("swaps_operands", "differs at"),
         ("composes_the_wrong_way", "differs at"),
         ("forgets_the_old_bias", "differs at"),
+        ("mixes_outputs_up", "differs at"),
         ("never_applies", "was never applied in 60 instances.*60 × it is never in the mood.*give it `examples=`"),
         ("has_no_instances", "was never applied in 0 instances"),
         ("changes_the_type", "would change .* to int32"),

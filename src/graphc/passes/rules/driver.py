@@ -83,7 +83,7 @@ class _Driver:
                 raise PassError(
                     f"rules run in a circle: {count} rewrites, the latest {self.context.history[-1]}",
                     nodes=node.origins,
-                    hint="a rule's made matches a rule again; `explain` shows which",
+                    hint="what a rule builds is matched by a rule again; --history of graphc inspect shows which take turns",
                 )
         return count
 
