@@ -80,10 +80,11 @@ class _Driver:
                     count += 1
                     break
             if count > limit:
+                turns = ", ".join(dict.fromkeys(each.action for each in self.context.history[-100:]))
                 raise PassError(
                     f"rules run in a circle: {count} rewrites, the latest {self.context.history[-1]}",
                     nodes=node.origins,
-                    hint="what a rule builds is matched by a rule again; --history of graphc inspect shows which take turns",
+                    hint=f"what one builds, one matches again: {turns}; a condition has to refuse it",
                 )
         return count
 
