@@ -105,6 +105,9 @@ def test_the_page_follows_the_server(repository: Repository, browser: Browser, m
         served.infer("scale", times=40, x=np.ones((1, 3), np.float32))
         until(lambda: browser.text(f"{cells}:nth-child(4)").endswith("s"), "a latency is shown")
         until(lambda: float(browser.text("#rate")) > 0, "a rate is shown")
+        values = [0.0000123, 0.00023, 0.0123, 1.5, 150.25]
+        assert browser.run(f"{values}.map(seconds)") == ["12 µs", "230 µs", "12.3 ms", "1.50 s", "150 s"]
+        assert browser.run("[0, 0.5, 77.44, 123.4, 12345.6].map(number)") == ["0", "0.50", "77.4", "123", "12,346"]
         assert browser.run("document.querySelector('#load path').getAttribute('d')").count("L") == 59
 
         # Text of a failure is text, whatever is in it.
