@@ -159,8 +159,6 @@ def summary(results: Mapping[str, Any]) -> str:
 def claims(results: Mapping[str, Any]) -> list[Claim]:
     """What must hold."""
     return [
-        Claim(
-            f"{each['model']}: request rate over MLServer's with ONNX Runtime", each["ratio"], "at least", 2.0, "x"
-        )
+        Claim(f"{each['model']}: request rate over MLServer's with ONNX Runtime", each["ratio"], "at least", 2.0, "x")
         for each in results["results"]
     ]
