@@ -75,6 +75,8 @@ def _infer_attention(ctx: InferenceContext) -> Sequence[Type]:
     if all(isinstance(h, int) for h in ratio) and mod(*ratio) != 0:
         ctx.fail(f"{ratio[0]} heads of the query are no multiple of {ratio[1]} of the key")
     _refuse_misfits(ctx, heads, k, v)
+    if ctx.has(4) != ctx.has(5):
+        ctx.fail("past_key and past_value are given together or not at all")
     past = ctx.shape(4)[2] if ctx.has(4) else 0
     total = add(past, heads.keys)
     kind, value_kind = ctx.tensor(0), ctx.tensor(2)
