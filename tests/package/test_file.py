@@ -164,6 +164,20 @@ def test_a_replaced_file_stays_readable_for_who_opened_it(tmp_path: Path) -> Non
     np.testing.assert_array_equal(package.weights[:4000].view(np.float32), np.arange(1000))
 
 
+def test_a_private_copy_is_what_it_was_whoever_writes_into_the_file(tmp_path: Path) -> None:
+    path = write(tmp_path / "m.graphc")
+    package = Package(path, private=True)
+    assert package.digest == Package(path).digest
+    path.write_bytes(b"\0" * package.size)
+    os.truncate(path, 10)
+    np.testing.assert_array_equal(package.weights[:4000].view(np.float32), np.arange(1000))
+    assert not package.weights.flags.writeable
+    package.verify()
+    path.write_bytes(b"")
+    with pytest.raises(PackageError, match="the file is empty"):
+        Package(path, private=True)
+
+
 def test_written_files_are_readable_by_others(tmp_path: Path) -> None:
     path = write(tmp_path / "m.graphc")
     mask = os.umask(0o022)
