@@ -9,7 +9,7 @@ import pytest
 
 from graphc.backends.base import Kernel
 from graphc.backends.regions import symbols_of
-from graphc.backends.tvm import attention, batch_matmul, gemm, generic, rows
+from graphc.backends.tvm import attention, batch_matmul, gemm, generic, rows, scan
 from graphc.backends.tvm.flat import flattened
 from graphc.errors import BackendError
 from graphc.ir import Builder, Dim, Graph, TensorType, Value, dtypes
@@ -175,6 +175,19 @@ def test_attention_of_open_queries_to_open_keys_in_place(target: Target) -> None
     # Keys come transposed, and there are as many as batches: another symbol than the queries'.
     graph = over([(1, 2, S, 16), (1, 2, 16, B), (1, 2, B, 16)], make)
     check_open(graph, feeds(graph), lambda g, t: attention.lower(g, t, frozenset(), {}), target, rtol=1e-4)
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=str)
+@pytest.mark.parametrize("reverse", [0, 1])
+def test_running_sums_of_any_length(target: Target, reverse: int) -> None:
+    cases: list[tuple[Sequence[Dim], int]] = [((B, S), 1), ((B, S, 5), 1), ((S, 3), 0)]
+    for shape, axis in cases:
+
+        def make(b: Builder, x: Value, over: int = axis) -> Value:
+            return b.op("CumSum", x, b.constant(np.array(over)), reverse=reverse, exclusive=reverse)
+
+        graph = over((shape,), make, dtypes.INT64)
+        check_open(graph, feeds(graph), lambda g, t: scan.lower(g, t, frozenset(), {}), target)
 
 
 POINTWISE: dict[str, tuple[list[tuple[Dim, ...]], list[DType], Make]] = {

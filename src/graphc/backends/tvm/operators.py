@@ -32,6 +32,10 @@ OPERATORS: Mapping[tuple[str, str], Lower] = {
 """The template of each such operator, by domain and name. Tensors without elements come to it too."""
 
 
+OPEN = frozenset({"CumProd", "CumSum"})
+"""Those of them whose templates take open extents."""
+
+
 def template_of(body: Graph) -> Lower | None:
     """The template of the one node of a body, if it is such an operator."""
     nodes = [node for node in body.nodes if not node.is_op("Constant")]

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from math import prod
 from typing import Any, Protocol, TypeAlias
 
 from tvm.tirx.script.builder import ir as T
@@ -18,12 +17,12 @@ from tvm.tirx.script.builder import ir as T
 from graphc.backends.base import Kernel
 from graphc.backends.tvm import element_types, scalar_ops
 from graphc.backends.tvm.assemble import build_kernel
-from graphc.backends.tvm.tasks import CHUNKS_PER_CORE
+from graphc.backends.tvm.tasks import CHUNKS_PER_CORE, bound, ceildiv
 from graphc.backends.tvm.tir import Expr, KernelBuilder, Register, bind, broadcast
 from graphc.errors import BackendError
 from graphc.ir import Dim, Graph
 from graphc.ir.dtypes import DType
-from graphc.ir.symbolic import minimum
+from graphc.ir.symbolic import minimum, product, typical
 from graphc.target import Target
 
 PARALLEL_ELEMENTS = 1 << 15
@@ -50,20 +49,20 @@ class _Plan:
 
     op: str
     dtype: DType
-    outer: int
-    length: int
+    outer: Dim
+    length: Dim
     inner: int
     reverse: bool
     exclusive: bool
     lanes: int
     ways: int
-    block: int
+    block: Dim
     parallel: bool
 
     @property
-    def blocks(self) -> int:
-        """Blocks of the axis."""
-        return -(-self.length // self.block)
+    def blocks(self) -> Dim:
+        """Blocks of the axis: one where its length is open."""
+        return 1 if self.block == self.length else ceildiv(self.length, self.block)
 
 
 _Total: TypeAlias = "Callable[[Dim, Dim], None]"
@@ -76,7 +75,7 @@ class _Block(Protocol):
     def __call__(self, group: Dim, block: Dim, *, resumes: bool) -> None: ...
 
 
-_Group: TypeAlias = tuple[int, _Total, _Block]
+_Group: TypeAlias = tuple[Dim, _Total, _Block]
 """How many rows or strips of columns are alike, what sums a block of one, and what scans it."""
 
 
@@ -102,8 +101,8 @@ def lower(body: Graph, target: Target, constants: frozenset[int], options: Mappi
         emit,
         flops=body.outputs[0].tensor_type.numel,
         schedule={"blocks": plan.blocks},
-        workspaces=[sums] if plan.blocks > 1 else [],
-        workspace_types=[held] if plan.blocks > 1 else [],
+        workspaces=[sums] if plan.blocks != 1 else [],
+        workspace_types=[held] if plan.blocks != 1 else [],
     )
 
 
@@ -115,15 +114,15 @@ def _plan(body: Graph, target: Target) -> _Plan:
     if axis.constant is None:
         raise BackendError(f"the axis of {node.op} is known only when it runs", nodes=node.origins)
     kind = x.tensor_type
-    shape = kind.static_shape
+    shape = kind.dims
     over = int(axis.constant.array().reshape(())) % len(shape)
-    outer, length, inner = prod(shape[:over]), shape[over], prod(shape[over + 1 :])
+    outer, length, inner = product(shape[:over]), shape[over], bound(product(shape[over + 1 :]))
     lanes = target.vector_bytes // element_types.compute_dtype(kind.dtype).itemsize
-    parallel = outer * length * inner >= PARALLEL_ELEMENTS
+    parallel = typical(outer * length * inner, body.bounds) >= PARALLEL_ELEMENTS
     ways = target.vector_registers // 2
-    rows = outer * -(-inner // (lanes * ways))
-    block = max(length, 1)
-    if parallel and rows < target.cores:
+    rows = outer * ceildiv(inner, lanes * ways)
+    block = max(length, 1) if isinstance(length, int) else length
+    if parallel and isinstance(rows, int) and isinstance(length, int) and rows < target.cores:
         wanted = -(-length * rows // (CHUNKS_PER_CORE * target.cores))
         block = max(-(-wanted // lanes) * lanes, 1)
     return _Plan(
@@ -199,10 +198,10 @@ class _Scan:
     def _extent(self, block: Dim) -> Dim:
         """Elements of a block: fewer in the last one."""
         plan = self.plan
-        if plan.length % plan.block == 0:
-            return plan.block
         if plan.blocks == 1:
             return plan.length
+        if plan.length % plan.block == 0:
+            return plan.block
         return minimum(plan.block, plan.length - block * plan.block)
 
     # --- along the innermost axis -------------------------------------------------------------------------------------
@@ -298,7 +297,7 @@ class _Scan:
                 register.value = broadcast(self.identity, lanes)
             return made
 
-        def place(group: Dim, row: Dim, rows: int, way: int) -> Dim:
+        def place(group: Dim, row: Dim, rows: Dim, way: int) -> Dim:
             return (group // strips * rows + row) * plan.inner + group % strips * columns + first + way * lanes
 
         def rows(block: Dim, step: Callable[[Dim], None]) -> None:

@@ -49,7 +49,8 @@ def supports(node: Node, target: Target) -> Verdict:
     if node.domain == "" and node.op_type in TEMPLATED:
         tensors = [value.tensor_type for value in (*node.inputs, *node.outputs) if value is not None]
         return refused("a tensor without elements") if any(t.numel == 0 for t in tensors) else _attention(node)
-    if _is_open(node) and (node.op_type in BOUND_ONLY or (node.domain, node.op_type) in operators.OPERATORS):
+    own = (node.domain, node.op_type) in operators.OPERATORS and node.op_type not in operators.OPEN
+    if _is_open(node) and (node.op_type in BOUND_ONLY or own):
         return refused(f"{node.op_type} has kernels for bound extents only")
     if (node.domain, node.op_type) in operators.OPERATORS:
         return operators.supports(node, target)
