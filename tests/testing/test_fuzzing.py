@@ -47,8 +47,9 @@ def test_wishes_are_every_rule_and_every_operator_on_every_dtype() -> None:
         *wishes
     }
     assert len(set(wishes)) == len(wishes) > 1500
-    seeds = -(-len(wishes) // PER_MODEL)
-    assert {wish for seed in range(seeds) for wish in wishes_of(seed, wishes)} == set(wishes)
+    seeds = range(len(wishes) // (PER_MODEL - 1))
+    assert {wish for seed in seeds for wish in wishes_of(seed, wishes)} == set(wishes)
+    assert all(sum(wish.kind == "rule" for wish in wishes_of(seed, wishes)) == 1 for seed in range(9))
 
 
 def test_wishes_can_be_chosen_by_name() -> None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from graphc.testing.bisection import Case, Setup, bisect
     from graphc.testing.checks import check_backend, check_pass
+    from graphc.testing.fuzzing import FuzzReport, fuzz_models, replay, try_model
     from graphc.testing.onnx_oracle import run_onnxruntime
     from graphc.testing.oracle import (
         DifferenceError,
@@ -33,6 +34,7 @@ _HOMES = {
     "bisection": ("Case", "Setup", "bisect"),
     "reduction": ("reduce",),
     "checks": ("check_backend", "check_pass"),
+    "fuzzing": ("FuzzReport", "fuzz_models", "replay", "try_model"),
     "random_graphs": ("graphs", "seeded_graph"),
     "onnx_oracle": ("run_onnxruntime",),
     "oracle": (
@@ -46,6 +48,7 @@ _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = [
     "Case",
     "DifferenceError",
+    "FuzzReport",
     "RuleReport",
     "Setup",
     "assert_equivalent",
@@ -56,12 +59,15 @@ __all__ = [
     "check_pass",
     "check_rule",
     "compare_arrays",
+    "fuzz_models",
     "graphs",
     "random_inputs",
     "reduce",
+    "replay",
     "run_onnxruntime",
     "run_rule_tests",
     "seeded_graph",
+    "try_model",
 ]
 
 

@@ -213,6 +213,10 @@ def _lp_pool(type_: TensorType, choose: Chooser) -> Sample:
     return Sample(sample.operands, {**kept, "p": choose.integer(1, 2)})
 
 
+def _global_lp_pool(type_: TensorType, choose: Chooser) -> Sample:
+    return Sample((Operand(type_),), {"p": choose.integer(1, 3)})
+
+
 def _conv(type_: TensorType, choose: Chooser) -> Sample:
     _, channels, *spatial = type_.static_shape
     groups = choose.pick([divisor for divisor in range(1, channels + 1) if channels % divisor == 0])
@@ -384,6 +388,7 @@ WIDE_SAMPLERS: dict[str, OperatorSampler] = {
     **_table("AveragePool", (dtypes.FLOAT32,), _SPATIAL, _average_pool),
     **_table("LpPool", (dtypes.FLOAT32,), _SPATIAL, _lp_pool),
     **_table("Conv", (dtypes.FLOAT32,), _SPATIAL, _conv),
+    **_table("GlobalLpPool", FLOATS, _SPATIAL, _global_lp_pool),
     **_table("InstanceNormalization", (dtypes.FLOAT32,), _SPATIAL, _instance_norm),
     **_table("GroupNormalization", (dtypes.FLOAT32,), _SPATIAL, _group_norm),
     **_table("MeanVarianceNormalization", (dtypes.FLOAT32,), _IMAGE, _unary),

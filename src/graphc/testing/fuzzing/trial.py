@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,7 +71,11 @@ def try_task(task: ModelTask) -> Reached:
     made = random_model(task)
     if made is None:
         return Reached("not smooth")
-    return try_model(made.proto, made.feeds, task.backends)
+    reached = try_model(made.proto, made.feeds, task.backends)
+    # The importer reads some operators as others: a Scan as a Loop.
+    renamed = {wish for wish in made.fulfilled if wish.kind == "operator"} - reached.compiled - reached.host
+    where = "host" if reached.host else "compiled"
+    return replace(reached, **{where: getattr(reached, where) | renamed})
 
 
 def try_model(

@@ -84,6 +84,10 @@ def chosen_wishes(names: Iterable[str] = ()) -> tuple[Wish, ...]:
 
 
 def wishes_of(seed: int, among: Sequence[Wish]) -> tuple[Wish, ...]:
-    """The wishes that the model of a seed is drawn for."""
-    start = seed * PER_MODEL
-    return tuple(dict.fromkeys(among[(start + i) % len(among)] for i in range(PER_MODEL)))
+    """The wishes that the model of a seed is drawn for: one rule, as those need more draws to fire, and operators."""
+    firing = [wish for wish in among if wish.kind == "rule"]
+    operators = [wish for wish in among if wish.kind == "operator"]
+    count = PER_MODEL - 1 if firing and operators else PER_MODEL
+    chosen = [operators[(seed * count + i) % len(operators)] for i in range(count)] if operators else []
+    chosen += [firing[(seed + i) % len(firing)] for i in range(PER_MODEL - len(chosen))] if firing else []
+    return tuple(dict.fromkeys(chosen))
