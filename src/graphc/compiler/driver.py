@@ -17,14 +17,13 @@ from graphc.compiler import cache as object_cache
 from graphc.compiler.assembly import input_symbols, write
 from graphc.compiler.auto_batch import Chosen, choose_batches, keep_calibration
 from graphc.compiler.batching import batch_axes
-from graphc.compiler.open_assembly import symbols_in
-from graphc.compiler.open_dims import closed_reason, open_graph, ranges_of, usual_values
+from graphc.compiler.open_program import build_open
 from graphc.compiler.options import CompileOptions, DimChoice, expand_dims, without_ranges
 from graphc.compiler.plugins import load_plugins
 from graphc.compiler.program import Program, build_program
 from graphc.compiler.tuned import tuned_for
 from graphc.compiler.values import Array, bind_values, expand_values, shapes_of
-from graphc.errors import BackendError, GraphcError, OptionError, PackageError, ToolchainError, UnsupportedError
+from graphc.errors import BackendError, OptionError, PackageError, ToolchainError, UnsupportedError
 from graphc.frontend import Imported, bind_dims, export_model, read_model
 from graphc.frontend.exporter import constant_bytes
 from graphc.frontend.source import ModelSource
@@ -230,39 +229,6 @@ def lower_model(
     deciding = {*undecided, *settings[0]}
     parameters = tuple(name for name in imported.inputs if name in deciding)
     return Lowered(imported, targets, backend, programs, parameters, undecided, tuple(missing), closed)
-
-
-def build_open(
-    bound: Graph,
-    imported: Imported,
-    given: Mapping[str, range],
-    machine: Target,
-    backend: Backend,
-    options: CompileOptions,
-) -> Program | str:
-    """A program for any values of the symbols that are left in a graph, or why there is none.
-
-    Args:
-        bound: The graph, with what is given as numbers bound.
-        imported: The model.
-        given: Ranges asked for, by the names of dimensions in the model or here.
-        machine: Lowered for.
-        backend: That lowers.
-        options: What the compile was told.
-    """
-    names = input_symbols(bound)
-    wanted = {name: given.get(name, given.get(imported.dim_names.get(name, name))) for name in names}
-    graph = open_graph(bound, ranges_of(names, wanted, imported.graph.bounds))
-    if isinstance(graph, str):
-        return graph
-    try:
-        # What was given as a number, and what the model leaves but one number for.
-        given_one = {name: value for name, value in symbols_in(imported.graph, bound).items() if isinstance(value, int)}
-        bindings = {**given_one, **_bindings(imported.graph, graph), **usual_values(graph)}
-        program = build_program(graph, bindings, machine, backend, options)
-    except GraphcError as error:
-        return error.message
-    return closed_reason(program) or program
 
 
 def _bind(
