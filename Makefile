@@ -10,8 +10,9 @@ bin := $(VENV)/bin
 dev_stamp := $(VENV)/.installed-dev
 demo_stamp := $(VENV)/.installed-demo
 bench_stamp := $(VENV)/.installed-bench
+serving_stamp := $(VENV)/.installed-bench-serving
 
-.PHONY: help test lint test-slow conformance fuzz-import docs demo bench format clean
+.PHONY: help test lint test-slow conformance fuzz-import docs demo bench bench-serving format clean
 
 help:
 	@echo "make demo       compile a trained model, run it on four rotations of a page, compare with ONNX Runtime"
@@ -21,6 +22,7 @@ help:
 	@echo "make fuzz-import  damaged models against the importer and the compiler, for MINUTES=5"
 	@echo "make docs       write docs/operators.md anew"
 	@echo "make bench      the model zoo against ONNX Runtime and OpenVINO"
+	@echo "make bench-serving  the model server: images, overhead, reloads, faults, beside MLServer"
 	@echo "make format     rewrite the code in the project's style"
 	@echo "make clean      remove the environment and the caches"
 	@echo "PYTHON=python3.12 picks the interpreter (3.11 to 3.13)."
@@ -53,6 +55,9 @@ demo: $(demo_stamp)
 bench: $(bench_stamp)
 	$(bin)/python -m bench --against onnxruntime,openvino --plot docs/assets/zoo.svg
 
+bench-serving: $(serving_stamp)
+	$(bin)/python -m bench.serving
+
 format: $(dev_stamp)
 	$(bin)/ruff check --fix .
 	$(bin)/ruff format .
@@ -76,4 +81,8 @@ $(demo_stamp): pyproject.toml | $(bin)/python
 
 $(bench_stamp): pyproject.toml | $(bin)/python
 	$(bin)/python -m pip install --quiet --disable-pip-version-check -e '.[cpu,bench]'
+	@touch $@
+
+$(serving_stamp): pyproject.toml | $(bin)/python
+	$(bin)/python -m pip install --quiet --disable-pip-version-check -e '.[bench-serving]'
 	@touch $@

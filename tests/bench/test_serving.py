@@ -48,6 +48,7 @@ def test_the_load_has_a_processor_of_its_own_where_there_are_two() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("part", [name for name in PARTS if name != "rival"])  # which installs another server
 def test_each_part_runs(part: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([part, "--quick", "--json", "--output", str(tmp_path)]) in (0, 1)  # the figures of a test say nothing
