@@ -160,17 +160,19 @@ def test_what_it_has_accepted_is_answered_before_it_ends(repository: Repository,
             np.testing.assert_array_equal(y, np.eye(1024))
 
 
-def test_a_second_signal_ends_it_at_once(repository: Repository, slow_package: Path) -> None:
+@pytest.mark.parametrize("pause", [0.0, 0.3])
+def test_a_second_signal_ends_it_at_once(repository: Repository, slow_package: Path, pause: float) -> None:
     root = repository()
     put(slow_package, root / "slow/1")
     with started(root, "--grace", "600") as server, socket.create_connection(("127.0.0.1", server.port)) as idle:
         idle.sendall(b"POST /v2/models/slow/infer HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
         time.sleep(0.1)
         server.popen.send_signal(signal.SIGINT)
-        time.sleep(0.3)
+        time.sleep(pause)
         assert server.popen.poll() is None
         server.popen.send_signal(signal.SIGTERM)
         assert server.popen.wait(20) == 0
+        assert "Traceback" not in server.end()
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -121,6 +122,8 @@ def run(options: argparse.Namespace) -> int:
     from graphc.serve.observe import logs
 
     settings = _settings(options)
+    # A compile is a process of its own: gRPC need not be ready to go on in it, and would complain that it is not.
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
     # A thread that loads a model holds the interpreter for as long before it lets a request have it.
     sys.setswitchinterval(_SWITCH_SECONDS)
     handler = logs.configure(options.log_format, options.log_level)

@@ -72,6 +72,7 @@ async def compiled(name: str, model: Path, files: Snapshot, facts: CompileFacts,
         "winograd": facts.winograd,
         "cache": str(folder),
     }
+    _log.info("compiling %s, which the cache has not", name)
     await _work(name, job)
     await asyncio.to_thread(_keep_newest, path)
     return path

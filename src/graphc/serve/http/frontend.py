@@ -91,7 +91,8 @@ class HttpFrontend:
         server.should_exit = True
         # Zero would mean to wait for ever.
         server.config.timeout_graceful_shutdown = max(grace, 0.01)  # type: ignore[assignment]
-        await ticking
+        # Not awaited itself: who gives up waiting here must not cancel it, and may stop the server again.
+        await asyncio.wait((ticking,))
         await server.shutdown(sockets=self._sockets)
         if tasks := set(server.server_state.tasks):
             # Cancelled by now: they say so to their clients.

@@ -92,7 +92,7 @@ class Endpoint:
         if self._task is not None:
             await asyncio.wait([self._task], timeout=grace)
             self._server.force_exit = True
-            await self._task
+            await asyncio.wait([self._task])
 
 
 class _Quiet(uvicorn.Server):
