@@ -19,6 +19,7 @@ from hypothesis.extra import numpy as arrays
 
 from graphc.errors import AuditError, InputError, OptionError
 from graphc.serve import InferRequest, ModelServer, ServerSettings
+from graphc.serve.observe import audit
 from graphc.serve.observe.audit import AuditLog, digest
 from graphc.serve.observer import SUCCESS, Ended
 from graphc.serve.request import Client, InferResponse, Timings
@@ -130,6 +131,31 @@ def test_a_full_disk_withholds_answers_until_there_is_room_and_the_gap_is_told(t
     log.answering(answer("4"))
     log.close()
     assert [line.get("id", line.get("lost")) for line in lines(log.path)] == ["1", 2, "4"]
+
+
+def test_a_rotation_that_fails_half_way_is_taken_up_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 10.0
+    log = AuditLog(tmp_path / "a.jsonl", max_bytes=1, clock=lambda: now)
+    log.answering(answer("1"))
+
+    def no_more_files(path: Path) -> tuple[int, int]:
+        raise OSError(24, "Too many open files")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(audit, "_open", no_more_files)
+        for _ in range(3):
+            now += 2
+            with pytest.raises(AuditError):
+                log.answering(answer("2"))
+    now += 2
+    log.answering(answer("3"))
+    log.close()
+    found = {path.name: lines(path)[0] for path in tmp_path.iterdir()}
+    assert {name: line.get("id", line.get("lost")) for name, line in found.items()} == {
+        "a.jsonl.2": "1",
+        "a.jsonl.1": 3,
+        "a.jsonl": "3",
+    }
 
 
 def test_who_prefers_answers_is_warned_instead(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

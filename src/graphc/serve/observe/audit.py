@@ -149,15 +149,17 @@ class AuditLog(Observer):
         self._size += written
 
     def _rotate(self) -> None:
-        for number, path in sorted(self._old(), reverse=True):
-            if self.keep is not None and number >= self.keep:
-                path.unlink()
+        # It is not there where an earlier attempt got this far and could not open the next one.
+        if self.path.exists():
+            for number, path in sorted(self._old(), reverse=True):
+                if self.keep is not None and number >= self.keep:
+                    path.unlink()
+                else:
+                    path.rename(self.path.with_name(f"{self.path.name}.{number + 1}"))
+            if self.keep == 0:
+                self.path.unlink()
             else:
-                path.rename(self.path.with_name(f"{self.path.name}.{number + 1}"))
-        if self.keep == 0:
-            self.path.unlink()
-        else:
-            self.path.rename(self.path.with_name(f"{self.path.name}.1"))
+                self.path.rename(self.path.with_name(f"{self.path.name}.1"))
         previous = self._file
         self._file, self._size = _open(self.path)
         os.close(previous)
