@@ -141,7 +141,7 @@ def pointwise(
             ctx.fail(f"takes {least if least == arity else f'{least} or more'} inputs, not {count}")
         first = ctx.tensor(0).dtype
         for index in range(count):
-            if index < least or ctx.has(index):
+            if index < least or arity is None or ctx.has(index):
                 found = ctx.tensor(index).dtype
                 if index not in separate and found != first:
                     ctx.fail(f"input {index} is {found}, but input 0 is {first}")

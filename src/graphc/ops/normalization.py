@@ -260,8 +260,16 @@ def _express_instance(ctx: ExpressionContext) -> Sequence[TensorExpr] | None:
     return [TensorExpr(axes, cast(body, kind.dtype))]
 
 
+def _infer_instance(ctx: InferenceContext) -> Sequence[Type]:
+    shape, groups = ctx.tensor(0).shape, ctx.node.int_attribute("num_groups", 1)
+    channels = shape[1] if shape is not None and len(shape) > 1 else groups
+    if groups < 1 or (isinstance(channels, int) and channels % groups):
+        ctx.fail(f"{channels} channels do not make {groups} groups")
+    return _infer_channels(ctx)
+
+
 for _name in ("InstanceNormalization", "GroupNormalization"):
-    register(Operator(_name, _infer_channels, _evaluate_instance, traits=NORMALIZATION, expression=_express_instance))
+    register(Operator(_name, _infer_instance, _evaluate_instance, traits=NORMALIZATION, expression=_express_instance))
 
 
 def _infer_batch_norm(ctx: InferenceContext) -> Sequence[Type]:
