@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from graphc import memory
 from graphc.errors import InputError, PackageError
@@ -104,7 +105,7 @@ class OpenVariant:
                 if symbol not in self.ranges:
                     raise PackageError(f"{extent!r} is over {symbol!r}, which has no range")
 
-    @property
+    @cached_property
     def extents(self) -> tuple[Extent, ...]:
         """Every expression in it, each once."""
         found: list[Extent] = [extent for shape in (*self.inputs, *self.outputs) for extent in shape]
