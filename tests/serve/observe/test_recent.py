@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from graphc.serve.departed import MOST
+from graphc.serve.facts import State
 from graphc.serve.observe.recent import WINDOW, Recent
-from graphc.serve.observer import SUCCESS, Ended
+from graphc.serve.observer import SUCCESS, Changed, Ended
 from graphc.serve.request import InferRequest, InferResponse, Timings
 
 
@@ -65,12 +67,12 @@ def test_memory_is_bounded() -> None:
     assert len(recent._seconds["m", "1"]) == WINDOW + 1
 
 
-def test_versions_that_are_past_are_forgotten_when_others_come() -> None:
-    clock = Clock()
-    recent = Recent(clock)
-    for number in range(10 * WINDOW):
-        clock.now += 1
+def test_of_versions_that_went_the_last_are_remembered() -> None:
+    recent = Recent(Clock())
+    for number in range(500):
         request, response = InferRequest("m", {}), InferResponse("m", str(number), {})
+        recent.changed(Changed("m", str(number), State.READY))
         recent.ended(Ended(request, str(number), SUCCESS, Timings(0.01), response))
-        assert len(recent._seconds) <= WINDOW + 1
-    assert recent.summary("m", "599").outcomes == {"success": 1}
+        recent.changed(Changed("m", str(number), State.UNAVAILABLE, "unloaded"))
+    assert len(recent._seconds) == MOST
+    assert recent.summary("m", "499").outcomes == {"success": 1}

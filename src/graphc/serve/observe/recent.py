@@ -10,7 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from graphc.runtime.scheduler import BatchReport
-from graphc.serve.observer import SUCCESS, Ended, Observer
+from graphc.serve.departed import Departed
+from graphc.serve.observer import SUCCESS, Changed, Ended, Observer
 
 WINDOW = 60
 """Seconds that are remembered."""
@@ -67,6 +68,7 @@ class Recent(Observer):
         self._start = int(clock())
         self._lock = threading.Lock()
         self._seconds: dict[tuple[str, str], deque[Second]] = {}
+        self._departed = Departed(self._forget)
 
     def ended(self, event: Ended) -> None:
         """As `Observer`."""
@@ -84,6 +86,10 @@ class Recent(Observer):
             second = self._now(model, version)
             second.rows += batch.rows
             second.calls += 1
+
+    def changed(self, event: Changed) -> None:
+        """As `Observer`."""
+        self._departed.changed(event)
 
     def summary(self, model: str, version: str) -> Summary:
         """The last minute of one version."""
@@ -106,14 +112,14 @@ class Recent(Observer):
         """Seconds that summaries are of: the window, or the time since the start where that is less; at least 1."""
         return max(1, min(WINDOW, int(self._clock()) - self._start))
 
+    def _forget(self, model: str, version: str) -> None:
+        with self._lock:
+            self._seconds.pop((model, version), None)
+
     def _now(self, model: str, version: str) -> Second:
         at = int(self._clock())
         seconds = self._seconds.get((model, version))
         if seconds is None:
-            # Versions come and go: what the window is past is forgotten where a new one comes.
-            old = [key for key, each in self._seconds.items() if each[-1].at < at - WINDOW]
-            for key in old:
-                del self._seconds[key]
             seconds = self._seconds[model, version] = deque(maxlen=WINDOW + 1)
         if not seconds or seconds[-1].at != at:
             seconds.append(Second(at))
