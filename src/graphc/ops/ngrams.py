@@ -112,7 +112,8 @@ def _places(
 ) -> list[Value]:
     """The column that each position counts in, `size` for none, for every length and distance of n-grams."""
     tokens, levels = _levels(grams)
-    length = rows.tensor_type.static_shape[-1] if isinstance(rows.tensor_type.dims[-1], int) else 0
+    last = rows.tensor_type.dims[-1]
+    length = last if isinstance(last, int) else 0
     nothing = np.array(-1, np.int64)
     numbers = looked_up(b, rows, np.array(tokens), np.arange(len(tokens)), nothing)
     found: list[Value] = []
