@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TypeAlias
@@ -34,12 +35,33 @@ def nodes_passed_by(specimen: Specimen) -> Iterator[Variant]:
                 yield partial(_passing_by, specimen, index, place)
 
 
+def kinds_passed_by(specimen: Specimen) -> Iterator[Variant]:
+    """The graph with all nodes of one operator passed by: in branches that must match, one alone cannot be."""
+    kinds = Counter(node.op for node in specimen.nodes)
+    for kind, number in kinds.items():
+        if number > 1:
+            yield partial(_passing_kind, specimen, kind)
+
+
+def _passing_kind(specimen: Specimen, kind: str) -> Specimen | None:
+    graph = specimen.graph.clone()
+    for node in _nodes(graph):
+        source = next((value for value in node.inputs if value is not None and _same(value, node.output)), None)
+        if node.op == kind and source is not None:
+            node.output.replace_all_uses(source)
+    return _returning_what_is_made(graph, specimen)
+
+
 def _passing_by(specimen: Specimen, index: int, place: int) -> Specimen | None:
     graph = specimen.graph.clone()
     node = _nodes(graph)[index]
     source = node.inputs[place]
     assert source is not None
     node.output.replace_all_uses(source)
+    return _returning_what_is_made(graph, specimen)
+
+
+def _returning_what_is_made(graph: Graph, specimen: Specimen) -> Specimen | None:
     # What is returned must be made, and once.
     made = all(value.producer is not None and value.constant is None for value in graph.outputs)
     if not made or len(set(graph.outputs)) < len(graph.outputs):

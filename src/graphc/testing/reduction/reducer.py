@@ -31,6 +31,7 @@ Progress: TypeAlias = Callable[[str, int, int], None]
 _EDITS: tuple[tuple[str, Callable[[Specimen], Iterator[edits.Variant]]], ...] = (
     ("fewer outputs", edits.single_outputs),
     ("passing nodes by", edits.nodes_passed_by),
+    ("passing kinds by", edits.kinds_passed_by),
     ("smaller extents", shrink.smaller_extents),
     ("smaller axes", shrink.smaller_axes),
     ("fewer inputs", edits.inputs_left_out),
