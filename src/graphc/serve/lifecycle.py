@@ -303,6 +303,8 @@ class Lifecycle:
 
         if not await asyncio.to_thread(work, serving.served):
             _log.warning("%s did not answer all that it had within %g s", serving.served.name, DRAIN_SECONDS)
+        # Programs and their arenas hold each other, and the collector of cycles comes late in a large process.
+        serving.executable.trim()
         serving.executable.close()
 
     def _tell(
