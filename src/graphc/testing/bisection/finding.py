@@ -83,7 +83,10 @@ class Crumbs:
         """Says what begins now: fields of a finding."""
         if self._path is not None:
             crumb = {"stage": stage, "name": name, "position": position, "origins": list(origins), "region": region}
-            Path(self._path).write_text(json.dumps(crumb))
+            # The process may end at any moment: the file is always whole.
+            half = Path(f"{self._path}.half")
+            half.write_text(json.dumps(crumb))
+            half.replace(self._path)
 
 
 def read_crumbs(path: Path, status: str, detail: str) -> Finding:
