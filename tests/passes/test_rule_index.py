@@ -38,6 +38,17 @@ def test_every_rule_that_matches_is_in_the_index(data: st.DataObject) -> None:
         assert not [rule.name for rule in matching if rule not in index.at(node)], f"{node}\n{graph}"
 
 
+def test_an_operand_of_two_is_known_before_both() -> None:
+    """softmax is exp(x) over its sum: a node and the one before it read the same value."""
+    graph = Graph("g", [("x", TensorType(dtypes.FLOAT32, (2, 3)))], opset=23)
+    b = Builder(graph, infer=infer_node)
+    exp = b.op("Exp", graph.inputs[0])
+    axes = b.constant(np.array([1], np.int64))
+    node = b.op("Div", exp, b.op("ReduceSum", exp, axes, keepdims=1)).producer
+    assert node is not None
+    assert "softmax" in [rule.name for rule in RuleIndex(RULES).at(node)]
+
+
 def test_what_is_kept_up_to_date_is_what_is_found_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     rules = [*RULES, *users(20)]
     graph = exported(300)

@@ -125,7 +125,7 @@ class _Bench:
         """The model with these choices."""
         self._count += 1
         path = self.folder / f"{self._count}.graphc"
-        options = replace(self.options, tuned=tuned)
+        options = replace(self.options, tuned=tuned, open_variants=False)
         _, programs = compile_package(
             self.model, path, target="cpu", dims=self.dims, values=self.values, options=options
         )

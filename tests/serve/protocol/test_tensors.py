@@ -199,7 +199,7 @@ def test_scalars_need_no_list():
 
 @given(
     st.recursive(
-        st.none() | st.text(st.sampled_from('[]{}"\\a'), max_size=6) | st.integers(),
+        st.none() | st.text(st.sampled_from('[]{}"\\a'), max_size=6) | st.integers(-(2**63), 2**64 - 1),
         lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
         max_leaves=20,
     ),

@@ -134,19 +134,18 @@ class RuleIndex:
     def _place(self, node: Node) -> _Place:
         if (node.domain, node.op_type) not in self._starts:
             return _NOWHERE
-        # Producers first, on a stack of our own: graphs are deeper than Python's. Each is entered once, so that this
-        # ends even where a faulty rule made a circle.
-        stack, entered = [node], {node}
+        # Producers first, on a stack of our own: graphs are deeper than Python's. A node waits for those before it only
+        # once, so that this ends even where a faulty rule made a circle.
+        stack, waits = [node], set()
         while stack:
             latest = stack[-1]
-            missing = [] if latest in self._placed else [p for p in self._producers(latest) if p not in entered]
-            missing = [producer for producer in dict.fromkeys(missing) if producer not in self._placed]
-            if not missing:
-                if latest not in self._placed:
-                    self._placed[latest] = self._find(latest)
-                stack.pop()
-            entered.update(missing)
-            stack.extend(missing)
+            if latest not in self._placed and latest not in waits:
+                waits.add(latest)
+                stack.extend(p for p in self._producers(latest) if p not in self._placed and p not in waits)
+                continue
+            stack.pop()
+            if latest not in self._placed:
+                self._placed[latest] = self._find(latest)
         return self._placed[node]
 
     def _producers(self, node: Node) -> Iterator[Node]:
