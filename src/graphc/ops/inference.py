@@ -6,6 +6,7 @@ forms: arrays where all are numbers, and tuples of symbolic dims where some are 
 
 from __future__ import annotations
 
+import math
 import re
 import zlib
 from collections.abc import Callable, Sequence
@@ -241,6 +242,9 @@ class Inference:
         inputs = tuple(None if given is None else given.type for given in node.inputs)
         dims = operator.propagate(self._context(node, inputs))
         if dims is None or not all(isinstance(d, int) and abs(d) < 1 << 63 for d in dims) or not value.type.is_static:
+            return None
+        if len(dims) != math.prod(value.type.static_shape):
+            # The model declares a shape that these elements do not have: that is for the checks of types to tell.
             return None
         return np.array(dims, dtype=value.type.dtype.numpy).reshape(value.type.static_shape)
 
