@@ -42,6 +42,15 @@ def test_nodes_without_a_name_are_called_after_their_output() -> None:
     assert [n.origins for n in import_model(proto).nodes] == [("r",), ("b",)]
 
 
+def test_what_onnx_runtime_s_optimizer_writes_into_old_models() -> None:
+    """It fuses a norm of opset 12 into one node, LayerNormalization, which ONNX has since opset 17."""
+    made = node("LayerNormalization", "x,s", "y", epsilon=1e-3)
+    proto = model([made], [X], ["y"], opset=12, initializers={"s": np.array([1, 2, 3, 4], np.float32)})
+    x = np.arange(8, dtype=np.float32).reshape(2, 4) ** 2
+    exported = export_model(import_model(proto))
+    assert_same(run_ort(proto, {"x": x}), run_ort(exported, {"x": x}))
+
+
 def test_facts_around_the_graph() -> None:
     proto = chain(opset=13)
     proto.producer_name, proto.producer_version = "maker", "1.2"

@@ -14,7 +14,14 @@ from graphc.frontend.functions import Functions, call_attributes, domain_of, ops
 from graphc.frontend.gradient import GRADIENT, write_gradient
 from graphc.frontend.opset import Draft, constant_tensor, raise_to
 from graphc.frontend.order import node_name, node_origins, producers, sort_nodes
-from graphc.frontend.schema import CANONICAL_OPSET, check_node, dtype_misfit, first_version, signature
+from graphc.frontend.schema import (
+    CANONICAL_OPSET,
+    WRITTEN_EARLY,
+    check_node,
+    dtype_misfit,
+    first_version,
+    signature,
+)
 from graphc.frontend.scope import Frame, Scope, UniqueNames, fail_dangling, lookup
 from graphc.frontend.source import MAX_NESTING
 from graphc.frontend.tensors import TensorReader
@@ -153,6 +160,8 @@ class GraphReader:
                 nodes=(label,),
                 hint="opset_import must list every domain that nodes use",
             )
+        if not domain:
+            version = max(version, WRITTEN_EARLY.get(node.op_type, version))
         found = signature(domain, node.op_type, version)
         if found is not None and found.deprecated and signature(domain, node.op_type, found.since - 1) is not None:
             # Exporters kept writing operators past their end (Upsample, Scatter); their last meaning is clear.

@@ -75,6 +75,10 @@ def first_version(domain: str, op_type: str) -> int | None:
     return min(versions, default=None)
 
 
+WRITTEN_EARLY = {"LayerNormalization": 17}
+"""Operators of ai.onnx that ONNX Runtime takes at any opset, and its optimizer writes so; what they then mean."""
+
+
 @cache
 def operator_names(domain: str) -> tuple[str, ...]:
     """Names of every operator that onnx defines in `domain`."""
