@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from graphc.errors import PackageError
 from graphc.package import codec
@@ -172,11 +173,8 @@ def _check_batch(manifest: Manifest, batch: BatchAxes) -> None:
                 raise PackageError(f"axis {axis} of input {spec.name!r} is {spec.shape[axis]}, not {batch.symbol}")
 
 
-def _check_open(manifest: Manifest, variant: OpenVariant) -> None:
-    if variant.isa not in manifest.code:
-        raise PackageError(f"no code for instruction set {variant.isa!r}")
-    if set(variant.ranges) != set(manifest.symbols):
-        raise PackageError(f"it is over {sorted(variant.ranges)}, the symbols are {sorted(manifest.symbols)}")
+def _shapes(manifest: Manifest, variant: Variant | OpenVariant) -> Iterator[tuple[str, TensorSpec, Any]]:
+    """What each shape of a variant is of: an input or an output, which, and the shape."""
     for what, specs, shapes in (
         ("input", manifest.inputs, variant.inputs),
         ("output", manifest.outputs, variant.outputs),
@@ -184,8 +182,17 @@ def _check_open(manifest: Manifest, variant: OpenVariant) -> None:
         if len(specs) != len(shapes):
             raise PackageError(f"{len(shapes)} {what} shapes for {len(specs)} {what}s")
         for spec, shape in zip(specs, shapes, strict=True):
-            if spec.wraps or (spec.ranked and len(shape) != len(spec.shape)):
-                raise PackageError(f"{what} {spec.name!r}: shape {list(shape)} has not the rank of {spec}")
+            yield what, spec, shape
+
+
+def _check_open(manifest: Manifest, variant: OpenVariant) -> None:
+    if variant.isa not in manifest.code:
+        raise PackageError(f"no code for instruction set {variant.isa!r}")
+    if set(variant.ranges) != set(manifest.symbols):
+        raise PackageError(f"it is over {sorted(variant.ranges)}, the symbols are {sorted(manifest.symbols)}")
+    for what, spec, shape in _shapes(manifest, variant):
+        if spec.wraps or (spec.ranked and len(shape) != len(spec.shape)):
+            raise PackageError(f"{what} {spec.name!r}: shape {list(shape)} has not the rank of {spec}")
     check_open(variant, manifest.weights_size, len(manifest.inputs), len(manifest.outputs))
 
 
@@ -194,17 +201,11 @@ def _check_variant(manifest: Manifest, variant: Variant) -> None:
         raise PackageError(f"no code for instruction set {variant.isa!r}")
     if set(variant.bindings) != set(manifest.symbols):
         raise PackageError(f"it binds {sorted(variant.bindings)}, the symbols are {sorted(manifest.symbols)}")
-    for what, specs, shapes in (
-        ("input", manifest.inputs, variant.inputs),
-        ("output", manifest.outputs, variant.outputs),
-    ):
-        if len(specs) != len(shapes):
-            raise PackageError(f"{len(shapes)} {what} shapes for {len(specs)} {what}s")
-        for spec, shape in zip(specs, shapes, strict=True):
-            if (shape is None and what == "input") != (bool(spec.wraps) and what == "input"):
-                raise PackageError(f"input {spec.name!r}: shape {shape} for {spec}")
-            if shape is not None and spec.ranked and len(shape) != len(spec.shape):
-                raise PackageError(f"{what} {spec.name!r}: shape {list(shape)} has not the rank of {spec}")
+    for what, spec, shape in _shapes(manifest, variant):
+        if what == "input" and (shape is None) != bool(spec.wraps):
+            raise PackageError(f"input {spec.name!r}: shape {shape} for {spec}")
+        if shape is not None and spec.ranked and len(shape) != len(spec.shape):
+            raise PackageError(f"{what} {spec.name!r}: shape {list(shape)} has not the rank of {spec}")
     for name, value in variant.values.items():
         if name not in manifest.parameters:
             raise PackageError(f"it is for a value of {name!r}, which is no parameter")
