@@ -256,8 +256,16 @@ def _express_global_lp_pool(ctx: ExpressionContext) -> Sequence[TensorExpr]:
 def _infer_max_unpool(ctx: InferenceContext) -> Sequence[Type]:
     x = ctx.shape(0)
     kind = ctx.tensor(0)
+    for name, count in (("kernel_shape", len(x) - 2), ("strides", len(x) - 2), ("pads", 2 * len(x) - 4)):
+        given = ctx.node.ints_attribute(name)
+        if given is None and name == "kernel_shape":
+            ctx.fail("kernel_shape is missing")
+        if given is not None and len(given) != count:
+            ctx.fail(f"{name} has {len(given)} numbers; an input of rank {len(x)} needs {count}")
     if ctx.has(2):
         wanted = ctx.dims(2)
+        if wanted is not None and len(wanted) != len(x):
+            ctx.fail(f"output_shape has {len(wanted)} extents; the input has rank {len(x)}")
         return [kind.with_shape(wanted if wanted is not None else (ctx.fresh("unpool") for _ in x))]
     return [kind.with_shape((*x[:2], *unpooled(ctx.node, x[2:])))]
 

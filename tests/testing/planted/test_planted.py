@@ -240,7 +240,7 @@ class PassPlant:
 PASS_PLANTS = [
     PassPlant("merge_matmuls", "fold,merge_matmuls,dce", _joined_backwards),
     PassPlant("cse", "cse", _key_without_attributes, ("Softmax", "ReduceSum", "Transpose", "Concat")),
-    PassPlant("layout", "fold,layout", _missing_relayout, ("Conv", "Relu", "Softmax")),
+    PassPlant("layout", "fold,layout", _missing_relayout, ("Conv", "Relu")),
     PassPlant("fuse", "fold,fuse", _region_inputs_swapped, ("Sub", "Div", "Relu", "Exp")),
     PassPlant("order", "order", _backwards, ("Relu", "Add", "Softmax")),
     PassPlant("missed_use", "fold,missed_use,dce"),

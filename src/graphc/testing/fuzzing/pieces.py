@@ -127,7 +127,8 @@ def _as(array: Array, dtype: DType) -> Array:
     if array.dtype == dtype.numpy:
         return array
     if dtype.kind == "string":
-        return array.astype(np.str_).astype(object)
+        # One by one: NumPy casts no narrow floats to strings.
+        return np.array([str(element) for element in array.flat], object).reshape(array.shape)
     if array.dtype.kind == "f" and not (dtype.is_float or dtype.kind == "bool"):
         array = np.round(4 * array)
     if dtype.kind == "uint":
