@@ -140,7 +140,7 @@ def test_many_models_agree() -> None:
     report = fuzz_models(seed=10_000, count=700)
     assert not report.failures, report.to_json()["failures"]
     assert report.coverage.tally("rule")[0] > 75
-    assert report.coverage.tally("operator")[0] > 1300
+    assert report.coverage.tally("operator")[0] > 1200
 
 
 def wrong_relu(task: ModelTask) -> Reached:
