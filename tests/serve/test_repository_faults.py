@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
 import resource
@@ -97,10 +98,13 @@ def test_a_server_that_stops_while_it_compiles_leaves_no_process(repository: Rep
 
 
 def children() -> list[int]:
-    """Processes that this one has started."""
+    """Compiles that this process has started; tests before this one may have left it other children."""
     found = []
     for task in Path("/proc/self/task").iterdir():
-        found += [int(pid) for pid in (task / "children").read_text().split()]
+        for pid in (task / "children").read_text().split():
+            with contextlib.suppress(OSError):  # it has ended since
+                if b"compile_worker" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    found.append(int(pid))
     return found
 
 
