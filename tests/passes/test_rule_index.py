@@ -107,3 +107,20 @@ def test_elements_of_single_numbers_are_known_and_others_left_to_the_rule(value:
     node = b.op("Mul", b.constant(np.array(value, np.float32)), graph.inputs[0]).producer
     assert node is not None
     assert len(RuleIndex([rule]).at(node)) == found
+
+
+@pytest.mark.timeout(60)
+def test_what_no_rule_looks_for_is_not_walked_through() -> None:
+    """Each of these diamonds doubles the ways from the first node to the last."""
+    graph = Graph("g", [("x", TensorType(dtypes.FLOAT32, (2, 3)))], opset=23)
+    b = Builder(graph, infer=infer_node)
+    value = b.op("Relu", graph.inputs[0])
+    for _ in range(200):
+        value = b.op("Mod", b.op("Erf", value), b.op("Atan", value), fmod=1)
+    value = b.op("Relu", value)
+    index = RuleIndex([Rule("twice", P.Relu(P.Relu(Var("x"))), lambda m, b: m["x"])])
+    first, *_, last = graph.nodes
+    assert index.at(last) == ()
+    index.update([node for node in graph.nodes if node.op_type == "Erf"])
+    index.update([first])
+    assert index.at(last) == ()

@@ -127,7 +127,7 @@ class RuleIndex:
         stack = list(nodes)
         while stack:
             node = stack.pop()
-            before = self._placed.pop(node, None)
+            before = self._placed.pop(node, _NOWHERE)
             if node.graph is not None and before is not self._place(node):
                 stack.extend(reader for value in node.outputs for reader in value.consumers)
 
