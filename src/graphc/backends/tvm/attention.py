@@ -24,7 +24,8 @@ from graphc.backends.tvm.element_types import from_storage, is_narrow_float, to_
 from graphc.backends.tvm.gemm_tiles import Tile, fitting, multiply, sweep_cost
 from graphc.backends.tvm.heads import MASKED, Heads, bias_of, heads_of_region, inputs_of
 from graphc.backends.tvm.problem import FreeSymbols
-from graphc.backends.tvm.render import Lane, Renderer, Scope
+from graphc.backends.tvm.render import Renderer
+from graphc.backends.tvm.scope import Lane, Scope
 from graphc.backends.tvm.stores import store
 from graphc.backends.tvm.tasks import (
     PARALLEL_MACS,

@@ -30,7 +30,7 @@ from graphc.backends.tvm.conv_tiles import (
 from graphc.backends.tvm.conv_weights import DirectWeights
 from graphc.backends.tvm.epilogue import Epilogue
 from graphc.backends.tvm.loops import copy_tensor, unravel, unrolled
-from graphc.backends.tvm.render import Lane
+from graphc.backends.tvm.scope import Lane
 from graphc.backends.tvm.tasks import only
 from graphc.backends.tvm.tir import KernelBuilder, Register, bind, broadcast
 from graphc.errors import BackendError

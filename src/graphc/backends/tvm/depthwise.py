@@ -20,7 +20,7 @@ from graphc.backends.tvm.conv_shapes import two_dimensional
 from graphc.backends.tvm.conv_weights import depthwise_packing
 from graphc.backends.tvm.epilogue import Epilogue
 from graphc.backends.tvm.loops import copy_tensor, unravel
-from graphc.backends.tvm.render import Lane
+from graphc.backends.tvm.scope import Lane
 from graphc.backends.tvm.tasks import PARALLEL_MACS, RowTiles, only, row_tiles, split_until_balanced
 from graphc.backends.tvm.tir import KernelBuilder, bind, broadcast
 from graphc.errors import BackendError

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from graphc.backends.regions import Expander
-from graphc.backends.tvm.render import Lane, Renderer, Scope
+from graphc.backends.tvm.render import Renderer
+from graphc.backends.tvm.scope import Lane, Scope
 from graphc.backends.tvm.stores import fill_halo, store
 from graphc.backends.tvm.tir import Expr, KernelBuilder
 from graphc.errors import BackendError

@@ -26,8 +26,9 @@ from graphc.backends.tvm.epilogue import Epilogue
 from graphc.backends.tvm.gemm import pack_panels
 from graphc.backends.tvm.gemm_tiles import multiply
 from graphc.backends.tvm.product import Schedule, choose_schedule
-from graphc.backends.tvm.render import Lane, Renderer, Scope
+from graphc.backends.tvm.render import Renderer
 from graphc.backends.tvm.scalar_ops import apply
+from graphc.backends.tvm.scope import Lane, Scope
 from graphc.backends.tvm.tir import Expr, KernelBuilder, bind, broadcast, horizontal
 from graphc.errors import BackendError
 from graphc.ir import Dim, Graph, Node, Value, dtypes, symbol

@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 
 from graphc.backends.tvm import element_types
 from graphc.backends.tvm.problem import FreeSymbols, Problem, merged
-from graphc.backends.tvm.render import Lane, Renderer, Scope
+from graphc.backends.tvm.render import Renderer
+from graphc.backends.tvm.scope import Lane, Scope
 from graphc.backends.tvm.stores import fill_halo, store
 from graphc.backends.tvm.tir import Expr, KernelBuilder, bind
 from graphc.backends.tvm.transpose import transposed

@@ -20,7 +20,7 @@ from graphc.backends.tvm.contraction import anchor_of
 from graphc.backends.tvm.conv_problem import Source
 from graphc.backends.tvm.epilogue import Epilogue
 from graphc.backends.tvm.loops import unravel
-from graphc.backends.tvm.render import Lane
+from graphc.backends.tvm.scope import Lane
 from graphc.backends.tvm.tasks import PARALLEL_MACS, RowTiles, only, row_tiles, split_until_balanced
 from graphc.backends.tvm.tir import Expr, KernelBuilder, bind, broadcast
 from graphc.errors import BackendError

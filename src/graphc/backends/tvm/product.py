@@ -11,7 +11,8 @@ from graphc.backends.tvm.contraction import Contraction, flat_stride, unflatten
 from graphc.backends.tvm.element_types import from_storage, number
 from graphc.backends.tvm.epilogue import Epilogue
 from graphc.backends.tvm.gemm_tiles import Tile, choose_tile, multiply
-from graphc.backends.tvm.render import Lane, Renderer, Scope
+from graphc.backends.tvm.render import Renderer
+from graphc.backends.tvm.scope import Lane, Scope
 from graphc.backends.tvm.tasks import PARALLEL_MACS, RowTiles, bound, ceildiv, only, row_tiles, split_until_balanced
 from graphc.backends.tvm.tir import Expr, KernelBuilder, broadcast
 from graphc.backends.tvm.widening import WideLeft

@@ -7,7 +7,8 @@ from functools import partial
 
 from graphc.backends.tvm.gemm_tiles import multiply
 from graphc.backends.tvm.recurrent_memory import INITIAL, Memory
-from graphc.backends.tvm.render import Lane, Renderer, Scope
+from graphc.backends.tvm.render import Renderer
+from graphc.backends.tvm.scope import Lane, Scope
 from graphc.backends.tvm.tir import Expr, bind
 from graphc.ir import Dim
 from graphc.ops.expr import Index, loads

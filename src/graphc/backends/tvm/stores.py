@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 
 from graphc.backends.tvm import element_types
-from graphc.backends.tvm.render import Lane
+from graphc.backends.tvm.scope import Lane
 from graphc.backends.tvm.tir import KernelBuilder, broadcast
 from graphc.ir import Dim, TensorType
 from graphc.ir.symbolic import interval, linear_coefficient, product, substitute, symbols

@@ -20,7 +20,7 @@ from graphc.backends.tvm.conv_problem import Convolution, Source, check_weights,
 from graphc.backends.tvm.conv_weights import DirectWeights
 from graphc.backends.tvm.epilogue import Epilogue
 from graphc.backends.tvm.loops import copy_tensor, unrolled
-from graphc.backends.tvm.render import Lane
+from graphc.backends.tvm.scope import Lane
 from graphc.backends.tvm.tasks import only
 from graphc.backends.tvm.tir import Expr, KernelBuilder, bind, broadcast
 from graphc.backends.tvm.winograd_plan import WinogradPlan, choose_plan, grid, padded_vectors
