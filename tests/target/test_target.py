@@ -13,6 +13,7 @@ from graphc.errors import OptionError
 from graphc.ir import dtypes
 from graphc.target import (
     CPUS,
+    GPUS,
     CudaTarget,
     Processor,
     Target,
@@ -192,13 +193,16 @@ def test_this_machine() -> None:
 
 def test_several_targets_keep_their_order_and_come_once() -> None:
     found = parse_targets("cpu:x86-64-v4, CPU:x86-64-v3,cpu:x86-64-v4,cuda:sm_90,cuda")
-    assert [target.name for target in found] == ["cpu:x86-64-v4", "cpu:x86-64-v3", "cuda:sm_90", "cuda"]
-    assert found[2] == CudaTarget("cuda:sm_90", "sm_90")
+    assert [target.name for target in found] == ["cpu:x86-64-v4", "cpu:x86-64-v3", "cuda:sm_90", "cuda:sm_80"]
+    assert found[2] is GPUS["sm_90"] and isinstance(found[2], CudaTarget)
 
 
 def test_every_known_name_parses() -> None:
     assert len(set(known_names())) == len(known_names())
     for name in known_names():
+        if name == "cuda":
+            assert [target.name for target in parse_targets(name)] == ["cuda:sm_80", "cuda:sm_90"]
+            continue
         assert parse_target(name).name == (name if name != "cpu" else detect_host().name)
 
 

@@ -2,12 +2,13 @@
 
 from graphc.target.capability import Capability, CostModel, Verdict, accepted, refused
 from graphc.target.cpu import CPUS, Target
-from graphc.target.cuda import CudaTarget
+from graphc.target.cuda import GPUS, CudaTarget
 from graphc.target.host import Processor, detect_host, read_processor
 from graphc.target.names import known_names, parse_target, parse_targets
 
 __all__ = [
     "CPUS",
+    "GPUS",
     "Capability",
     "CostModel",
     "CudaTarget",

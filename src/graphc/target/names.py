@@ -6,31 +6,43 @@ import difflib
 
 from graphc.errors import OptionError
 from graphc.target.cpu import CPUS, Target
-from graphc.target.cuda import ARCHITECTURES, CudaTarget
+from graphc.target.cuda import GPUS, CudaTarget
 from graphc.target.host import detect_host
 
 
 def known_names() -> tuple[str, ...]:
     """Every name that `parse_target` reads."""
-    return ("cpu", *(target.name for target in CPUS.values()), "cuda", *(f"cuda:{name}" for name in ARCHITECTURES))
+    return ("cpu", *(target.name for target in CPUS.values()), "cuda", *(target.name for target in GPUS.values()))
 
 
 def parse_target(name: str) -> Target | CudaTarget:
     """The target called `name`; `cpu` is this machine's CPU.
 
     Raises:
-        OptionError: There is no such target, or this machine's CPU is older than every target.
+        OptionError: There is no such target, it is several (`cuda`), or this machine's CPU is older than every target.
     """
+    found = _named(name)
+    if len(found) > 1:
+        raise OptionError(f"{name.strip()!r} is several targets: {', '.join(target.name for target in found)}")
+    return found[0]
+
+
+COMMON_GPUS = ("sm_80", "sm_90")
+"""What `cuda` means: the architectures of data centers."""
+
+
+def _named(name: str) -> tuple[Target | CudaTarget, ...]:
+    """The targets that a name stands for."""
     text = name.strip().lower()
     if text == "cpu":
-        return detect_host()
+        return (detect_host(),)
     if text == "cuda":
-        return CudaTarget("cuda", None)
+        return tuple(GPUS[architecture] for architecture in COMMON_GPUS)
     kind, _, detail = text.partition(":")
     if kind == "cpu" and detail in CPUS:
-        return CPUS[detail]
-    if kind == "cuda" and detail in ARCHITECTURES:
-        return CudaTarget(text, detail)
+        return (CPUS[detail],)
+    if kind == "cuda" and detail in GPUS:
+        return (GPUS[detail],)
     known = known_names()
     near = difflib.get_close_matches(text, known, n=1) or difflib.get_close_matches(f"cpu:{text}", known, n=1)
     raise OptionError(
@@ -50,6 +62,6 @@ def parse_targets(text: str) -> tuple[Target | CudaTarget, ...]:
         raise OptionError("no target is named", hint="use cpu for this machine's CPU")
     found: dict[str, Target | CudaTarget] = {}
     for name in names:
-        target = parse_target(name)
-        found.setdefault(target.name, target)
+        for target in _named(name):
+            found.setdefault(target.name, target)
     return tuple(found.values())
