@@ -17,13 +17,13 @@ from typing import Any
 from tvm.tirx.script.builder import ir as T
 
 from graphc.backends.base import Kernel
+from graphc.backends.problem import FreeSymbols
 from graphc.backends.tvm import scalar_ops, vectormath
 from graphc.backends.tvm.assemble import build_kernel
 from graphc.backends.tvm.contraction import count_of, extent_of, unflatten
 from graphc.backends.tvm.element_types import from_storage, is_narrow_float, to_storage
 from graphc.backends.tvm.gemm_tiles import Tile, fitting, multiply, sweep_cost
 from graphc.backends.tvm.heads import MASKED, Heads, bias_of, heads_of_region, inputs_of
-from graphc.backends.tvm.problem import FreeSymbols
 from graphc.backends.tvm.render import Renderer
 from graphc.backends.tvm.scope import Lane, Scope
 from graphc.backends.tvm.stores import store

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from tvm.tirx.script.builder import ir as T
 
+from graphc.backends import float_formats
 from graphc.backends.tvm import minifloat
 from graphc.backends.tvm.tir import Expr, bind, broadcast, lanes_of
 from graphc.errors import BackendError
@@ -98,7 +99,7 @@ def from_storage(value: Expr, dtype: DType) -> Expr:
     if dtype == dtypes.BFLOAT16:
         wide = T.shift_left(T.Cast(named("uint32", lanes), value), broadcast(T.uint32(16), lanes))
         return T.reinterpret(tir_dtype(dtypes.FLOAT32, lanes), wide)
-    if dtype in minifloat.DTYPES:
+    if dtype in float_formats.DTYPES:
         return minifloat.decode(value, dtype)
     if dtype.bits < 8:
         return _wrapped(T.reinterpret(tir_dtype(dtype, lanes), value), dtype)
@@ -121,7 +122,7 @@ def to_storage(value: Expr, dtype: DType, *, saturate: bool = False, rounding: S
         return T.reinterpret(named("uint16", lanes), T.Cast(named("float16", lanes), value))
     if dtype == dtypes.BFLOAT16:
         return _round_to_bfloat16(value)
-    if dtype in minifloat.DTYPES:
+    if dtype in float_formats.DTYPES:
         return minifloat.encode(value, dtype, saturate=saturate, rounding=rounding)
     if dtype.bits < 8:
         mask = broadcast(T.uint8((1 << dtype.bits) - 1), lanes)

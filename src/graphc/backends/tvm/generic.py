@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from graphc.backends.base import Kernel
-from graphc.backends.regions import Expander
+from graphc.backends.moved import as_bits, is_wide
+from graphc.backends.problem import build_problem, work_of
 from graphc.backends.tvm import nest
 from graphc.backends.tvm.assemble import build_kernel
-from graphc.backends.tvm.moved import as_bits, is_wide
-from graphc.backends.tvm.problem import Problem, work_of
 from graphc.backends.tvm.tir import KernelBuilder
-from graphc.errors import BackendError
 from graphc.ir import Dim, Graph, Layout
 from graphc.ir.symbolic import minimum, multiply
-from graphc.ops.expr import axes_of
 from graphc.target import Target
 
 
@@ -50,29 +45,3 @@ def lower(body: Graph, target: Target) -> Kernel:
         for number, value in enumerate(body.inputs)
     }
     return build_kernel("generic", body, target, [], emit, flops=flops, touched=touched, schedule={})
-
-
-def build_problem(body: Graph, numbers: Sequence[int] | None = None) -> Problem:
-    """Outputs of a body as scalars over one set of axes.
-
-    Args:
-        body: The body.
-        numbers: Which outputs, all of one shape and layout; every one if None.
-
-    Raises:
-        BackendError: They differ in shape or layout.
-    """
-    outputs = [body.outputs[number] for number in (range(len(body.outputs)) if numbers is None else numbers)]
-    shapes = {(value.tensor_type.dims, value.tensor_type.layout) for value in outputs}
-    if len(shapes) != 1:
-        kinds = sorted(str(value.type) for value in outputs)
-        raise BackendError(f"one loop nest cannot write outputs of types {', '.join(kinds)}")
-    expander = Expander(body)
-    axes = axes_of(outputs[0].tensor_type.dims)
-    index = [axis.index for axis in axes]
-    return Problem(
-        axes,
-        tuple(expander.element(value, index) for value in outputs),
-        tuple(value.tensor_type for value in body.inputs),
-        tuple(value.tensor_type for value in outputs),
-    )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from graphc.backends.problem import Problem
 from graphc.backends.tvm.nest import emit
-from graphc.backends.tvm.problem import Problem
 from graphc.backends.tvm.tir import KernelBuilder
 from graphc.ir import Dim, TensorType
 from graphc.ops.expr import axes_of, load

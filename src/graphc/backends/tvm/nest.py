@@ -11,15 +11,15 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
+from graphc.backends.problem import FreeSymbols, Problem, merged
 from graphc.backends.tvm import element_types
-from graphc.backends.tvm.problem import FreeSymbols, Problem, merged
 from graphc.backends.tvm.render import Renderer
 from graphc.backends.tvm.scope import Lane, Scope
 from graphc.backends.tvm.stores import fill_halo, store
 from graphc.backends.tvm.tir import Expr, KernelBuilder, bind
 from graphc.backends.tvm.transpose import transposed
 from graphc.backends.tvm.turned import MOST_LANES, Square, Turn, find_turn
-from graphc.backends.tvm.windows import common_block, split
+from graphc.backends.windows import common_block, split
 from graphc.ir import Dim, SymbolicInt, symbol
 from graphc.ir.symbolic import linear_coefficient, product, substitute, symbols
 from graphc.ops.expr import (

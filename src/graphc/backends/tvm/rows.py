@@ -12,14 +12,13 @@ from typing import Any
 from tvm.tirx.script.builder import ir as T
 
 from graphc.backends.base import Kernel
+from graphc.backends.problem import Problem, build_problem, merged
+from graphc.backends.row_passes import Pass, Row, row_of, shifted_exponential
 from graphc.backends.tvm import element_types, scalar_ops, vectormath
 from graphc.backends.tvm.assemble import build_kernel
 from graphc.backends.tvm.contraction import count_of, is_positive, unflatten
-from graphc.backends.tvm.generic import build_problem
 from graphc.backends.tvm.nest import PARALLEL_COST, cost_of
-from graphc.backends.tvm.problem import Problem, merged
 from graphc.backends.tvm.render import Renderer
-from graphc.backends.tvm.row_passes import Pass, Row, row_of, shifted_exponential
 from graphc.backends.tvm.scope import Lane, Scope
 from graphc.backends.tvm.stores import store
 from graphc.backends.tvm.tasks import Chunks, ceildiv, chunks_of

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from graphc.backends.tvm.problem import Problem
+from graphc.backends.problem import Problem
 from graphc.ir import Dim, TensorType, symbol
 from graphc.ir.symbolic import linear_coefficient, product, substitute
 from graphc.ops.expr import ArgReduce, Load, Reduce, Scalar, Select

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from graphc.backends.tvm.problem import Problem
+from graphc.backends.problem import Problem
 from graphc.errors import BackendError
 from graphc.ir import TensorType, dtypes
 from graphc.ir.dtypes import DType

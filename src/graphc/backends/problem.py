@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from graphc.backends.tvm.windows import Window
-from graphc.ir import Dim, TensorType
+from graphc.backends.regions import Expander
+from graphc.backends.windows import Window
+from graphc.errors import BackendError
+from graphc.ir import Dim, Graph, TensorType
 from graphc.ir.symbolic import linear_coefficient, multiply, product, symbols
-from graphc.ops.expr import ArgReduce, Axis, Call, IndexValue, Load, Reduce, Scalar, children, transform, walk
+from graphc.ops.expr import ArgReduce, Axis, Call, IndexValue, Load, Reduce, Scalar, axes_of, children, transform, walk
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,32 @@ class Problem:
     def scalars(self) -> list[Scalar]:
         """Every scalar of every output once."""
         return list({id(s): s for element in self.elements for s in walk(element)}.values())
+
+
+def build_problem(body: Graph, numbers: Sequence[int] | None = None) -> Problem:
+    """Outputs of a body as scalars over one set of axes.
+
+    Args:
+        body: The body.
+        numbers: Which outputs, all of one shape and layout; every one if None.
+
+    Raises:
+        BackendError: They differ in shape or layout.
+    """
+    outputs = [body.outputs[number] for number in (range(len(body.outputs)) if numbers is None else numbers)]
+    shapes = {(value.tensor_type.dims, value.tensor_type.layout) for value in outputs}
+    if len(shapes) != 1:
+        kinds = sorted(str(value.type) for value in outputs)
+        raise BackendError(f"one loop nest cannot write outputs of types {', '.join(kinds)}")
+    expander = Expander(body)
+    axes = axes_of(outputs[0].tensor_type.dims)
+    index = [axis.index for axis in axes]
+    return Problem(
+        axes,
+        tuple(expander.element(value, index) for value in outputs),
+        tuple(value.tensor_type for value in body.inputs),
+        tuple(value.tensor_type for value in outputs),
+    )
 
 
 @dataclass

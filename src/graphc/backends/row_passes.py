@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from graphc.backends.tvm.problem import FreeSymbols, Problem
+from graphc.backends.problem import FreeSymbols, Problem
 from graphc.errors import BackendError
 from graphc.ir import dtypes
 from graphc.ops.expr import (
