@@ -17,25 +17,18 @@ from typing import Any
 from tvm.tirx.script.builder import ir as T
 
 from graphc.backends.base import Kernel
+from graphc.backends.element_types import is_narrow_float
+from graphc.backends.extents import ceildiv, count_of, extent_of, unflatten
+from graphc.backends.heads import MASKED, Heads, bias_of, heads_of_region, inputs_of
 from graphc.backends.problem import FreeSymbols
 from graphc.backends.tvm import scalar_ops, vectormath
 from graphc.backends.tvm.assemble import build_kernel
-from graphc.backends.tvm.contraction import count_of, extent_of, unflatten
-from graphc.backends.tvm.element_types import from_storage, is_narrow_float, to_storage
+from graphc.backends.tvm.element_types import from_storage, to_storage
 from graphc.backends.tvm.gemm_tiles import Tile, fitting, multiply, sweep_cost
-from graphc.backends.tvm.heads import MASKED, Heads, bias_of, heads_of_region, inputs_of
 from graphc.backends.tvm.render import Renderer
 from graphc.backends.tvm.scope import Lane, Scope
 from graphc.backends.tvm.stores import store
-from graphc.backends.tvm.tasks import (
-    PARALLEL_MACS,
-    Chunks,
-    RowTiles,
-    ceildiv,
-    chunks_of,
-    row_tiles,
-    split_until_balanced,
-)
+from graphc.backends.tvm.tasks import PARALLEL_MACS, Chunks, RowTiles, chunks_of, row_tiles, split_until_balanced
 from graphc.backends.tvm.tir import Expr, KernelBuilder, Register, bind, broadcast, horizontal
 from graphc.backends.tvm.transpose import copy_transposed
 from graphc.errors import BackendError
@@ -224,7 +217,7 @@ class _Attention:
 
         def read(key: Dim, element: Dim, count: int | None) -> Expr:
             places = {**at, heads.key.name: key, heads.size.name: element}
-            value = builder.load(operand, heads.k.at(builder, places), self.lanes, 1, count)
+            value = builder.load(operand, heads.k.at(places, builder.bounds), self.lanes, 1, count)
             return from_storage(value, heads.k.type.dtype)
 
         base = copy * (size * self.width)
@@ -292,7 +285,7 @@ class _Attention:
 
         def copy(row: int, element: Dim, lanes: int) -> None:
             places = {**tile.at, heads.query.name: tile.row + row, heads.size.name: element}
-            value = builder.load(self.operands[heads.q.input], heads.q.at(builder, places), lanes, stride or 1)
+            value = builder.load(self.operands[heads.q.input], heads.q.at(places, builder.bounds), lanes, stride or 1)
             builder.store(operand, from_storage(value, heads.q.type.dtype), tile.wide + row * size + element, lanes)
 
         for row in range(tile.rows):
@@ -312,14 +305,14 @@ class _Attention:
             if self.queries is not None:
                 return builder.load(self.queries, tile.wide + r * extent_of([heads.size]) + d)
             places = {**tile.at, heads.query.name: tile.row + r, heads.size.name: d}
-            return builder.load(query, heads.q.at(builder, places))
+            return builder.load(query, heads.q.at(places, builder.bounds))
 
         def right(d: Dim, v: int) -> Expr:
             if self.plan.transposed:
                 return builder.load(self.keys_t, tile.keys + d * self.width + key + v * lanes, lanes)
             places = {**tile.at, heads.key.name: key + v * lanes, heads.size.name: d}
             count = partial if v == vectors - 1 else None
-            value = builder.load(self.operands[heads.k.input], heads.k.at(builder, places), lanes, 1, count)
+            value = builder.load(self.operands[heads.k.input], heads.k.at(places, builder.bounds), lanes, 1, count)
             return from_storage(value, heads.k.type.dtype)
 
         shape = self.plan.score.cut(tile.rows, vectors)
@@ -416,7 +409,9 @@ class _Attention:
         def right(t: Dim, v: int) -> Expr:
             places = {**tile.at, heads.key.name: t, heads.value.name: element + v * lanes}
             count = partial if v == vectors - 1 else None
-            return from_storage(builder.load(operand, heads.v.at(builder, places), lanes, 1, count), heads.v.type.dtype)
+            return from_storage(
+                builder.load(operand, heads.v.at(places, builder.bounds), lanes, 1, count), heads.v.type.dtype
+            )
 
         shape = self.plan.weighted.cut(tile.rows, vectors)
         sums = multiply(builder, shape, lanes, seen, left, right)

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from graphc.backends.base import Kernel
+from graphc.backends.contraction import Contraction, contraction_of
+from graphc.backends.extents import bound, count_of, unflatten
 from graphc.backends.tvm.assemble import build_kernel
-from graphc.backends.tvm.contraction import Contraction, contraction_of, count_of, unflatten
 from graphc.backends.tvm.element_types import constant, from_storage
 from graphc.backends.tvm.product import Product, Schedule, choose_schedule, packed_panel, read_by
-from graphc.backends.tvm.tasks import IMBALANCE, Chunks, bound, chunks_of, imbalance
+from graphc.backends.tvm.tasks import IMBALANCE, Chunks, chunks_of, imbalance
 from graphc.backends.tvm.tir import Expr, KernelBuilder, broadcast
 from graphc.backends.tvm.transpose import copy_transposed
 from graphc.backends.tvm.widening import WideLeft
@@ -219,7 +220,7 @@ class _BatchMatmul:
     def _load(self, places: Mapping[str, Dim], lanes: int, count: Dim | None = None) -> Expr:
         view = self.problem.right
         return from_storage(
-            self.builder.load(self.right, view.at(self.builder, places), lanes, 1, count), view.type.dtype
+            self.builder.load(self.right, view.at(places, self.builder.bounds), lanes, 1, count), view.type.dtype
         )
 
     def _pack_panel(self, at: Mapping[str, Dim], start: Dim, panel: Dim) -> None:

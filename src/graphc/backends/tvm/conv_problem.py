@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from graphc.backends.contraction import anchor_of, storage_offset
 from graphc.backends.regions import Expander
-from graphc.backends.tvm.contraction import anchor_of, storage_offset
 from graphc.errors import BackendError
 from graphc.ir import Dim, Graph, Layout, Node, TensorType, Value, blocked, dtypes, symbol
 from graphc.ir.symbolic import linear_coefficient

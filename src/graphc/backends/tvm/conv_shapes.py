@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
-from graphc.backends.tvm.contraction import anchor_of
+from graphc.backends.contraction import anchor_of
 from graphc.backends.tvm.conv_problem import convolution_of
 from graphc.ir import GRAPHC_DOMAIN, Dim, Graph, Node, Value
 from graphc.ops.base import Trait, find

@@ -10,6 +10,7 @@ from typing import Any
 from tvm.tirx.script.builder import ir as T
 
 from graphc.backends.base import Kernel
+from graphc.backends.element_types import compute_dtype
 from graphc.backends.tvm import element_types
 from graphc.backends.tvm.assemble import build_kernel
 from graphc.backends.tvm.tasks import PARALLEL_MACS, Chunks
@@ -50,7 +51,7 @@ def lower(body: Graph, target: Target, constants: frozenset[int], options: Mappi
         raise BackendError("no matrix of floats to take the determinant of", nodes=node.origins)
     *batch, size, _ = x.tensor_type.static_shape
     count = prod(batch)
-    held = element_types.compute_dtype(x.tensor_type.dtype)
+    held = compute_dtype(x.tensor_type.dtype)
     work = count * size**3 // 3
     parallel = work >= PARALLEL_MACS and count > 1
     per_chunk = -(-count // min(count, 4 * target.cores)) if parallel else max(count, 1)
@@ -82,7 +83,7 @@ class _Elimination:
     def __init__(self, builder: KernelBuilder, plan: _Plan, base: Dim) -> None:
         self.builder = builder
         self.plan = plan
-        self.held = element_types.compute_dtype(plan.dtype)
+        self.held = compute_dtype(plan.dtype)
         self.base = base
 
     def emit(self, matrix: Dim) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from tvm.tirx.script.builder import ir as T
 
 from graphc.backends import float_formats
+from graphc.backends.element_types import compute_dtype, is_narrow_float
 from graphc.backends.tvm import minifloat
 from graphc.backends.tvm.tir import Expr, bind, broadcast, lanes_of
 from graphc.errors import BackendError
@@ -18,20 +19,6 @@ from graphc.ops.expr import ScaleRounding
 
 SUPPORTED_DTYPES = frozenset(dtype for dtype in dtypes.ALL if dtype.kind not in ("complex", "string"))
 """Element types that kernels load, store and compute with."""
-
-
-def compute_dtype(dtype: DType) -> DType:
-    """The type in which values of `dtype` are computed."""
-    if dtype.is_float and dtype.bits < 32:
-        return dtypes.FLOAT32
-    if dtype.is_integer and dtype.bits < 8:
-        return dtypes.INT8 if dtype.kind == "int" else dtypes.UINT8
-    return dtype
-
-
-def is_narrow_float(dtype: DType) -> bool:
-    """Whether values are rounded from float32 when they are stored."""
-    return dtype.is_float and dtype.bits < 32
 
 
 def named(name: str, lanes: int) -> str:

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from graphc.backends.base import Kernel, Packing
+from graphc.backends.contraction import Contraction, contraction_of
+from graphc.backends.extents import count_of, extent_of
 from graphc.backends.tvm.assemble import build_kernel
-from graphc.backends.tvm.contraction import Contraction, contraction_of, count_of, extent_of
 from graphc.backends.tvm.gemm_tiles import Tile, fitting, sweep_cost, with_ways
 from graphc.backends.tvm.product import Product, Schedule, choose_schedule, packed_panel, read_by
 from graphc.backends.tvm.tir import KernelBuilder

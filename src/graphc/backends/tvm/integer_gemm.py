@@ -17,9 +17,10 @@ import numpy as np
 from tvm.tirx.script.builder import ir as T
 
 from graphc.backends.base import Kernel, Packing
+from graphc.backends.contraction import View, anchor_of, view_of
+from graphc.backends.extents import bounds_of, extent_of, unflatten
 from graphc.backends.regions import Expander
 from graphc.backends.tvm.assemble import build_kernel
-from graphc.backends.tvm.contraction import View, anchor_of, bounds_of, extent_of, unflatten, view_of
 from graphc.backends.tvm.dot import Dot, dot_of
 from graphc.backends.tvm.element_types import named, number
 from graphc.backends.tvm.epilogue import Epilogue
@@ -252,7 +253,7 @@ class _IntegerGemm:
             self.problem.axes[-1].name: 0,
             self.problem.inner.name: 0,
         }
-        start = builder.bind_index(self.problem.left.at(builder, places), 0, None, "start")
+        start = builder.bind_index(self.problem.left.at(places, builder.bounds), 0, None, "start")
         width = dot.lanes * dot.group
         total = builder.accumulator(dot.lanes, "int32")
         if self.has_row_sums:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from graphc.backends.base import Kernel
+from graphc.backends.element_types import compute_dtype
 from graphc.backends.tvm import element_types, scalar_ops
 from graphc.backends.tvm.assemble import build_kernel
 from graphc.backends.tvm.gemm_tiles import IN_FLIGHT
@@ -145,7 +146,7 @@ def _plan(node: Node, target: Target) -> Plan:
     keys, values = width // all_heads, value.static_shape[2] // heads
     decays = inputs["decay"].tensor_type.static_shape[2] // heads if "decay" in inputs else 0
     rates = inputs["beta"].tensor_type.static_shape[2] if "beta" in inputs else 0
-    dtype = element_types.compute_dtype(query.dtype)
+    dtype = compute_dtype(query.dtype)
     lanes, ratio = target.lanes(dtype), all_heads // heads
     # Half of the nearest cache holds the panel, so that rows of the inputs do not push it out.
     near = target.l1_bytes // 2 // (keys * lanes * dtype.itemsize)
@@ -200,7 +201,7 @@ class _LinearAttention:
     def write(self, operand: int, number: int, value: Expr, offset: Dim, count: int | None) -> None:
         """Elements of output `number`."""
         dtype = self.types[number]
-        held = element_types.cast(value, self.plan.dtype, element_types.compute_dtype(dtype))
+        held = element_types.cast(value, self.plan.dtype, compute_dtype(dtype))
         stored = element_types.to_storage(held, dtype)
         self.builder.store(operand, stored, offset, self.plan.lanes, 1, count)
 

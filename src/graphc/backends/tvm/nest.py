@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
+from graphc.backends.element_types import compute_dtype
 from graphc.backends.problem import FreeSymbols, Problem, merged
-from graphc.backends.tvm import element_types
 from graphc.backends.tvm.render import Renderer
 from graphc.backends.tvm.scope import Lane, Scope
 from graphc.backends.tvm.stores import fill_halo, store
@@ -290,7 +290,7 @@ class Nest:
         """Lanes in which the innermost loop runs; 1 where a reduction forbids vectors."""
         widest = 1
         for scalar in self.problem.scalars():
-            widest = max(widest, element_types.compute_dtype(scalar.dtype).itemsize if not _is_index(scalar) else 1)
+            widest = max(widest, compute_dtype(scalar.dtype).itemsize if not _is_index(scalar) else 1)
             if isinstance(scalar, Reduce) and self._is_ragged(scalar):
                 return 1
         lanes = max(1, self.builder.vector_bytes // widest)

@@ -6,14 +6,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from graphc.backends.contraction import Contraction, flat_stride
+from graphc.backends.extents import bound, ceildiv, unflatten
 from graphc.backends.regions import Expander
-from graphc.backends.tvm.contraction import Contraction, flat_stride, unflatten
 from graphc.backends.tvm.element_types import from_storage, number
 from graphc.backends.tvm.epilogue import Epilogue
 from graphc.backends.tvm.gemm_tiles import Tile, choose_tile, multiply
 from graphc.backends.tvm.render import Renderer
 from graphc.backends.tvm.scope import Lane, Scope
-from graphc.backends.tvm.tasks import PARALLEL_MACS, RowTiles, bound, ceildiv, only, row_tiles, split_until_balanced
+from graphc.backends.tvm.tasks import PARALLEL_MACS, RowTiles, only, row_tiles, split_until_balanced
 from graphc.backends.tvm.tir import Expr, KernelBuilder, broadcast
 from graphc.backends.tvm.widening import WideLeft
 from graphc.errors import BackendError
@@ -277,9 +278,9 @@ class Product:
         left, builder = self.problem.left, self.builder
         origin = {**batch, **{axis.name: 0 for axis in (*self.rows, self.problem.inner)}}
         if self._row_stride is not None:
-            return left.at(builder, origin) + row * self._row_stride
+            return left.at(origin, builder.bounds) + row * self._row_stride
         places = {**origin, **unflatten(self.rows, row, builder.bounds)}
-        return builder.bind_index(left.at(builder, places), 0, None, "start")
+        return builder.bind_index(left.at(places, builder.bounds), 0, None, "start")
 
     def _store(self, value: Expr, places: Mapping[str, Dim], column: Dim, count: Dim | None) -> None:
         plan, builder, problem = self.schedule, self.builder, self.problem

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from tvm.tirx.script.builder import ir as T
 
+from graphc.backends.element_types import compute_dtype
 from graphc.backends.tvm import element_types
 from graphc.backends.tvm.tir import Expr, KernelBuilder, bind, broadcast, lanes_of
 from graphc.ir import Dim, dtypes
@@ -24,7 +25,7 @@ def key_bits(dtype: DType) -> int:
     """Bits of a key that can differ between two elements of `dtype`; keys are of 32 bits, or of 64."""
     if dtype.kind == "bool":
         return 8
-    return element_types.compute_dtype(dtype).bits
+    return compute_dtype(dtype).bits
 
 
 def word_count(dtype: DType) -> int:

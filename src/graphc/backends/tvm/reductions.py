@@ -12,6 +12,7 @@ from typing import Protocol
 
 from tvm.tirx.script.builder import ir as T
 
+from graphc.backends.element_types import compute_dtype
 from graphc.backends.tvm import element_types, scalar_ops
 from graphc.backends.tvm.scope import Lane, Scope
 from graphc.backends.tvm.tir import Expr, KernelBuilder, Register, bind, broadcast, horizontal, lanes_of
@@ -114,7 +115,7 @@ def arg_reduce(site: Site, scalar: ArgReduce) -> Expr:
 
 def _leader(site: Site, scalar: ArgReduce, lanes: int, positions: str) -> tuple[Register, Register]:
     """Registers of the best element so far, which any beats or equals, and of its position."""
-    dtype = element_types.compute_dtype(scalar.body.dtype)
+    dtype = compute_dtype(scalar.body.dtype)
     best = site.builder.accumulator(lanes, "uint8" if dtype.kind == "bool" else dtype.name)
     start = REDUCE_IDENTITY["max" if scalar.op == "argmax" else "min"](dtype)
     best.value = broadcast(element_types.to_storage(element_types.constant(start, dtype), dtype), lanes)
@@ -126,7 +127,7 @@ def _leader(site: Site, scalar: ArgReduce, lanes: int, positions: str) -> tuple[
 def _challenge(site: Site, scalar: ArgReduce, leader: tuple[Register, Register], value: Expr, index: Expr) -> None:
     """Lets elements at `index` take the lead where they beat it."""
     best, position = leader
-    dtype = element_types.compute_dtype(scalar.body.dtype)
+    dtype = compute_dtype(scalar.body.dtype)
     stored = broadcast(bind(element_types.to_storage(value, dtype)), best.lanes)
     better = _beats(scalar, stored, best.value, dtype.is_float)
     # Both are chosen before either changes: the choice depends on the leader.
@@ -178,7 +179,7 @@ def _winner(scalar: ArgReduce, left: tuple[Expr, Expr], right: tuple[Expr, Expr]
     """The better of two elements and its position, lane by lane; of equal ones the first, or the last."""
     (a, at), (b, place) = ((bind(value), bind(position)) for value, position in (left, right))
     better, equal = b > a if scalar.op == "argmax" else b < a, T.EQ(a, b)
-    if element_types.compute_dtype(scalar.body.dtype).is_float:
+    if compute_dtype(scalar.body.dtype).is_float:
         missing, other = element_types.isnan(b), element_types.isnan(a)
         better, equal = T.Or(better, T.And(missing, T.Not(other))), T.Or(equal, T.And(missing, other))
     chosen = T.Or(better, T.And(equal, place > at if scalar.last else place < at))
@@ -212,11 +213,11 @@ def _vector_axis(site: Site, scalar: Reduce) -> Axis | None:
 
 def _lanes(site: Site, scalar: Scalar) -> int:
     """Lanes in which a reduction of this type accumulates."""
-    return max(1, site.builder.vector_bytes // max(element_types.compute_dtype(scalar.dtype).itemsize, 1))
+    return max(1, site.builder.vector_bytes // max(compute_dtype(scalar.dtype).itemsize, 1))
 
 
 def _register(site: Site, scalar: Reduce, lanes: int) -> Register:
-    dtype = element_types.compute_dtype(scalar.dtype)
+    dtype = compute_dtype(scalar.dtype)
     name = "uint8" if dtype.kind == "bool" else dtype.name
     register = site.builder.accumulator(lanes, name)
     identity = element_types.constant(REDUCE_IDENTITY[scalar.op](dtype), dtype)
@@ -241,7 +242,7 @@ def _loops(
 
 
 def _accumulate(site: Site, scalar: Reduce, register: Register, value: Expr, lane: Lane) -> None:
-    dtype = element_types.compute_dtype(scalar.dtype)
+    dtype = compute_dtype(scalar.dtype)
     held = element_types.from_storage(register.value, dtype) if dtype.kind == "bool" else register.value
     combined = scalar_ops.apply(_COMBINE[scalar.op], dtype, [broadcast(value, register.lanes), held])
     if lane.count is not None and lane is not site.lane:
@@ -296,7 +297,7 @@ def _reduce_along(site: Site, scalar: Reduce, axis: Axis) -> Expr:
             _accumulate(site, scalar, register, site.along(lane, scope).visit(scalar.body), lane)
 
     nest(others, {})
-    dtype = element_types.compute_dtype(scalar.dtype)
+    dtype = compute_dtype(scalar.dtype)
 
     def combine(left: Expr, right: Expr) -> Expr:
         return bind(scalar_ops.apply(_COMBINE[scalar.op], dtype, [left, right]))

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from tvm.tirx.script.builder import ir as T
 
+from graphc.backends.element_types import is_narrow_float
 from graphc.backends.tvm import element_types, scalar_ops
 from graphc.backends.tvm.reductions import arg_reduce, reduce
 from graphc.backends.tvm.scope import Lane, Scope
@@ -65,7 +66,7 @@ class Renderer:
 
         A cast to a narrow float, which most such results end in, is rounded once and not read back.
         """
-        if isinstance(scalar, Cast) and element_types.is_narrow_float(scalar.dtype) and id(scalar) not in scope.values:
+        if isinstance(scalar, Cast) and is_narrow_float(scalar.dtype) and id(scalar) not in scope.values:
             given, source = self.render(scalar.value, lane, scope), scalar.value.dtype
             return element_types.narrowed(
                 given, source, scalar.dtype, saturate=scalar.saturate, rounding=scalar.rounding

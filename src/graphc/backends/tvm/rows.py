@@ -12,16 +12,17 @@ from typing import Any
 from tvm.tirx.script.builder import ir as T
 
 from graphc.backends.base import Kernel
+from graphc.backends.element_types import compute_dtype
+from graphc.backends.extents import ceildiv, count_of, is_positive, unflatten
 from graphc.backends.problem import Problem, build_problem, merged
 from graphc.backends.row_passes import Pass, Row, row_of, shifted_exponential
 from graphc.backends.tvm import element_types, scalar_ops, vectormath
 from graphc.backends.tvm.assemble import build_kernel
-from graphc.backends.tvm.contraction import count_of, is_positive, unflatten
 from graphc.backends.tvm.nest import PARALLEL_COST, cost_of
 from graphc.backends.tvm.render import Renderer
 from graphc.backends.tvm.scope import Lane, Scope
 from graphc.backends.tvm.stores import store
-from graphc.backends.tvm.tasks import Chunks, ceildiv, chunks_of
+from graphc.backends.tvm.tasks import Chunks, chunks_of
 from graphc.backends.tvm.tir import Expr, KernelBuilder, Register, bind, broadcast, horizontal
 from graphc.errors import BackendError
 from graphc.ir import Dim, Graph, dtypes, symbol
@@ -85,7 +86,7 @@ def _check(problem: Problem, bounds: Bounds) -> None:
     if not all(type_.layout.is_row_major for type_ in problem.outputs):
         raise BackendError("an output is not row-major")
     for scalar in problem.scalars():
-        if element_types.compute_dtype(scalar.dtype).itemsize > 4 and not isinstance(scalar, IndexValue):
+        if compute_dtype(scalar.dtype).itemsize > 4 and not isinstance(scalar, IndexValue):
             raise BackendError(f"it computes with {scalar.dtype}")
 
 

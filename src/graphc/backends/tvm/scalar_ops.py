@@ -7,17 +7,9 @@ from collections.abc import Callable
 
 from tvm.tirx.script.builder import ir as T
 
+from graphc.backends.element_types import compute_dtype
 from graphc.backends.tvm import vectormath
-from graphc.backends.tvm.element_types import (
-    SUPPORTED_DTYPES,
-    compute_dtype,
-    equal,
-    isnan,
-    named,
-    number,
-    tir_dtype,
-    unequal,
-)
+from graphc.backends.tvm.element_types import SUPPORTED_DTYPES, equal, isnan, named, number, tir_dtype, unequal
 from graphc.backends.tvm.tir import Expr, Register, bind, broadcast, lanes_of
 from graphc.errors import BackendError
 from graphc.ir import dtypes

@@ -15,9 +15,11 @@ from typing import Any, Protocol, TypeAlias
 from tvm.tirx.script.builder import ir as T
 
 from graphc.backends.base import Kernel
+from graphc.backends.element_types import compute_dtype
+from graphc.backends.extents import bound, ceildiv
 from graphc.backends.tvm import element_types, scalar_ops
 from graphc.backends.tvm.assemble import build_kernel
-from graphc.backends.tvm.tasks import CHUNKS_PER_CORE, bound, ceildiv
+from graphc.backends.tvm.tasks import CHUNKS_PER_CORE
 from graphc.backends.tvm.tir import Expr, KernelBuilder, Register, bind, broadcast
 from graphc.errors import BackendError
 from graphc.ir import Dim, Graph
@@ -86,7 +88,7 @@ def lower(body: Graph, target: Target, constants: frozenset[int], options: Mappi
         BackendError: The axis is not known.
     """
     plan = _plan(body, target)
-    held = element_types.compute_dtype(plan.dtype)
+    held = compute_dtype(plan.dtype)
     sums = plan.outer * plan.blocks * plan.inner * held.itemsize
 
     def emit(builder: KernelBuilder) -> None:
@@ -117,7 +119,7 @@ def _plan(body: Graph, target: Target) -> _Plan:
     shape = kind.dims
     over = int(axis.constant.array().reshape(())) % len(shape)
     outer, length, inner = product(shape[:over]), shape[over], bound(product(shape[over + 1 :]))
-    lanes = target.vector_bytes // element_types.compute_dtype(kind.dtype).itemsize
+    lanes = target.vector_bytes // compute_dtype(kind.dtype).itemsize
     parallel = typical(outer * length * inner, body.bounds) >= PARALLEL_ELEMENTS
     ways = target.vector_registers // 2
     rows = outer * ceildiv(inner, lanes * ways)
@@ -146,7 +148,7 @@ class _Scan:
     def __init__(self, builder: KernelBuilder, plan: _Plan) -> None:
         self.builder = builder
         self.plan = plan
-        self.held = element_types.compute_dtype(plan.dtype)
+        self.held = compute_dtype(plan.dtype)
         self.identity = element_types.constant(1 if plan.op == "mul" else 0, self.held)
 
     def emit(self) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 from tvm.tirx.script.builder import ir as T
 
 from graphc.backends.base import Kernel
+from graphc.backends.element_types import compute_dtype
 from graphc.backends.tvm import element_types, scalar_ops
 from graphc.backends.tvm.assemble import build_kernel
 from graphc.backends.tvm.loops import copy_tensor
@@ -104,7 +105,7 @@ class _Scatter:
         self.op = _COMBINE.get(node.str_attribute("reduction", "none"))
         self.shape = self.data.kind.static_shape
         self.dtype = self.data.kind.dtype
-        self.lanes = builder.vector_bytes // max(element_types.compute_dtype(self.dtype).itemsize, 1)
+        self.lanes = builder.vector_bytes // max(compute_dtype(self.dtype).itemsize, 1)
         self.shared = prod(self.updates.kind.static_shape) >= PARALLEL_UPDATES
 
     def emit(self) -> None:

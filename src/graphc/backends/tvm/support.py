@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from graphc.backends.heads import heads_of_region
 from graphc.backends.regions import body_of, expression_of
 from graphc.backends.tvm import operators, scalar_ops
-from graphc.backends.tvm.heads import heads_of_region
 from graphc.errors import BackendError
 from graphc.ir import GRAPHC_DOMAIN, Node, TensorType, dtypes
 from graphc.ops.base import UNKNOWN_PREFIX, Trait, find

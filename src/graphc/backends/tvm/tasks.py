@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from graphc.backends.extents import ceildiv
 from graphc.backends.tvm.tir import KernelBuilder
-from graphc.errors import BackendError
 from graphc.ir import Dim
-from graphc.ir.symbolic import Bounds, add, floordiv, maximum, minimum, typical
+from graphc.ir.symbolic import Bounds, floordiv, maximum, minimum, typical
 
 PARALLEL_MACS = 150_000
 """Multiply-adds under which a parallel region costs more than it saves (about 2 microseconds of one core)."""
@@ -19,22 +19,6 @@ IMBALANCE = 1.1
 
 CHUNKS_PER_CORE = 8
 """Chunks are few, so that each can have a workspace of its own, and enough for any number of threads to be balanced."""
-
-
-def ceildiv(left: Dim, right: Dim) -> Dim:
-    """`left / right` rounded up, for a positive `right`."""
-    return floordiv(add(left, right - 1), right)
-
-
-def bound(extent: Dim) -> int:
-    """An extent that must be known.
-
-    Raises:
-        BackendError: It is not.
-    """
-    if not isinstance(extent, int):
-        raise BackendError(f"its code depends on the extent {extent}, which is not bound")
-    return extent
 
 
 def imbalance(tasks: int, threads: int) -> float:

@@ -15,10 +15,11 @@ from typing import Any
 from tvm.tirx.script.builder import ir as T
 
 from graphc.backends.base import Kernel
+from graphc.backends.extents import bound
 from graphc.backends.tvm.assemble import build_kernel
 from graphc.backends.tvm.records import MOST_PLACES, Records, key_bits, sort_key, word_count
 from graphc.backends.tvm.sorting import DIGITS, sort_by_digits, sort_network
-from graphc.backends.tvm.tasks import Chunks, bound
+from graphc.backends.tvm.tasks import Chunks
 from graphc.backends.tvm.tir import Expr, KernelBuilder, Register, bind, broadcast
 from graphc.errors import BackendError
 from graphc.ir import Dim, Graph, dtypes

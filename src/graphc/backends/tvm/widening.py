@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from graphc.backends.tvm.contraction import Contraction, count_of, extent_of, unflatten
-from graphc.backends.tvm.element_types import from_storage, is_narrow_float
+from graphc.backends.contraction import Contraction
+from graphc.backends.element_types import is_narrow_float
+from graphc.backends.extents import count_of, extent_of, unflatten
+from graphc.backends.tvm.element_types import from_storage
 from graphc.backends.tvm.tir import KernelBuilder
 from graphc.ir import Dim
 from graphc.ops.expr import Axis
@@ -64,7 +66,7 @@ class WideLeft:
         with builder.parallel(count_of(self.axes), "row", enable=parallel) as row:
             places = unflatten(self.axes, row, builder.bounds)
             others = {axis.name: 0 for axis in (*self.problem.axes, inner) if axis.name not in places}
-            base = builder.bind_index(left.at(builder, {**others, **places}), 0, None, "base")
+            base = builder.bind_index(left.at({**others, **places}, builder.bounds), 0, None, "base")
 
             def copy(k: Dim, lanes: int) -> None:
                 value = builder.load(source, base + k * stride, lanes, stride)

@@ -6,9 +6,10 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from graphc.backends.contraction import View, anchor_of, view_of
+from graphc.backends.element_types import compute_dtype
+from graphc.backends.extents import bounds_of, extent_of, is_positive
 from graphc.backends.regions import Expander
-from graphc.backends.tvm.contraction import View, anchor_of, bounds_of, extent_of, is_positive, view_of
-from graphc.backends.tvm.element_types import compute_dtype
 from graphc.errors import BackendError
 from graphc.ir import Dim, Graph, Node, TensorType, Value, dtypes
 from graphc.ir.symbolic import Bounds, product, simplify, substitute

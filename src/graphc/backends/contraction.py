@@ -9,19 +9,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from graphc.backends.element_types import compute_dtype
+from graphc.backends.extents import bounds_of, is_positive
 from graphc.backends.regions import Expander
-from graphc.backends.tvm.element_types import compute_dtype
-from graphc.backends.tvm.tasks import bound
-from graphc.backends.tvm.tir import KernelBuilder
 from graphc.errors import BackendError
 from graphc.ir import Dim, Graph, Node, TensorType, Value
 from graphc.ir.dtypes import DType
 from graphc.ir.symbolic import (
     Bounds,
-    floordiv,
-    interval,
     linear_coefficient,
-    mod,
     multiply,
     product,
     simplify,
@@ -55,14 +51,9 @@ class View:
         """Whether the element read changes along `axis`."""
         return axis.name in symbols(self.offset)
 
-    def at(self, builder: KernelBuilder, places: Mapping[str, Dim]) -> Dim:
-        """The offset with axes replaced by index expressions over loop symbols."""
-        return substitute(self.offset, places, builder.bounds)
-
-
-def bounds_of(axes: Sequence[Axis]) -> dict[str, tuple[int, int | None]]:
-    """Inclusive bounds of axes, for simplification of offsets over them."""
-    return {axis.name: (0, axis.extent - 1 if isinstance(axis.extent, int) else None) for axis in axes}
+    def at(self, places: Mapping[str, Dim], bounds: Bounds) -> Dim:
+        """The offset with axes replaced by index expressions over loop symbols, whose bounds are `bounds`."""
+        return substitute(self.offset, places, bounds)
 
 
 def storage_offset(type_: TensorType, index: Sequence[Dim], bounds: Bounds) -> Dim:
@@ -216,33 +207,3 @@ def flat_stride(view: View, axes: Sequence[Axis]) -> int | None:
             return None
         expected = multiply(expected, axis.extent)
     return step
-
-
-def unflatten(axes: Sequence[Axis], flat: Dim, bounds: Bounds) -> dict[str, Dim]:
-    """The place of each of `axes` at a position in their row-major order."""
-    places: dict[str, Dim] = {}
-    for number, axis in enumerate(reversed(axes)):
-        last = number == len(axes) - 1
-        places[axis.name] = flat if last else mod(flat, axis.extent, bounds)
-        flat = floordiv(flat, axis.extent, bounds)
-    return places
-
-
-def count_of(axes: Sequence[Axis]) -> Dim:
-    """Number of index values of `axes`."""
-    return product(axis.extent for axis in axes)
-
-
-def extent_of(axes: Sequence[Axis]) -> int:
-    """Number of index values of `axes`, all of which must be bound.
-
-    Raises:
-        BackendError: One is not.
-    """
-    return bound(count_of(axes))
-
-
-def is_positive(extent: Dim, bounds: Bounds) -> bool:
-    """Whether an extent is never zero."""
-    found = interval(extent, bounds)
-    return found is not None and found[0] > 0
