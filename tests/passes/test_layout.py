@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from graphc.ir import Builder, Graph, TensorType, Value, blocked, dtypes
+from graphc.ir import Builder, Graph, TensorType, Value, blocked, channels_last, dtypes
 from graphc.ir.verify import verify
 from graphc.ops import infer_graph
 from graphc.ops.evaluate import evaluate_graph
 from graphc.passes import PassContext
 from graphc.passes.layout import AssignLayout
+from graphc.target import GPUS
 from graphc.testing import check_pass
 
 RNG = np.random.default_rng(0)
@@ -28,12 +29,13 @@ def _conv(b: Builder, x: Value, channels: int, outputs: int, kernel: int) -> Val
     return b.op("Conv", x, weight, kernel_shape=[kernel, kernel], pads=[kernel // 2] * 4)
 
 
-def _assign(graph: Graph, **options: int | bool) -> dict[str, str]:
+def _assign(graph: Graph, **options: int) -> dict[str, str]:
     """Layout of each value by the operator that made it; checks meaning in storage, where a missed relayout shows."""
     infer_graph(graph)
     arrays = [RNG.standard_normal(value.tensor_type.static_shape).astype(np.float32) for value in graph.inputs]
     before = evaluate_graph(graph, arrays)
-    AssignLayout(**{"block": 4, **options}).run(graph, PassContext())  # type: ignore[arg-type]
+    blocks = {} if options.get("channels_last") else {"block": 4}
+    AssignLayout(**{**blocks, **options}).run(graph, PassContext())  # type: ignore[arg-type]
     verify(graph)
     for storage in (False, True):
         for found, wanted in zip(evaluate_graph(graph, arrays, storage=storage), before, strict=True):
@@ -110,3 +112,68 @@ def test_padding_that_the_shape_decides_is_padding_too() -> None:
     weight = b.constant(RNG.standard_normal((8, 8, 3, 3)).astype(np.float32))
     graph.outputs = [b.op("Conv", x, weight, auto_pad="SAME_UPPER")]
     assert next(iter(_assign(graph).values())) == str(BORDER)
+
+
+NHWC = str(channels_last(4))
+
+
+def test_channels_are_last_around_convolutions_where_asked() -> None:
+    graph, b, x = _image(1, 3, 8, 8)
+    y = b.op("Relu", _conv(b, x, 3, 8, 3))
+    graph.outputs = [b.op("MaxPool", _conv(b, y, 8, 1, 3), kernel_shape=[2, 2])]
+    # A photo is read as it comes; one channel lies the same in both orders.
+    assert _assign(graph, channels_last=True) == {
+        "Conv0": NHWC,
+        "Relu1": NHWC,
+        "Conv2": "row_major",
+        "MaxPool3": "row_major",
+    }
+
+
+def test_gpus_want_channels_last() -> None:
+    graph, b, x = _image(1, 16, 6, 6)
+    graph.outputs = [_conv(b, x, 16, 8, 3)]
+    infer_graph(graph)
+    AssignLayout().run(graph, PassContext(target=GPUS["sm_90"]))
+    verify(graph)
+    layouts = [str(node.output.tensor_type.layout) for node in graph.nodes if not node.is_op("Constant")]
+    assert layouts == [NHWC, NHWC, "row_major"], "in, the convolution, out"
+
+
+def test_pooled_images_of_one_pixel_and_their_convolutions_need_no_conversion() -> None:
+    graph, b, x = _image(1, 3, 8, 8)
+    y = _conv(b, x, 3, 16, 3)
+    scale = b.op("Sigmoid", _conv(b, b.op("GlobalAveragePool", y), 16, 16, 1))
+    graph.outputs = [b.op("GlobalMaxPool", b.op("Mul", y, scale))]
+    found = _assign(graph, channels_last=True)
+    assert found == {
+        "Conv0": NHWC,
+        "GlobalAveragePool1": "row_major",
+        "Conv2": "row_major",
+        "Sigmoid3": "row_major",
+        "Mul4": NHWC,
+        "GlobalMaxPool5": "row_major",
+    }
+
+
+def test_what_turns_channels_last_finds_them_there() -> None:
+    graph, b, x = _image(1, 3, 8, 8)
+    graph.outputs = [b.op("Transpose", _conv(b, x, 3, 16, 3), perm=(0, 2, 3, 1))]
+    assert _assign(graph, channels_last=True) == {"Conv0": NHWC, "Transpose1": "row_major"}
+
+
+def test_signals_and_integers_are_stored_channels_last_too() -> None:
+    graph = Graph("g", [("x", TensorType(dtypes.UINT8, (1, 16, 9)))], opset=23)
+    b = Builder(graph)
+    weight = b.constant(RNG.integers(-9, 9, (8, 16, 3)).astype(np.int8))
+    graph.outputs = [b.op("Cast", b.op("ConvInteger", graph.inputs[0], weight, pads=[1, 1]), to=1)]
+    infer_graph(graph)
+    AssignLayout(channels_last=True).run(graph, PassContext())
+    verify(graph)
+    layouts = [str(node.output.tensor_type.layout) for node in graph.nodes if not node.is_op("Constant")]
+    assert layouts == [str(channels_last(3))] * 3 + ["row_major"]
+
+
+def test_random_graphs_keep_their_meaning_with_channels_last() -> None:
+    operators = ("Conv", "MaxPool", "GlobalAveragePool", "Relu", "Add", "Concat", "Transpose")
+    assert check_pass("layout{channels_last=true}", examples=200, operators=operators, max_nodes=12) > 0

@@ -108,10 +108,13 @@ def evaluate_graph(
 
 
 def accepts_by_trait(node: Node, index: int, layout: Layout) -> bool:
-    """Whether kernels of this kind of operator read any layout: those that compute each element where it lies."""
+    """Whether kernels of this kind of operator read any layout: those that compute each element where it lies.
+
+    And those that only turn axes round, for which where an element lies is all there is.
+    """
     operator = find(node)
     computed = operator is not None and bool(operator.traits & _LAYOUT_AWARE)
-    return computed or layout.is_row_major or node.domain == GRAPHC_DOMAIN
+    return computed or layout.is_row_major or node.domain == GRAPHC_DOMAIN or node.is_op("Transpose")
 
 
 def poison(dtype: DType) -> Any:

@@ -1,9 +1,10 @@
-"""Layout assignment: where convolutions work on vectors of channels, activations are stored that way.
+"""Layout assignment: activations around convolutions are stored as the machine's convolutions want them.
 
 On CPUs a 2-D convolution is fastest over NCHW[b]c: channels split into blocks of one vector, the block innermost, and a
 zero halo around each image so that the inner loop has no border test (Liu et al., "Optimizing CNN Model Inference on
-CPUs", USENIX ATC 2019). The layout belongs to the value: operators between convolutions compute in it, and a Relayout
-node stands only where a value enters or leaves the blocked part of the graph.
+CPUs", USENIX ATC 2019). On GPUs it is a product of matrices whose rows are pixels, and channels are last. The layout
+belongs to the value: operators between convolutions compute in it, and a Relayout node stands only where a value enters
+or leaves that part of the graph.
 """
 
 from __future__ import annotations
@@ -12,12 +13,19 @@ from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
-from graphc.ir import GRAPHC_DOMAIN, ROW_MAJOR, Graph, Layout, Node, TensorType, Value, blocked
-from graphc.ir.dtypes import FLOAT32
+from graphc.ir import GRAPHC_DOMAIN, ROW_MAJOR, Graph, Layout, Node, TensorType, Value
 from graphc.ir.layout_checks import ANY_OPERATOR, register_layout_rule, row_major_only
 from graphc.ops.base import Trait, find
-from graphc.ops.convolution import conv_window
 from graphc.passes.base import Finding, PassContext, register_pass
+from graphc.passes.image_layout import (
+    ChannelsLast,
+    ImageLayout,
+    border_of,
+    convolution_rank,
+    image_layout,
+    is_convolution,
+    widest,
+)
 
 _POOLS = frozenset({"MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool"})
 _FOLLOWERS = frozenset({"Concat", "Resize", "BatchNormalization", "Clip", "DepthToSpace", "Slice"})
@@ -27,129 +35,90 @@ _FOLLOWERS = frozenset({"Concat", "Resize", "BatchNormalization", "Clip", "Depth
 @register_pass
 @dataclass(frozen=True)
 class AssignLayout:
-    """Stores the activations around convolutions in blocks of channels.
+    """Stores the activations around convolutions in blocks of channels on CPUs, with channels last on GPUs.
 
-    Before: typed graph, every value row-major. After: results of 2-D convolutions, and of what follows them, are
-    NCHW[b]c with the halo that their readers need; Relayout nodes convert at the borders. Shapes and what the graph
-    computes are unchanged.
+    Before: typed graph, every value row-major. After: results of convolutions, and of what follows them, are in the
+    layout that the target wants (NCHW[b]c with the halo that their readers need, or NHWC); Relayout nodes convert at
+    the borders. Shapes and what the graph computes are unchanged.
 
     Args:
         block: Channels of a block; 0 takes the target's vector width, 1 leaves everything row-major.
         halo: Whether producers write the zero border that convolutions need.
+        channels_last: Whether channels are last whatever the target.
     """
 
     name: ClassVar[str] = "layout"
     block: int = 0
     halo: bool = True
+    channels_last: bool = False
 
     def run(self, graph: Graph, context: PassContext) -> int:
-        """Chooses the values to block, gives them their layouts, and puts Relayout nodes at the borders."""
-        block = self._block(context)
-        if block == 1:
+        """Chooses the values to store so, gives them their layouts, and puts Relayout nodes at the borders."""
+        images = self._images(context)
+        if images is None:
             return 0
-        chosen = self._choose(graph, block, context)
+        chosen = self._choose(graph, images, context)
         for value in chosen:
             kind = value.tensor_type
-            value.type = kind.with_layout(self._layout(value, block))
+            value.type = kind.with_layout(_layout(value, images))
         changes = len(chosen)
         for value in chosen:
-            changes += _convert_readers(graph, value)
+            changes += _convert_readers(graph, value, images)
         for node in list(graph.nodes):
-            changes += _convert_inputs(graph, node, block)
+            changes += _convert_inputs(graph, node, images)
         return changes
 
     def explain(self, graph: Graph, context: PassContext) -> Iterator[Finding]:
-        """What would be stored in blocks of channels, and why nothing else would."""
-        block = self._block(context)
-        if block == 1:
+        """What would be stored as convolutions want it, and why nothing else would."""
+        images = self._images(context)
+        if images is None:
             return
         chosen: dict[Value, None] = {}
         for node in graph.nodes:
             if node.is_op("Constant"):
                 continue
-            reason = _why_row_major(node, chosen, block, context)
+            reason = _why_row_major(node, chosen, images, context)
             if reason is None:
                 chosen[node.output] = None
         for node in graph.nodes:
             if node.output in chosen:
-                border = " with a border of zeros" if self._layout(node.output, block).halo else ""
-                yield Finding(node, f"stored in blocks of {block} channels{border}", done=True)
+                yield Finding(node, images.describe(_layout(node.output, images)), done=True)
             elif not node.is_op("Constant"):
-                yield Finding(node, f"row-major: {_why_row_major(node, chosen, block, context)}")
+                yield Finding(node, f"row-major: {_why_row_major(node, chosen, images, context)}")
 
-    def _block(self, context: PassContext) -> int:
-        return self.block or (context.target.lanes(FLOAT32) if context.target is not None else 16)
+    def _images(self, context: PassContext) -> ImageLayout | None:
+        return image_layout(context.target, block=self.block, halo=self.halo, last=self.channels_last)
 
-    def _choose(self, graph: Graph, block: int, context: PassContext) -> list[Value]:
-        """Values to store blocked, in graph order."""
+    def _choose(self, graph: Graph, images: ImageLayout, context: PassContext) -> list[Value]:
+        """Values to store so, in graph order."""
         chosen: dict[Value, None] = {}
         for node in graph.nodes:
-            if _why_row_major(node, chosen, block, context) is None and context.permit(self.name, node):
+            if _why_row_major(node, chosen, images, context) is None and context.permit(self.name, node):
                 chosen[node.output] = None
         return list(chosen)
 
-    def _layout(self, value: Value, block: int) -> Layout:
-        """Blocked, with the widest zero border that a convolution reading the value asks for."""
-        border = [(0, 0), (0, 0)]
-        if self.halo:
-            for node in value.consumers:
-                if _is_convolution(node) and node.input(0) is value:
-                    border = [(max(a, c), max(b, d)) for (a, b), (c, d) in zip(border, _pads(node), strict=True)]
-        halo = ((0, 0), (0, 0), *border) if any(map(any, border)) else ()
-        return blocked(1, block, halo=halo, fill=0.0)
+
+def _layout(value: Value, images: ImageLayout) -> Layout:
+    """With the widest border that a convolution reading the value asks for."""
+    readers = [node for node in value.consumers if images.takes(node) and node.input(0) is value]
+    return images.layout(value, widest([border_of(node) for node in readers]))
 
 
-def _why_row_major(node: Node, chosen: Container[Value], block: int, context: PassContext) -> str | None:
-    """Why the node's result is not stored in blocks; None where it is."""
-    reason = _not_an_image(node.output, block)
+def _why_row_major(node: Node, chosen: Container[Value], images: ImageLayout, context: PassContext) -> str | None:
+    """Why the node's result is stored row-major; None where it is not."""
+    reason = images.refusal(node.output)
     if reason is not None:
         return reason
     verdict = None if context.capability is None else context.capability.supports(node)
     if verdict is not None and not verdict:
         return f"{node.op} runs on the host: {verdict.reason}"
-    if _is_convolution(node):
+    if images.takes(node):
         return None
     if not _computes_in_any_layout(node):
         return f"{node.op} is computed on row-major storage"
     if not any(value in chosen for value in _data_inputs(node)):
-        return f"nothing that {node.op} reads is stored in blocks"
+        return f"nothing that {node.op} reads is stored as convolutions want it"
     return None
-
-
-def _is_image(value: Value, block: int) -> bool:
-    return _not_an_image(value, block) is None
-
-
-def _not_an_image(value: Value, block: int) -> str | None:
-    """Why a value is no float32 batch of images with channels enough to fill most of a block."""
-    kind = value.type
-    if not isinstance(kind, TensorType) or kind.shape is None or len(kind.shape) != 4:
-        return "its result is no batch of images"
-    if kind.dtype != FLOAT32:
-        return f"its result is {kind.dtype}, not float32"
-    channels = kind.shape[1]
-    if not isinstance(channels, int):
-        return f"the number of channels is open: {channels}"
-    if 2 * channels < block:
-        return f"{channels} channels fill less than half of a block of {block}"
-    return None
-
-
-def _is_convolution(node: Node) -> bool:
-    """A 2-D convolution whose channels stay whole when split into blocks."""
-    if not node.is_op("Conv"):
-        return False
-    weight = node.inputs[1]
-    return weight is not None and weight.tensor_type.rank == 4
-
-
-def _pads(node: Node) -> list[tuple[int, int]]:
-    """Zeros that a convolution sees before and after each spatial axis; none where they depend on open extents."""
-    shapes = [value.tensor_type.dims for value in node.inputs[:2] if value is not None]
-    window = conv_window(node, *shapes)
-    pads = list(zip(window.pads_begin, window.pads_end, strict=True))
-    known = [(lo, hi) for lo, hi in pads if isinstance(lo, int) and isinstance(hi, int)]
-    return known if len(known) == len(pads) else [(0, 0)] * len(pads)
 
 
 def _computes_in_any_layout(node: Node) -> bool:
@@ -165,7 +134,14 @@ def _data_inputs(node: Node) -> list[Value]:
     return [value for value in node.inputs if value is not None]
 
 
-def _convert_readers(graph: Graph, value: Value) -> int:
+def _reads_any_layout(node: Node, value: Value, images: ImageLayout) -> bool:
+    """Whether `node` reads `value` as it is stored: what turns channels last itself should find them there."""
+    if images.takes(node):
+        return node.input(0) is value
+    return _computes_in_any_layout(node) or (node.is_op("Transpose") and isinstance(images, ChannelsLast))
+
+
+def _convert_readers(graph: Graph, value: Value, images: ImageLayout) -> int:
     """Gives readers that need row-major storage a converted copy."""
     readers = [
         use
@@ -173,7 +149,7 @@ def _convert_readers(graph: Graph, value: Value) -> int:
         if isinstance(use.user, Graph)
         # A body reads what it captures as it is declared.
         or use.user.graph is not graph
-        or not (_is_convolution(use.user) or _computes_in_any_layout(use.user))
+        or not _reads_any_layout(use.user, value, images)
     ]
     if not readers or value.producer is None:
         return 0
@@ -189,16 +165,14 @@ def _convert_readers(graph: Graph, value: Value) -> int:
     return 1
 
 
-def _convert_inputs(graph: Graph, node: Node, block: int) -> int:
-    """Blocks the row-major image that a convolution reads, unless it has too few channels to be worth it."""
-    if not _is_convolution(node):
+def _convert_inputs(graph: Graph, node: Node, images: ImageLayout) -> int:
+    """Converts the row-major image that a convolution reads, unless it has too few channels to be worth it."""
+    data = node.input(0)
+    if not images.takes(node) or data is None or not data.tensor_type.layout.is_row_major:
         return 0
-    data = node.inputs[0]
-    if data is None or not data.tensor_type.layout.is_row_major or not _is_image(data, block):
+    if images.refusal(data) is not None or not images.converts(data):
         return 0
-    border = _pads(node)
-    halo = ((0, 0), (0, 0), *border) if any(map(any, border)) else ()
-    layout = blocked(1, block, halo=halo, fill=0.0)
+    layout = images.layout(data, border_of(node))
     for use in data.uses:
         user = use.user
         if (
@@ -208,7 +182,7 @@ def _convert_inputs(graph: Graph, node: Node, block: int) -> int:
         ):
             node.set_input(0, user.output)
             return 0
-    copy = _relayout(data, layout, graph.fresh_name(f"{data.name}_blocked"))
+    copy = _relayout(data, layout, graph.fresh_name(f"{data.name}_images"))
     graph.insert_before(copy, node)
     node.set_input(0, copy.output)
     return 1
@@ -222,10 +196,14 @@ def _relayout(value: Value, layout: Layout, name: str) -> Node:
 
 
 def _accepts(node: Node) -> str | None:
-    """The verifier's rule: a convolution reads blocked images with a border of zeros; its weights are row-major."""
+    """The verifier's rule: a convolution reads images with a border of zeros; its weights are row-major."""
     if _computes_in_any_layout(node):
         return None
-    if not _is_convolution(node):
+    if node.is_op("Transpose"):
+        made = node.output.type
+        plain = not isinstance(made, TensorType) or made.layout.is_row_major
+        return None if plain else f"the result of {node.op} must be row-major, not {made}"
+    if not is_convolution(node) or convolution_rank(node) not in (3, 4):
         return row_major_only(node)
     data, *weights = node.inputs
     if data is not None and data.tensor_type.layout.halo and data.tensor_type.layout.fill != 0:
