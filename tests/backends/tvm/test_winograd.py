@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from graphc.backends.conv_problem import convolution_of
 from graphc.backends.tvm import winograd
-from graphc.backends.tvm.conv_problem import convolution_of
 from graphc.backends.tvm.conv_weights import DirectWeights
 from graphc.backends.tvm.winograd_plan import choose_plan, padded_vectors
 from graphc.backends.tvm.winograd_transforms import F2, F4, Transform, filter_packing

@@ -15,9 +15,9 @@ from tvm.tirx.script.builder import ir as T
 
 from graphc.backends.base import Kernel
 from graphc.backends.contraction import anchor_of
+from graphc.backends.conv_problem import Source
 from graphc.backends.tvm import scalar_ops
 from graphc.backends.tvm.assemble import build_kernel
-from graphc.backends.tvm.conv_problem import Source
 from graphc.backends.tvm.epilogue import Epilogue
 from graphc.backends.tvm.loops import unravel
 from graphc.backends.tvm.scope import Lane

@@ -15,8 +15,8 @@ from typing import Any
 from tvm.tirx.script.builder import ir as T
 
 from graphc.backends.base import Kernel
+from graphc.backends.conv_problem import Convolution, Source, check_weights, convolution_of, source_of
 from graphc.backends.tvm.assemble import build_kernel
-from graphc.backends.tvm.conv_problem import Convolution, Source, check_weights, convolution_of, source_of
 from graphc.backends.tvm.conv_weights import DirectWeights
 from graphc.backends.tvm.epilogue import Epilogue
 from graphc.backends.tvm.loops import copy_tensor, unrolled

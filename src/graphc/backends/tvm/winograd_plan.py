@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from graphc.backends.tvm.conv_problem import Convolution
+from graphc.backends.conv_problem import Convolution
 from graphc.backends.tvm.conv_tiles import Plane, Tile, choose_schedule, choose_tile, sweep_cost
 from graphc.backends.tvm.tasks import PARALLEL_MACS
 from graphc.backends.tvm.winograd_transforms import F2, F4, Transform

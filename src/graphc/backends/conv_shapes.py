@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from graphc.backends.contraction import anchor_of
-from graphc.backends.tvm.conv_problem import convolution_of
+from graphc.backends.conv_problem import convolution_of
 from graphc.ir import GRAPHC_DOMAIN, Dim, Graph, Node, Value
 from graphc.ops.base import Trait, find
 
