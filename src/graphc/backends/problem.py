@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from graphc.backends.regions import Expander
 from graphc.backends.windows import Window
 from graphc.errors import BackendError
-from graphc.ir import Dim, Graph, TensorType
+from graphc.ir import Dim, Graph, Layout, TensorType
 from graphc.ir.symbolic import linear_coefficient, multiply, product, symbols
 from graphc.ops.expr import ArgReduce, Axis, Call, IndexValue, Load, Reduce, Scalar, axes_of, children, transform, walk
 
@@ -104,7 +104,7 @@ def work_of(problem: Problem) -> Work:
 
 def merged(problem: Problem) -> Problem:
     """The same computation over fewer axes: adjacent ones that all operands walk in step become one."""
-    problem = _without_units(_flat_blocks(problem))
+    problem = _without_units(in_storage_order(_flat_blocks(problem)))
     position = 0
     while position + 1 < len(problem.axes):
         joined = _merge(problem, position)
@@ -113,6 +113,43 @@ def merged(problem: Problem) -> Problem:
         else:
             problem = joined
     return problem
+
+
+def in_storage_order(problem: Problem) -> Problem:
+    """The same computation with every tensor that only has its axes in another order (NHWC) as a row-major one.
+
+    Where all outputs are stored in one order, the axes are in that order too.
+    """
+    orders = [_order(kind) for kind in problem.inputs]
+    order = _order(problem.outputs[0])
+    same = order is not None and all(_order(kind) == order for kind in problem.outputs)
+    if not any(orders) and not same:
+        return problem
+
+    def permute(scalar: Scalar) -> Scalar | None:
+        if isinstance(scalar, Load) and (found := orders[scalar.input]) is not None:
+            return replace(scalar, indices=tuple(scalar.indices[axis] for axis in found))
+        return None
+
+    problem = replace(
+        problem,
+        elements=tuple(transform(element, permute, {}) for element in problem.elements),
+        inputs=tuple(map(_permuted, problem.inputs, orders)),
+    )
+    if not same or order is None:
+        return problem
+    axes = tuple(problem.axes[axis] for axis in order)
+    return replace(problem, axes=axes, outputs=tuple(_permuted(kind, order) for kind in problem.outputs))
+
+
+def _order(kind: TensorType) -> tuple[int, ...] | None:
+    """The order of the axes in storage, where that is all that a layout says."""
+    layout = kind.layout
+    return layout.order if layout.order and layout == Layout(order=layout.order) else None
+
+
+def _permuted(kind: TensorType, order: tuple[int, ...] | None) -> TensorType:
+    return kind if order is None else TensorType(kind.dtype, tuple(kind.dims[axis] for axis in order))
 
 
 def _flat_blocks(problem: Problem) -> Problem:

@@ -1,0 +1,70 @@
+"""Problems over fewer axes, and of tensors stored in another order, compute what they computed before."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from graphc.backends.problem import Problem, build_problem, in_storage_order, merged
+from graphc.ir import ROW_MAJOR, Builder, Graph, TensorType, Value, channels_last, dtypes
+from graphc.ops import evaluate_expression, evaluate_graph, infer_graph
+from graphc.ops.expr import TensorExpr
+
+NHWC = channels_last(4)
+
+
+def _graph(shape: tuple[int, ...], layouts: tuple[bool, bool, bool], *, pooled: bool) -> Graph:
+    """Two images, added, scaled by channel, clipped, pooled if asked; each of them in either layout."""
+    kinds = [TensorType(dtypes.FLOAT32, shape, NHWC if last else ROW_MAJOR) for last in layouts[:2]]
+    scale = TensorType(dtypes.FLOAT32, (1, shape[1], 1, 1))
+    graph = Graph("g", [("x", kinds[0]), ("y", kinds[1]), ("scale", scale)], opset=23)
+    b = Builder(graph)
+    x, y, factor = graph.inputs
+    result: Value = b.op("Relu", b.op("Mul", b.op("Add", x, y), factor))
+    if pooled:
+        result = b.op("MaxPool", result, kernel_shape=[2, 2], pads=[0, 1, 1, 0])
+    graph.outputs = [result]
+    infer_graph(graph)
+    result.type = result.tensor_type.with_layout(NHWC if layouts[2] else ROW_MAJOR)
+    return graph
+
+
+def _evaluate(problem: Problem, stored: list[Any], kinds: list[TensorType]) -> Any:
+    """What a problem computes of row-major arrays whose storage is `stored`."""
+    arrays = [array.reshape(kind.static_shape) for array, kind in zip(stored, kinds, strict=True)]
+    return evaluate_expression(TensorExpr(problem.axes, problem.elements[0]), arrays)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    shape=st.tuples(*[st.integers(1, 4)] * 4).map(lambda s: (s[0], s[1], s[2] + 1, s[3] + 1)),
+    layouts=st.tuples(*[st.booleans()] * 3),
+    pooled=st.booleans(),
+    merge=st.booleans(),
+)
+def test_storage_order_changes_no_number(
+    shape: tuple[int, ...], layouts: tuple[bool, bool, bool], pooled: bool, merge: bool
+) -> None:
+    graph = _graph(shape, layouts, pooled=pooled)
+    rng = np.random.default_rng(0)
+    arrays: list[Any] = [rng.standard_normal(v.tensor_type.static_shape).astype(np.float32) for v in graph.inputs]
+    (wanted,) = evaluate_graph(graph, arrays)
+    stored = [value.tensor_type.layout.pack(a) for value, a in zip(graph.inputs, arrays, strict=True)]
+    problem = (merged if merge else in_storage_order)(build_problem(graph))
+    assert all(kind.layout.is_row_major for kind in (*problem.inputs, *problem.outputs))
+    found = _evaluate(problem, stored, list(problem.inputs))
+    layout = graph.outputs[0].tensor_type.layout
+    np.testing.assert_array_equal(found.reshape(-1), layout.pack(np.asarray(wanted)).reshape(-1))
+
+
+def test_pixels_merge_where_all_tensors_walk_them_in_step() -> None:
+    graph = _graph((2, 3, 4, 5), (True, True, True), pooled=False)
+    problem = merged(build_problem(graph))
+    assert [axis.extent for axis in problem.axes] == [2 * 4 * 5, 3]
+    mixed = merged(build_problem(_graph((2, 3, 4, 5), (True, False, True), pooled=False)))
+    assert [axis.extent for axis in mixed.axes] == [2, 4 * 5, 3], (
+        "a row-major image has its channels outside its pixels"
+    )
