@@ -1,0 +1,117 @@
+"""The life of a worker: questions in, answers out, and an end with its parent. Runs in the worker alone."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.util
+import os
+import queue
+import shutil
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+from graphc.backends.triton import wire
+
+FOLDER = Path(os.environ.get("GRAPHC_WORKER_FOLDER", "."))
+"""The worker's own folder, removed when it ends."""
+
+_ERROR_CHARACTERS = 4000
+
+
+def serve(handle: Callable[[dict[str, Any], list[bytes]], wire.Message]) -> None:
+    """Answers questions until the parent ends or has none for long.
+
+    Args:
+        handle: The answer to a question. What it raises is the answer `{"error": ...}`.
+    """
+    # Libraries print to standard output, which is the pipe: they get the log instead.
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    questions: queue.SimpleQueue[wire.Message] = queue.SimpleQueue()
+    threading.Thread(target=_listen, args=(questions,), daemon=True).start()
+    idle = float(os.environ.get("GRAPHC_WORKER_IDLE", "300"))
+    while True:
+        try:
+            header, blobs = questions.get(timeout=idle)
+        except queue.Empty:
+            _end()
+        if "ready" in header:
+            answer: wire.Message = ({}, [])
+        else:
+            os.ftruncate(2, 0)
+            try:
+                answer = handle(header, blobs)
+            except Exception as error:  # whatever a library raises is an answer about the question
+                answer = ({"error": describe(error)}, [])
+        for piece in wire.pack(*answer):
+            answers.write(piece)
+        answers.flush()
+
+
+def _listen(questions: queue.SimpleQueue[wire.Message]) -> None:
+    """Reads questions; the end of the pipe is the end of the parent."""
+    stream = sys.stdin.buffer
+
+    def read(count: int) -> bytes:
+        data = stream.read(count)
+        if len(data) < count:
+            raise EOFError
+        return data
+
+    try:
+        while True:
+            questions.put(wire.unpack(read))
+    except (EOFError, OSError):
+        _end()
+
+
+def _end() -> NoReturn:
+    """Ends this process and those that it has started, and removes its files."""
+    shutil.rmtree(FOLDER, ignore_errors=True)
+    os.killpg(os.getpid(), signal.SIGKILL)
+    raise SystemExit
+
+
+def load_function(text: str, name: str) -> Any:
+    """A function of a module's text. Triton reads the source of what it compiles from a file.
+
+    Raises:
+        AttributeError: The text defines no such function.
+    """
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    module_name = f"kernel_{digest[:24]}"
+    if module_name not in sys.modules:
+        path = FOLDER / f"{module_name}.py"
+        path.write_text(text)
+        spec = importlib.util.spec_from_file_location(module_name, path)
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[module_name] = module
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            del sys.modules[module_name]
+            raise
+    return getattr(sys.modules[module_name], name)
+
+
+def describe(error: BaseException) -> str:
+    """An error with the line of the kernel that it came from, where that is known."""
+    text = str(error).strip()
+    chain, seen = error, error
+    while chain is not None:
+        seen = chain
+        chain = chain.__cause__  # type: ignore[assignment]
+    place = ""
+    for frame in traceback.extract_tb(seen.__traceback__):
+        if Path(frame.filename).parent == FOLDER:
+            place = f" at line {frame.lineno}: {frame.line}"
+    with contextlib.suppress(ValueError):
+        text = text.replace(str(FOLDER) + os.sep, "")
+    return f"{type(seen).__name__}: {text}{place}"[:_ERROR_CHARACTERS]
