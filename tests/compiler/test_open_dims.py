@@ -17,7 +17,7 @@ from onnx import helper
 import graphc
 from graphc.errors import InputError, OptionError, ShapeNotCompiledError
 from graphc.package import Manifest, Package, instantiate
-from graphc.runtime.executable import OPEN_PROGRAMS
+from graphc.runtime.programs import OPEN_PROGRAMS
 from tests.compiler.agreement import assert_close
 from tests.compiler.test_driver import normal, perceptron
 from tests.frontend.models import info, model, run_ort

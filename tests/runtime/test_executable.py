@@ -286,7 +286,7 @@ def test_options(affine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(OptionError, match="no code for 'v9'; it has test"):
         load(affine, isa="v9", threads=1)
     assert repr(load(affine, threads=1)) == (
-        "<graphc.Executable model: (x: float32[4, 64]) -> (y: float32[4, 64]), test>"
+        "<graphc.Executable model: (x: float32[4, 64]) -> (y: float32[4, 64]), cpu test>"
     )
 
 

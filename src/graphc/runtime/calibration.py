@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import platform
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Protocol
@@ -20,6 +18,7 @@ import numpy as np
 
 from graphc.errors import PackageError
 from graphc.package import Manifest, Variant, atomic_file, numpy_dtype, parameter_values
+from graphc.runtime.cpu import processor
 
 WARMUP = 3
 RUNS = 40
@@ -200,15 +199,5 @@ def _read(path: Path) -> list[dict[str, Any]]:
 
 def _key(executable: Runnable) -> dict[str, Any]:
     digest = hashlib.sha256(executable.manifest.to_json().encode()).hexdigest()
-    return {"package": digest, "machine": processor(), "threads": executable.threads}
-
-
-@cache
-def processor() -> str:
-    """This machine's processor, by the name that the kernel has for it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    name = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")
-    return f"{platform.machine()} {name}".strip()
+    machine = getattr(executable, "processor", None) or processor()
+    return {"package": digest, "machine": machine, "threads": executable.threads}

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from graphc.errors import ExecutionError, GraphcError
+from graphc.errors import ExecutionError
 from graphc.package import Copy, HostStep, HostTensor, KernelStep, RaiseStep, numpy_dtype
 from graphc.runtime import abi
+from graphc.runtime.host import assign, copied, run_step
 from graphc.runtime.memory import DATA_OFFSET, Array, address, array_handle
 
 if TYPE_CHECKING:
-    from graphc.runtime.program import Program
+    from graphc.runtime.library_program import LibraryProgram
 
 
 @dataclass(frozen=True)
@@ -36,10 +37,10 @@ class HostPart:
     step: HostStep
 
 
-class Context:
-    """Belongs to one call at a time; `Program` keeps them for reuse, so that a call only says where its arrays are."""
+class LibraryContext:
+    """Belongs to one call at a time; its program keeps it for reuse, so that a call only says where its arrays are."""
 
-    def __init__(self, program: Program) -> None:
+    def __init__(self, program: LibraryProgram) -> None:
         variant = program.variant
         self.program = program
         self.arena = program.new_arena()
@@ -47,7 +48,7 @@ class Context:
         self._bases = (ctypes.c_void_p * (abi.FIRST_ARRAY + count + variant.objects + len(variant.slots)))()
         self._bases[abi.ARENA], self._bases[abi.WEIGHTS] = address(self.arena), address(program.weights)
         self._arrays = (ctypes.c_ssize_t * count)()
-        self.inputs: Sequence[Array] = ()
+        self.inputs: Sequence[Any] = ()
         self.outputs: list[Any] = []
         self.objects: list[Any] = [None] * variant.objects
         self._run = program.run
@@ -78,18 +79,8 @@ class Context:
             None,
         )
 
-    def execute(self, inputs: Sequence[Array], outputs: dict[str, Any], stamps: Array | None = None) -> None:
-        """Runs every step.
-
-        Args:
-            inputs: Arrays of exactly the variant's shapes and dtypes, C-contiguous and aligned; or what is no tensor.
-            outputs: The same, by name in the model's order; None where the shape is known only at run time, replaced
-                here.
-            stamps: int64[steps, 2]: receives start and stop of each step in nanoseconds.
-
-        Raises:
-            ExecutionError: A step failed; names it and its nodes.
-        """
+    def execute(self, inputs: Sequence[Any], outputs: dict[str, Any], stamps: Array | None = None) -> None:
+        """As of every context; with the arrays where they are."""
         self._point_at(inputs, outputs)
         if self._whole is not None and stamps is None:
             if status := self._run(self._whole):
@@ -105,13 +96,8 @@ class Context:
             self.inputs, self.outputs = (), []
             self.objects[:] = [None] * len(self.objects)
 
-    def walk(self, inputs: Sequence[Array], outputs: dict[str, Any]) -> Iterator[int]:
-        """Runs step by step; yields the index of each when it has run, with `read` showing what it left.
-
-        Args:
-            inputs: As of `execute`.
-            outputs: As of `execute`.
-        """
+    def walk(self, inputs: Sequence[Any], outputs: dict[str, Any]) -> Iterator[int]:
+        """As of every context."""
         self._point_at(inputs, outputs)
         self.inputs, self.outputs = inputs, list(outputs.values())
         for part in self.program.parts:
@@ -181,24 +167,14 @@ class Context:
     def _execute_host(self, part: HostPart) -> None:
         step, evaluate = part.step, self.program.evaluate
         assert evaluate is not None
-        try:
-            results = evaluate(step.payload, [None if tensor is None else self.read(tensor) for tensor in step.inputs])
-            for tensor, result in zip(step.outputs, results, strict=True):
-                if tensor is not None:
-                    self._write(tensor, result)
-        except GraphcError as error:
-            raise ExecutionError(f"step {part.index} ({step.op_type}) failed: {error}", nodes=step.origins) from error
-        except Exception as error:
-            # An operator's NumPy meaning fails as NumPy fails; the user's model is what the error is about.
-            raise ExecutionError(
-                f"step {part.index} ({step.op_type}) failed: {type(error).__name__}: {error}", nodes=step.origins
-            ) from error
+        inputs = [None if tensor is None else self.read(tensor) for tensor in step.inputs]
+        run_step(part.index, step, evaluate, inputs, self._write)
 
     def _view(self, tensor: HostTensor) -> Array:
         """The array of an operand with bytes of its own; those in arena and weights are made once."""
         place = tensor.location
         if place.kind in ("input", "output"):
-            array = (self.inputs if place.kind == "input" else self.outputs)[place.index]
+            array: Array = (self.inputs if place.kind == "input" else self.outputs)[place.index]
             if tensor.shape is None:
                 return array
             if array.shape == tensor.shape and array.dtype == numpy_dtype(tensor.dtype) and not place.offset:
@@ -219,14 +195,14 @@ class Context:
         elif place.kind == "output" and self.outputs[place.index] is None:
             self.outputs[place.index] = np.asarray(result, numpy_dtype(tensor.dtype))
         else:
-            _assign(self._view(tensor), np.asarray(result))
+            assign(self._view(tensor), np.asarray(result))
 
     def _copy_output(self, copy: Copy) -> None:
         source, target = self.read(copy.source), self.outputs[copy.output]
         if target is not None and isinstance(source, np.ndarray):
-            _assign(target, source)
+            assign(target, source)
         else:
-            self.outputs[copy.output] = _copied(source)
+            self.outputs[copy.output] = copied(source)
 
 
 _NOTHING = np.zeros(1, np.uint8)
@@ -236,23 +212,3 @@ def _window(region: Array, tensor: HostTensor) -> Array:
     assert tensor.shape is not None
     start = tensor.location.offset
     return region[start : start + tensor.nbytes].view(numpy_dtype(tensor.dtype)).reshape(tensor.shape)
-
-
-def _copied(value: Any) -> Any:
-    """A value that shares no memory with what the caller gave or the next call overwrites."""
-    match value:
-        case np.ndarray():
-            return value.copy()
-        case list():
-            return [_copied(item) for item in value]
-        case dict():
-            return {key: _copied(item) for key, item in value.items()}
-    return value
-
-
-def _assign(target: Array, source: Array) -> None:
-    if target.shape != source.shape or target.dtype != source.dtype:
-        raise ExecutionError(
-            f"expected {target.dtype}{list(target.shape)}, the step made {source.dtype}{list(source.shape)}"
-        )
-    target[...] = source

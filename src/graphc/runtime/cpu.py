@@ -41,6 +41,17 @@ def machine() -> str:
     return {"amd64": "x86_64", "arm64": "aarch64"}.get(name, name)
 
 
+@cache
+def processor() -> str:
+    """This machine's processor, by the name that the kernel has for it."""
+    try:
+        lines = _CPUINFO.read_text().splitlines()
+    except OSError:
+        lines = []
+    name = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")
+    return f"{platform.machine()} {name}".strip()
+
+
 def _plain(name: str) -> str:
     return name.lower().replace("_", "").replace(".", "").replace("-", "")
 

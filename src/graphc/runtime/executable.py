@@ -1,77 +1,60 @@
-"""A loaded package: checks a call's inputs, picks the variant for their shapes, and runs it."""
+"""A loaded package: checks a call's inputs, and runs the program for them."""
 
 from __future__ import annotations
 
 import os
-import threading
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from time import perf_counter_ns
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 
-from graphc.errors import (
-    BackendError,
-    ExecutionError,
-    InputError,
-    OptionError,
-    PackageError,
-    PassError,
-    ShapeNotCompiledError,
-    TypeInferenceError,
-)
-from graphc.package import (
-    MODEL,
-    PARAMETER_ELEMENTS,
-    HostTensor,
-    Package,
-    TensorSpec,
-    Variant,
-    format_value,
-    format_values,
-    instantiate,
-    parameter_values,
-)
-from graphc.runtime.arenas import Arenas
-from graphc.runtime.cpu import choose_isa, thread_count
-from graphc.runtime.hook import compile_hook
+from graphc.errors import ExecutionError, InputError, OptionError
+from graphc.package import HostTensor, Package, TensorSpec, Variant
+from graphc.runtime.cpu import thread_count
+from graphc.runtime.engine import Engine
+from graphc.runtime.engines import choose_engine
 from graphc.runtime.host import load_evaluator
-from graphc.runtime.library import Library, load_library
 from graphc.runtime.memory import Array
-from graphc.runtime.parameters import Parameters, Shapes, Values
 from graphc.runtime.profile import Profile, summarize
-from graphc.runtime.program import OpenProgram, ParameterProgram, Program
+from graphc.runtime.program import Program
+from graphc.runtime.programs import Programs
 from graphc.runtime.shortcut import Function
 from graphc.runtime.signature import Signature
 from graphc.runtime.state import Stateful
-
-OPEN_PROGRAMS = 256
-"""Bindings of open variants whose step tables are kept: some 20 kB each."""
 
 Inputs = Mapping[str, Any] | Sequence[Any]
 
 
 def load(
-    path: str | os.PathLike[str], *, threads: int | None = None, verify: bool = False, isa: str | None = None
+    path: str | os.PathLike[str],
+    *,
+    device: str | None = None,
+    threads: int | None = None,
+    verify: bool = False,
+    isa: str | None = None,
 ) -> Executable:
     """Loads a package for running.
 
     Args:
         path: A `.graphc` file.
-        threads: Threads that one call may use; by default `GRAPHC_NUM_THREADS`, else the CPUs of this process.
+        device: What runs it: `cpu`, `cuda` or `cuda:1`; by default the first GPU here that the package has code for,
+            else the CPU.
+        threads: Of the CPU, that one call may use; by default `GRAPHC_NUM_THREADS`, else the CPUs of this process.
         verify: Check the hash of the weights too, which reads the whole file.
-        isa: Instruction set to run, of those in the package; by default the richest that this machine has.
+        isa: Instruction set to run, of those in the package; by default the richest that the device has.
 
     Raises:
-        PackageError: Not a package, damaged, or it needs instruction sets that this machine lacks.
-        OptionError: `threads` or `isa` is out of range.
+        PackageError: Not a package, damaged, or it needs what this machine lacks; says what it has code for, and what
+            is here.
+        OptionError: `device`, `threads` or `isa` is unknown or out of range.
+        ExecutionError: The GPU has not the memory for the weights.
     """
     package = Package(path)
     if verify:
         package.verify()
-    return Executable(package, threads=thread_count(threads), isa=isa)
+    return Executable(package, threads=thread_count(threads), isa=isa, device=device)
 
 
 class Executable:
@@ -79,26 +62,52 @@ class Executable:
 
     Attributes:
         manifest: What the package says about itself.
-        isa: The instruction set that runs.
+
+    Args:
+        package: Opened.
         threads: That one call may use.
+        isa: As of `load`.
+        device: As of `load`.
+        engine: What runs it, in place of `isa` and `device`.
     """
 
-    def __init__(self, package: Package, *, threads: int, isa: str | None = None) -> None:
+    def __init__(
+        self,
+        package: Package,
+        *,
+        threads: int,
+        isa: str | None = None,
+        device: str | None = None,
+        engine: Engine | None = None,
+    ) -> None:
         self.manifest = package.manifest
-        self.threads = threads
-        self.isa = choose_isa(package.manifest.code, isa)
-        self._package: Package | None = package
-        self._signature = Signature(package.manifest)
-        self._parameters = Parameters(package.manifest, MODEL in package.members)
-        self._programs: dict[tuple[Shapes, Values], Program] = {}
-        self._arenas = Arenas()
-        self._recent: Program | None = None
+        self._engine = engine or choose_engine(package.manifest.code, device=device, isa=isa, threads=threads)
+        self._signature = Signature(package.manifest, self._engine.adopt)
+        self._programs = Programs(package, self._signature, self._engine)
+        self._recent: Program[Any] | None = None
         self._shortcut: Function | None = None
-        self._lock = threading.Lock()
-        # Loaded now rather than in the first call: what is wrong with the code is an error of loading.
-        self._library = self._load_library(package)
         if package.manifest.host_steps:
             load_evaluator()
+
+    @property
+    def isa(self) -> str:
+        """The instruction set that runs; on a GPU its architecture."""
+        return self._engine.isa
+
+    @property
+    def device(self) -> str:
+        """What runs it: `cpu`, `cuda:0`."""
+        return self._engine.device
+
+    @property
+    def processor(self) -> str:
+        """The name of the processor that runs it."""
+        return self._engine.processor
+
+    @property
+    def threads(self) -> int:
+        """Threads of the CPU that one call may use."""
+        return self._engine.threads
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
@@ -113,31 +122,39 @@ class Executable:
     @property
     def variants(self) -> tuple[Variant, ...]:
         """The programs of the instruction set that runs, those compiled on demand last."""
-        own = tuple(variant for variant in self.manifest.variants if variant.isa == self.isa)
-        return own + tuple(p.variant for p in list(self._programs.values()) if all(p.variant is not v for v in own))
+        return self._programs.variants
 
     @property
     def path(self) -> Path | None:
         """The package's file; None when closed."""
-        return None if self._package is None else self._package.path
+        package = self._programs.package
+        return None if package is None else package.path
 
     @property
     def memory(self) -> int:
         """Bytes of arenas held now, over all variants used and calls in flight so far."""
-        own = [program for program in list(self._programs.values()) if not isinstance(program, OpenProgram)]
-        return self._arenas.size + sum(program.arenas * program.variant.arena_size for program in own)
+        return self._programs.memory
 
     def __repr__(self) -> str:
         inputs, outputs = (", ".join(str(spec) for spec in specs) for specs in (self.inputs, self.outputs))
-        return f"<graphc.Executable {self.manifest.model}: ({inputs}) -> ({outputs}), {self.isa}>"
+        return f"<graphc.Executable {self.manifest.model}: ({inputs}) -> ({outputs}), {self.device} {self.isa}>"
 
-    def __call__(self, inputs: Inputs, out: Mapping[str, Array] | None = None) -> dict[str, Any]:
+    def __call__(
+        self,
+        inputs: Inputs,
+        out: Mapping[str, Any] | None = None,
+        *,
+        device_outputs: bool | Collection[str] = False,
+    ) -> dict[str, Any]:
         """Runs the model.
 
         Args:
             inputs: By name or by position; NumPy arrays or DLPack objects of the dtypes and shapes of `.inputs`. A
-                sequence is a list of them, an optional is None or may be left out of a dict, a map is a dict.
+                sequence is a list of them, an optional is None or may be left out of a dict, a map is a dict. A model
+                that a GPU runs takes arrays in its memory too, by DLPack or `__cuda_array_interface__`.
             out: Arrays to write outputs to, by name; those left out are allocated.
+            device_outputs: Whether outputs stay in the memory of the GPU that makes them, as `DeviceArray`s; or the
+                names of those that do.
 
         Returns:
             The outputs by name, in the model's order.
@@ -146,14 +163,19 @@ class Executable:
             InputError: Inputs or `out` do not fit the model.
             ShapeNotCompiledError: They fit, but this package has no variant for them (or for the values of parameters
                 among them), and none can be compiled here.
+            OptionError: `device_outputs` asks for what the device has not.
             ExecutionError: A step failed.
         """
-        if out is None and (short := self._shortcut) is not None and (made := short(inputs)) is not None:
+        plain = out is None and not device_outputs
+        if plain and (short := self._shortcut) is not None and (made := short(inputs)) is not None:
             return made
         program = self._recent
         if program is None or (arrays := program.match(inputs)) is None:
             arrays, program = self._prepare(inputs)
-        outputs = program.new_outputs() if out is None else self._outputs_in(out, program, arrays)
+        if plain:
+            outputs = program.new_outputs()
+        else:
+            outputs = self._outputs_in(out or {}, program, arrays, self._on_device(device_outputs, out or {}))
         context = program.acquire()
         try:
             context.execute(arrays, outputs)
@@ -188,7 +210,7 @@ class Executable:
                 spans[max(run, 0)] = start, perf_counter_ns()
         finally:
             program.release(context)
-        return summarize(program.variant, stamps, spans, self.threads)
+        return summarize(program.variant, stamps, spans, self.threads, self.device)
 
     def walk(self, inputs: Inputs) -> Iterator[tuple[int, Callable[[HostTensor], Any]]]:
         """Runs step by step, for finding the first wrong one.
@@ -247,21 +269,20 @@ class Executable:
             OptionError: `threads` is no positive integer.
             ExecutionError: The model is closed.
         """
-        if self._package is None:
+        if (package := self._programs.package) is None:
             raise ExecutionError("the model is closed")
-        return Executable(self._package, threads=thread_count(threads), isa=self.isa)
+        count = thread_count(threads)
+        return Executable(package, threads=count, engine=self._engine.with_threads(count))
 
     def trim(self) -> None:
         """Frees the arenas that no call is using."""
         self._shortcut = None
-        for program in list(self._programs.values()):
-            program.trim()
-        self._arenas.trim()
+        self._programs.trim()
 
     def close(self) -> None:
         """Frees arenas and weights; calls in flight end as usual, later ones fail."""
-        with self._lock:
-            self._package, self._recent, self._shortcut, self._programs = None, None, None, {}
+        self._programs.close()
+        self._recent, self._shortcut = None, None
 
     def __enter__(self) -> Executable:
         return self
@@ -269,28 +290,43 @@ class Executable:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _prepare(self, inputs: Inputs) -> tuple[list[Array], Program]:
+    def _prepare(self, inputs: Inputs) -> tuple[list[Any], Program[Any]]:
         """Arrays that kernels can read, and the program for their shapes."""
         arrays = self._signature.collect(inputs)
-        shapes = self._signature.shapes(arrays)
-        values = self._parameters.values(arrays) if self._parameters.positions else ()
-        program = self._programs.get((shapes, values)) or self._add_program(shapes, values, arrays)
-        if isinstance(program, ParameterProgram):
-            program.watched = self._parameters.watched(program.variant, values)
-        if self._package is not None and program is not self._recent:
+        program = self._programs.find(arrays)
+        if program is not self._recent:
             self._recent, self._shortcut = program, None
+            self._forget_if_closed()
         return arrays, program
 
-    def _shorten(self, program: Program) -> None:
+    def _shorten(self, program: Program[Any]) -> None:
         """Lets later calls like this one take the short way, if the program has one."""
         if program.shortens:
-            with self._lock:
-                if self._package is not None:
-                    self._shortcut = program.shortcut()
+            self._shortcut = program.shortcut()
+            self._forget_if_closed()
 
-    def _outputs_in(self, out: Mapping[str, Array], program: Program, inputs: Sequence[Array]) -> dict[str, Any]:
+    def _forget_if_closed(self) -> None:
+        """Takes back what was kept for calls to come where the model was closed meanwhile."""
+        if self._programs.package is None:
+            self._recent, self._shortcut = None, None
+
+    def _on_device(self, asked: bool | Collection[str], out: Mapping[str, Any]) -> frozenset[str]:
+        """Names of the outputs that stay on the GPU, of which no other array was given."""
+        if not asked:
+            return frozenset()
+        names = {spec.name: spec for spec in self.outputs}
+        wanted = frozenset(names) if asked is True else frozenset(asked or ())
+        if self.device == "cpu":
+            raise OptionError("device_outputs is for models that a GPU runs; this one runs on the CPU")
+        if unknown := sorted(map(repr, wanted - names.keys())):
+            raise OptionError(f"device_outputs has {unknown[0]}; the outputs are {', '.join(map(repr, names))}")
+        return wanted - out.keys()
+
+    def _outputs_in(
+        self, out: Mapping[str, Any], program: Program[Any], inputs: Sequence[Any], on_device: frozenset[str]
+    ) -> dict[str, Any]:
         """The outputs' arrays, those given in `out` among them."""
-        outputs = program.new_outputs()
+        outputs = program.new_outputs(on_device)
         if unknown := sorted(map(repr, out.keys() - outputs.keys())):
             raise InputError(f"out has {unknown[0]}; the outputs are {', '.join(map(repr, outputs))}")
         used = [array for array in inputs if isinstance(array, np.ndarray)]
@@ -299,6 +335,9 @@ class Executable:
                 continue
             if shape is None:
                 raise InputError(f"out {name!r}: its shape is known only when the model has run")
+            if type(given) is not np.ndarray and (adopted := self._engine.adopt(given, f"out {name!r}")) is not None:
+                outputs[name] = adopted.as_output(name, shape, dtype, [*inputs, *outputs.values()])
+                continue
             if type(given) is not np.ndarray or given.dtype != dtype or given.shape != shape:
                 found = f"{given.dtype}{list(given.shape)}" if isinstance(given, np.ndarray) else type(given).__name__
                 raise InputError(f"out {name!r}: expected an array {dtype}{list(shape)}, got {found}")
@@ -309,135 +348,3 @@ class Executable:
             used.append(given)
             outputs[name] = given
         return outputs
-
-    def _add_program(self, shapes: Shapes, values: Values, arrays: Sequence[Array]) -> Program:
-        with self._lock:
-            if self._package is None:
-                raise ExecutionError("the model is closed")
-            if (program := self._programs.get((shapes, values))) is None:
-                program = self._choose(self._package, shapes, values, arrays)
-                self._programs[shapes, self._parameters.values_of(program.variant)] = program
-                self._forget()
-            return program
-
-    def _forget(self) -> None:
-        """Drops the oldest programs of open variants: there may be as many as there are lengths of text."""
-        opened = [key for key, program in self._programs.items() if isinstance(program, OpenProgram)]
-        for key in opened[: max(0, len(opened) - OPEN_PROGRAMS)]:
-            del self._programs[key]
-
-    def _choose(self, package: Package, shapes: Shapes, values: Values, arrays: Sequence[Array]) -> Program:
-        """The variant for just these values, else one compiled for them, else one for any."""
-        variant = self._find_variant(package, shapes, values)
-        own = (None,) * len(values) if variant is None else self._parameters.values_of(variant)
-        if own != values and self._parameters.admits(shapes, values):
-            special = self._specialize(package, shapes, values, arrays, variant)
-            if special is not None:
-                return special
-        if (known := self._programs.get((shapes, own))) is not None:
-            return known
-        if variant is not None:
-            return self._make_program(package, self._library, variant)
-        return self._opened(package, arrays) or self._compile(package, shapes, arrays, {}) or self._refuse(arrays)
-
-    def _opened(self, package: Package, arrays: Sequence[Array]) -> Program | None:
-        """A program of an open variant, for the extents of these inputs."""
-        if not package.manifest.open:
-            return None
-        bindings = self._signature.check_shapes(arrays)
-        for variant in package.manifest.open:
-            if variant.isa == self.isa and variant.takes(bindings):
-                bound = instantiate(variant, bindings)
-                return OpenProgram(
-                    package.manifest, bound, self._library, package.weights, self._arenas, threads=self.threads
-                )
-        return None
-
-    def _find_variant(self, package: Package, shapes: Shapes, values: Values) -> Variant | None:
-        """The variant for these shapes that was made for the most of these values, and for none that differs."""
-        fitting = [
-            variant
-            for variant in package.manifest.variants
-            if variant.isa == self.isa and variant.inputs == shapes and self._parameters.fits(variant, values)
-        ]
-        return max(fitting, key=lambda variant: len(variant.values), default=None)
-
-    def _make_program(self, package: Package, library: Library, variant: Variant) -> Program:
-        kind = ParameterProgram if self._parameters.positions else Program
-        return kind(
-            package.manifest,
-            variant,
-            library,
-            package.weights,
-            threads=self.threads,
-            evaluate=load_evaluator() if variant.host_steps else None,
-        )
-
-    def _specialize(
-        self, package: Package, shapes: Shapes, values: Values, arrays: Sequence[Array], general: Variant | None
-    ) -> Program | None:
-        """A program compiled for these values; None where `general` has to do, now and for values to come."""
-        given = {self._parameters.names[i]: arrays[position] for i, position in enumerate(self._parameters.positions)}
-        try:
-            program = self._compile(package, shapes, arrays, given)
-        except TypeInferenceError as error:
-            raise InputError(
-                f"the model does not run with {format_values(given)}: {error.message}",
-                nodes=error.nodes,
-                hint="these inputs decide shapes, as `graphc inspect` says; are they what they should be?",
-            ) from error
-        except (BackendError, PassError, PackageError) as error:
-            if general is None:
-                raise
-            warnings.warn(f"not compiled for {format_values(given)}: {error.message}", RuntimeWarning, stacklevel=6)
-            program = None
-        if program is None:
-            self._parameters.close()
-        else:
-            self._parameters.compiled(program.variant, general)
-        return program
-
-    def _compile(
-        self, source: Package, shapes: Shapes, arrays: Sequence[Array], values: Mapping[str, Array]
-    ) -> Program | None:
-        """A program that the compiler makes of the model in the package; None where either is missing."""
-        bindings = self._signature.check_shapes(arrays)
-        hook = compile_hook()
-        whole = set(bindings) == set(self.manifest.symbols)
-        path = hook(source, bindings, values) if hook is not None and whole else None
-        if path is None:
-            return None
-        package = Package(path)
-        names = self._parameters.names
-        keys = tuple([values[name].tobytes() if name in values else None for name in names])
-        variant = self._find_variant(package, shapes, keys)
-        if variant is None:
-            raise PackageError(f"compiling for {bindings} gave no variant of {self.isa} for these inputs")
-        return self._make_program(package, self._load_library(package), variant)
-
-    def _refuse(self, arrays: Sequence[Array]) -> NoReturn:
-        """Raises for inputs that no variant is for."""
-
-        def text(bindings: Mapping[str, int], values: Mapping[str, Array]) -> str:
-            bound = ", ".join(f"{name}={value}" for name, value in sorted(bindings.items()))
-            return ", ".join(filter(None, (bound, format_values(values)))) or "no symbols"
-
-        bindings = self._signature.check_shapes(arrays)
-        places = zip(self._parameters.names, self._parameters.positions, strict=True)
-        values = {name: arrays[i] for name, i in places if arrays[i].size <= PARAMETER_ELEMENTS}
-        opened = [p.variant for p in list(self._programs.values()) if isinstance(p, OpenProgram)]
-        known = [variant for variant in self.variants if all(variant is not one for one in opened)]
-        variants = {text(v.bindings, parameter_values(self.manifest, v)) for v in known}
-        variants |= {str(variant) for variant in self.manifest.open if variant.isa == self.isa}
-        flags = [f"--dim {name}={value}" for name, value in sorted(bindings.items())]
-        flags += [f"--value '{name}={format_value(array)}'" for name, array in values.items()]
-        raise ShapeNotCompiledError(
-            f"no variant for {text(bindings, values)}; the package has: {'; '.join(sorted(variants)) or 'none'}",
-            hint=f"graphc compile ... {' '.join(flags)}, or where the compiler is installed, embed the model"
-            " (--embed-model)",
-        )
-
-    def _load_library(self, package: Package) -> Library:
-        if self.isa not in package.manifest.code:
-            raise PackageError(f"{str(package.path)!r} has no code for {self.isa}")
-        return load_library(package.code(self.isa), f"{package.path.name}:{package.manifest.code[self.isa].member}")

@@ -47,6 +47,7 @@ class Profile:
         runs: How many were measured.
         threads: That a call could use.
         timeline: (start, stop) of each step of the median run in nanoseconds from its start.
+        device: What ran it: `cpu`, `cuda:0`.
     """
 
     steps: tuple[StepTime, ...]
@@ -54,6 +55,7 @@ class Profile:
     runs: int
     threads: int
     timeline: tuple[tuple[int, int], ...]
+    device: str = "cpu"
 
     def __str__(self) -> str:
         total = max(self.nanoseconds, 1)
@@ -83,7 +85,8 @@ class Profile:
             for row in rows
         ]
         head = f"{self.nanoseconds / 1e3:.1f} µs a run (median of {self.runs}), {len(self.steps)} steps, "
-        return "\n".join([head + f"{self.threads} thread{'' if self.threads == 1 else 's'}", *lines])
+        threads = f"{self.threads} thread{'' if self.threads == 1 else 's'}"
+        return "\n".join([head + (threads if self.device == "cpu" else self.device), *lines])
 
     def to_json(self) -> dict[str, Any]:
         """The same as plain data."""
@@ -91,6 +94,7 @@ class Profile:
             "nanoseconds": self.nanoseconds,
             "runs": self.runs,
             "threads": self.threads,
+            "device": self.device,
             "steps": [{**vars(step), "origins": list(step.origins)} for step in self.steps],
         }
 
@@ -117,7 +121,7 @@ def _shorten(text: str, limit: int = 60) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
-def summarize(variant: Variant, stamps: Array, spans: Array, threads: int) -> Profile:
+def summarize(variant: Variant, stamps: Array, spans: Array, threads: int, device: str) -> Profile:
     """A profile from what was measured.
 
     Args:
@@ -125,6 +129,7 @@ def summarize(variant: Variant, stamps: Array, spans: Array, threads: int) -> Pr
         stamps: int64[runs, steps, 2]: start and stop of each step in nanoseconds.
         spans: int64[runs, 2]: start and stop of each run.
         threads: That a call could use.
+        device: What ran it.
     """
     durations = stamps[:, :, 1] - stamps[:, :, 0]
     totals = spans[:, 1] - spans[:, 0]
@@ -143,4 +148,5 @@ def summarize(variant: Variant, stamps: Array, spans: Array, threads: int) -> Pr
         len(totals),
         threads,
         tuple((start, stop) for start, stop in timeline),
+        device,
     )

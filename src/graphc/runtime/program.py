@@ -1,61 +1,77 @@
-"""A variant made ready to run: kernels found, its step table built, contexts kept for the calls to come."""
+"""A variant made ready to run, on whatever it runs: what calls of it must look like, and contexts kept for them."""
 
 from __future__ import annotations
 
 import contextlib
 import threading
-from typing import Any
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
-from graphc.package import HostStep, Location, Manifest, Variant, numpy_dtype
-from graphc.runtime import abi
-from graphc.runtime.arenas import EMPTY, Arenas
-from graphc.runtime.context import Context, HostPart, KernelRange
-from graphc.runtime.host import Evaluate
-from graphc.runtime.library import Library
-from graphc.runtime.memory import READY, Array, allocate
-from graphc.runtime.shortcut import Function, build
-from graphc.runtime.table import Table
+from graphc.package import HostStep, HostTensor, Manifest, Variant, numpy_dtype
+from graphc.runtime.memory import READY, Array
+from graphc.runtime.shortcut import Function
 
 _empty = np.empty
 
 
-class Program:
-    """A variant with its kernels found and its tables built.
+class Context(Protocol):
+    """What one call in flight owns, and how it runs."""
+
+    def execute(self, inputs: Sequence[Any], outputs: dict[str, Any], stamps: Array | None = None) -> None:
+        """Runs every step.
+
+        Args:
+            inputs: Arrays of exactly the variant's shapes and dtypes, C-contiguous and aligned; or what is no tensor.
+            outputs: The same, by name in the model's order; None where the shape is known only at run time, replaced
+                here.
+            stamps: int64[steps, 2]: receives start and stop of each step in nanoseconds.
+
+        Raises:
+            ExecutionError: A step failed; names it and its nodes.
+        """
+
+    def walk(self, inputs: Sequence[Any], outputs: dict[str, Any]) -> Iterator[int]:
+        """Runs step by step; yields the index of each when it has run, with `read` showing what it left.
+
+        Args:
+            inputs: As of `execute`.
+            outputs: As of `execute`.
+        """
+
+    def read(self, tensor: HostTensor) -> Any:
+        """What lies at a place now, valid until the next step."""
+
+
+ContextT = TypeVar("ContextT", bound=Context)
+
+
+class Program(ABC, Generic[ContextT]):
+    """A variant with its kernels found.
 
     Attributes:
-        own_rows: Rows of the variant's steps, before those of bodies.
-        shortens: Whether calls may have a short way: one range of kernels writes all outputs.
+        variant: That it runs.
+        outputs: Name, shape and dtype of each; the shape is None where it is known only at run time.
+        input_rows: Likewise of each input; the shape is None where it is no tensor.
         takes_objects: Whether some input is no tensor.
+        shortens: Whether calls may have a short way.
+        opened: Whether it is one of the many bindings of an open variant.
+        arenas: Contexts made so far and not freed.
+        watched: Position and bytes of each parameter at the call that chose this program; None closes `match`. Setting
+            it races with other calls harmlessly: a program is right for every value that its variant is right for.
 
     Args:
         manifest: The package's.
         variant: Of this manifest.
-        library: With the variant's kernels.
-        weights: The package's weights region, uint8.
-        threads: That a call may use.
-        evaluate: Runs host steps; needed if the variant has any.
+        keyed: Whether the model has parameters, to whose values `match` must look.
     """
 
-    def __init__(
-        self,
-        manifest: Manifest,
-        variant: Variant,
-        library: Library,
-        weights: Array,
-        *,
-        threads: int,
-        evaluate: Evaluate | None,
-    ) -> None:
+    opened = False
+
+    def __init__(self, manifest: Manifest, variant: Variant, *, keyed: bool = False) -> None:
         self.variant = variant
-        self.weights = weights
-        self.threads = threads
-        self.evaluate = evaluate
-        # The library stays loaded for as long as this does.
-        self._library = library
-        self.run = library.run
-        self._entry = library.shortcut
         self.input_count, self.output_count = len(manifest.inputs), len(manifest.outputs)
         self.outputs = [
             (spec.name, shape, numpy_dtype(spec.dtype))
@@ -66,48 +82,22 @@ class Program:
             for spec, shape in zip(manifest.inputs, variant.inputs, strict=True)
         ]
         self._by_position = [(index, shape, dtype) for index, (_, shape, dtype) in enumerate(self.input_rows)]
-        self.parts = self._split()
-        self.table = Table(variant, library.kernel, self._base)
-        self.own_rows = sum(part.last - part.first for part in self.parts if isinstance(part, KernelRange))
-        self._idle: list[Context] = []
-        self._shortcut: Function | None = None
-        kernels = len(self.parts) == 1 and isinstance(self.parts[0], KernelRange) and not variant.copies
         self.takes_objects = None in variant.inputs
-        self.shortens = kernels and not self.takes_objects and None not in variant.outputs
-        self._lock = threading.Lock()
+        self.watched: tuple[tuple[int, bytes], ...] | None = None
+        self._keyed = keyed
+        self.shortens = False
         self.arenas = 0
-
-    def _split(self) -> list[KernelRange | HostPart]:
-        """The steps as runs of the launcher and single host steps, in order."""
-        parts: list[KernelRange | HostPart] = []
-        rows = 0
-        for index, step in enumerate(self.variant.steps):
-            if isinstance(step, HostStep):
-                parts.append(HostPart(index, step))
-                continue
-            if parts and isinstance(last := parts[-1], KernelRange):
-                parts[-1] = KernelRange(last.first, rows + 1, last.start)
-            else:
-                parts.append(KernelRange(rows, rows + 1, index))
-            rows += 1
-        return parts
-
-    def _base(self, place: Location) -> int:
-        first = {
-            "arena": abi.ARENA,
-            "weight": abi.WEIGHTS,
-            "input": abi.FIRST_ARRAY,
-            "output": abi.FIRST_ARRAY + self.input_count,
-            "object": abi.FIRST_ARRAY + self.input_count + self.output_count,
-            "slot": abi.FIRST_ARRAY + self.input_count + self.output_count + self.variant.objects,
-        }
-        return first[place.kind] + place.index
+        self._idle: list[ContextT] = []
+        self._lock = threading.Lock()
 
     def match(self, inputs: Any) -> list[Array] | None:
         """The inputs by position, if they are of this variant's shapes and ready for kernels as they are.
 
         This is the short way of calls that repeat: None says nothing is known, least of all that something is wrong.
         """
+        watched = self.watched
+        if self._keyed and watched is None:
+            return None
         keyed: Any = self.input_rows
         if type(inputs) is not dict:
             if type(inputs) is not list and type(inputs) is not tuple:
@@ -129,108 +119,51 @@ class Program:
                 arrays.append(array)
         except KeyError:
             return None
+        for index, data in watched or ():
+            if arrays[index].tobytes() != data:
+                return None
         return arrays
 
-    def new_outputs(self) -> dict[str, Any]:
-        """An array for each output by name; None where its shape is known only at run time."""
+    def new_outputs(self, on_device: Collection[str] = ()) -> dict[str, Any]:
+        """An array for each output by name; None where its shape is known only at run time.
+
+        Args:
+            on_device: Names of those that lie in the memory of the GPU that runs the program.
+        """
+        assert not on_device, "only a GPU has memory of its own"
         return {name: None if shape is None else _empty(shape, dtype) for name, shape, dtype in self.outputs}
 
-    def new_arena(self) -> Array:
-        """Memory for a context's intermediate values."""
-        return allocate(self.variant.arena_size)
+    @abstractmethod
+    def new_context(self) -> ContextT:
+        """What one more call in flight needs."""
 
-    def acquire(self) -> Context:
+    def acquire(self) -> ContextT:
         """A context that no other call is using; hand it back with `release`."""
         try:
             return self._idle.pop()
         except IndexError:
             with self._lock:
                 self.arenas += 1
-            return Context(self)
+            return self.new_context()
 
-    def release(self, context: Context) -> None:
+    def release(self, context: ContextT) -> None:
         """Keeps a context for the next call."""
         self._idle.append(context)
 
     def shortcut(self) -> Function | None:
-        """The short way of calls like the last one, with a context of its own; None where there is none."""
-        if self._shortcut is None and self.shortens:
-            with self._lock:
-                if self._shortcut is None and self._idle:
-                    self._shortcut = build(self._idle.pop(), self._entry)
-                    self.shortens = self._shortcut is not None
-        return self._shortcut
+        """The short way of calls like the last one; None where there is none."""
+        return None
 
     def trim(self) -> None:
         """Frees the contexts that no call is using."""
         with self._lock, contextlib.suppress(IndexError):
-            if self._shortcut is not None:
-                self._shortcut = None
-                self.arenas -= 1
             while True:
                 self._idle.pop()
                 self.arenas -= 1
 
 
-class ParameterProgram(Program):
-    """A program of a model with parameters: the short ways are open only to the values that it was chosen for.
-
-    Attributes:
-        watched: Position and bytes of each parameter at the call that chose it; None closes the short way. Setting it
-            races with other calls harmlessly: a program is right for every value that its variant is right for.
-    """
-
-    watched: tuple[tuple[int, bytes], ...] | None = None
-
-    def __init__(self, manifest: Manifest, variant: Variant, *rest: Any, **options: Any) -> None:
-        super().__init__(manifest, variant, *rest, **options)
-        # A variant for any value may stand in for another, which must be asked for at each call.
-        self.shortens = self.shortens and variant.values.keys() == set(manifest.parameters)
-
-    def match(self, inputs: Any) -> list[Array] | None:
-        """As of every program, if the parameters have the values watched too."""
-        watched = self.watched
-        arrays = None if watched is None else super().match(inputs)
-        if watched is None or arrays is None:
-            return None
-        for index, data in watched:
-            if arrays[index].tobytes() != data:
-                return None
-        return arrays
-
-
-class OpenProgram(Program):
-    """A program of an open variant at one binding: contexts borrow their arenas, which serve all bindings.
-
-    Args:
-        manifest: The package's.
-        variant: Instantiated.
-        library: With its kernels.
-        weights: The package's weights region, uint8.
-        shared: Where arenas come from.
-        threads: That a call may use.
-    """
-
-    def __init__(
-        self, manifest: Manifest, variant: Variant, library: Library, weights: Array, shared: Arenas, *, threads: int
-    ) -> None:
-        super().__init__(manifest, variant, library, weights, threads=threads, evaluate=None)
-        self._shared = shared
-        # The short way has an arena of its own, and there are too many bindings for that.
-        self.shortens = False
-
-    def new_arena(self) -> Array:
-        """Nothing: `acquire` borrows an arena."""
-        return EMPTY
-
-    def acquire(self) -> Context:
-        """A context with an arena borrowed for it."""
-        context = super().acquire()
-        context.move(self._shared.take(self.variant.arena_size))
-        return context
-
-    def release(self, context: Context) -> None:
-        """Gives the arena back and keeps the context for the next call."""
-        self._shared.give(context.arena)
-        context.move(EMPTY)
-        super().release(context)
+def step_name(variant: Variant, index: int) -> str:
+    """What messages call a step of a variant."""
+    step = variant.steps[index]
+    kind = step.op_type if isinstance(step, HostStep) else step.label or getattr(step, "symbol", "")
+    return f"step {index} ({kind})"

@@ -19,7 +19,7 @@ from graphc.runtime import abi
 from graphc.runtime.memory import DATA_OFFSET, READY, Array, address
 
 if TYPE_CHECKING:
-    from graphc.runtime.context import Context
+    from graphc.runtime.context import LibraryContext
 
 _METH_FASTCALL = 0x0080
 _BYTES = ctypes.POINTER(ctypes.c_uint8)
@@ -45,7 +45,7 @@ class _Owner(np.ndarray[Any, np.dtype[np.uint8]]):
     kept: tuple[Any, ...]
 
 
-def build(context: Context, entry: int) -> Function | None:
+def build(context: LibraryContext, entry: int) -> Function | None:
     """The short way of a program's calls; None where the interpreter is of another kind.
 
     Args:

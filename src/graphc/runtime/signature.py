@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from graphc.errors import InputError
-from graphc.package import OPTIONAL, Manifest, evaluate, numpy_dtype, symbols_of
-from graphc.runtime.values import collect
+from graphc.package import OPTIONAL, Manifest, TensorSpec, evaluate, numpy_dtype, symbols_of
+from graphc.runtime.values import collect, refuse_gpu
 
 
 class Signature:
@@ -17,9 +19,15 @@ class Signature:
     Attributes:
         names: In the model's order.
         dtypes: Likewise.
+
+    Args:
+        manifest: Of the package.
+        adopt: Makes what programs read of an array in the memory of a GPU, as of `graphc.runtime.engine.Engine`.
     """
 
-    def __init__(self, manifest: Manifest) -> None:
+    def __init__(self, manifest: Manifest, adopt: Callable[[Any, str], Any] = refuse_gpu) -> None:
+        self._adopt = adopt
+        self._parameters = frozenset(manifest.parameters)
         self.specs = manifest.inputs
         self.symbols = manifest.symbols
         self.names = [spec.name for spec in manifest.inputs]
@@ -47,7 +55,12 @@ class Signature:
                 f"inputs are a dict by name or a list by position, got {type(inputs).__name__}",
                 hint=f"the model takes {self._describe()}",
             )
-        return [collect(spec, value) for spec, value in zip(self.specs, values, strict=True)]
+        return [self._collect(spec, value) for spec, value in zip(self.specs, values, strict=True)]
+
+    def _collect(self, spec: TensorSpec, value: Any) -> Any:
+        found = collect(spec, value, self._adopt)
+        # What decides which program runs is looked at here.
+        return found.numpy() if spec.name in self._parameters and not isinstance(found, np.ndarray) else found
 
     def shapes(self, values: Sequence[Any]) -> tuple[tuple[int, ...] | None, ...]:
         """The shapes of a call's inputs, None for what is no tensor: what its variant is found by."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,16 +11,28 @@ from graphc.errors import InputError
 from graphc.package import MAP_KEYS, OPTIONAL, SEQUENCE, TensorSpec, numpy_dtype
 from graphc.runtime.memory import READY, Array
 
+DLPACK_CUDA = 2
+"""`kDLCUDA` of DLPack: memory of a GPU."""
 
-def collect(spec: TensorSpec, value: Any) -> Any:
+
+def collect(spec: TensorSpec, value: Any, adopt: Callable[[Any, str], Any]) -> Any:
     """The value as its input's type has it: an array, or a list, a dict or None of what the type's wraps say.
 
     Arrays are C-contiguous, aligned and native; copied only where they are not.
+
+    Args:
+        spec: Of the input.
+        value: What was given.
+        adopt: Makes an array of one in the memory of a GPU, or None where it is not there; of tensors alone.
 
     Raises:
         InputError: A wrong type, dtype or rank; says where in the value.
     """
     if not spec.wraps:
+        place = f"input {spec.name!r}"
+        if type(value) is not np.ndarray and spec.dtype != "string" and (found := adopt(value, place)) is not None:
+            _check_type(spec, found, place, len(spec.shape))
+            return found
         return _array(spec, value, f"input {spec.name!r}", len(spec.shape))
     return _wrapped(spec, spec.wraps, value, f"input {spec.name!r}")
 
@@ -60,13 +72,7 @@ def _array(spec: TensorSpec, value: Any, place: str, rank: int | None) -> Array:
     array = _as_array(spec, value, place)
     if spec.dtype == "string" and array.dtype.kind not in "OUST":
         raise InputError(f"{place}: expected strings, got {array.dtype}")
-    if spec.dtype != "string" and array.dtype != dtype and array.dtype.newbyteorder("=") != dtype:
-        raise InputError(
-            f"{place}: expected dtype {spec.dtype}, got {array.dtype}",
-            hint=f"convert it with .astype({spec.dtype!r})" if array.dtype.kind in "biufc" else None,
-        )
-    if rank not in (None, array.ndim):
-        raise InputError(f"{place}: expected rank {rank} ({spec}), got shape {list(array.shape)}")
+    _check_type(spec, array, place, rank)
     if spec.dtype == "string":
         return np.ascontiguousarray(array, object).reshape(array.shape)
     if array.dtype is dtype and array.flags.num & READY == READY:
@@ -74,6 +80,32 @@ def _array(spec: TensorSpec, value: Any, place: str, rank: int | None) -> Array:
     ready = np.require(array, dtype, ["C", "ALIGNED"])
     # np.require makes rank 0 of rank 0, but ascontiguousarray inside of it may not keep it.
     return ready.reshape(array.shape) if ready.shape != array.shape else ready
+
+
+def refuse_gpu(value: Any, place: str) -> None:
+    """Nothing for an array that the CPU reads.
+
+    Raises:
+        InputError: `value` lies in the memory of a GPU.
+    """
+    if hasattr(value, "__cuda_array_interface__") or (
+        hasattr(value, "__dlpack_device__") and value.__dlpack_device__()[0] == DLPACK_CUDA
+    ):
+        raise InputError(
+            f"{place} lies in the memory of a GPU; expected an array in the CPU's",
+            hint="copy it to the CPU first; a model that a GPU runs takes it as it is",
+        )
+
+
+def _check_type(spec: TensorSpec, array: Any, place: str, rank: int | None) -> None:
+    dtype = numpy_dtype(spec.dtype)
+    if spec.dtype != "string" and array.dtype != dtype and array.dtype.newbyteorder("=") != dtype:
+        raise InputError(
+            f"{place}: expected dtype {spec.dtype}, got {array.dtype}",
+            hint=f"convert it with .astype({spec.dtype!r})" if array.dtype.kind in "biufc" else None,
+        )
+    if rank not in (None, len(array.shape)):
+        raise InputError(f"{place}: expected rank {rank} ({spec}), got shape {list(array.shape)}")
 
 
 def _as_array(spec: TensorSpec, value: Any, place: str) -> Array:

@@ -17,7 +17,7 @@ from typing import Any
 
 from graphc import errors
 from graphc.errors import BackendError, GraphcError, RepositoryError, ToolchainError
-from graphc.runtime.calibration import processor
+from graphc.runtime.cpu import processor
 from graphc.runtime.folders import cache_folder, tuning_path
 from graphc.serve.model_file import CompileFacts
 from graphc.serve.repository import Snapshot

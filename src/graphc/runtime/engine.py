@@ -1,0 +1,77 @@
+"""The seam between an executable and what runs it: a CPU, or a GPU."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from graphc.package import Package, Variant
+from graphc.runtime.program import Program
+
+
+class Unit(Protocol):
+    """A package whose code is loaded."""
+
+    @property
+    def package(self) -> Package:
+        """The package."""
+
+    def program(self, variant: Variant) -> Program[Any]:
+        """A variant of the package made ready to run.
+
+        Raises:
+            PackageError: Its kernels are not in the code.
+        """
+
+    def opened(self, variant: Variant) -> Program[Any]:
+        """One binding of an open variant, of which there may be many, made ready to run."""
+
+    @property
+    def shared_memory(self) -> int:
+        """Bytes of arenas that programs of open variants share."""
+
+    def trim(self) -> None:
+        """Frees what no call is using."""
+
+    def close(self) -> None:
+        """Frees all that no call is using, weights included."""
+
+
+class Engine(Protocol):
+    """What runs the variants of one instruction set."""
+
+    @property
+    def isa(self) -> str:
+        """The instruction set, or a GPU's architecture: whose code it takes from packages."""
+
+    @property
+    def device(self) -> str:
+        """As users name it: `cpu`, `cuda:0`."""
+
+    @property
+    def processor(self) -> str:
+        """What figures of calls are kept by: the name of the processor."""
+
+    @property
+    def threads(self) -> int:
+        """That one call may use."""
+
+    def with_threads(self, threads: int) -> Engine:
+        """The same with another number of threads."""
+
+    def load(self, package: Package) -> Unit:
+        """Loads a package's code.
+
+        Raises:
+            PackageError: It has none for this, or it does not run here.
+        """
+
+    def adopt(self, value: Any, place: str) -> Any:
+        """An array in the memory of a GPU as programs take it; None where `value` is no such array.
+
+        Args:
+            value: What a caller gave.
+            place: Which input or output it is, for messages.
+
+        Raises:
+            InputError: It lies where this cannot read it.
+        """
