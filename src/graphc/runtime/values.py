@@ -15,7 +15,22 @@ DLPACK_CUDA = 2
 """`kDLCUDA` of DLPack: memory of a GPU."""
 
 
-def collect(spec: TensorSpec, value: Any, adopt: Callable[[Any, str], Any]) -> Any:
+def refuse_gpu(value: Any, place: str) -> None:
+    """Nothing for an array that the CPU reads.
+
+    Raises:
+        InputError: `value` lies in the memory of a GPU.
+    """
+    if hasattr(value, "__cuda_array_interface__") or (
+        hasattr(value, "__dlpack_device__") and value.__dlpack_device__()[0] == DLPACK_CUDA
+    ):
+        raise InputError(
+            f"{place} lies in the memory of a GPU; expected an array in the CPU's",
+            hint="copy it to the CPU first; a model that a GPU runs takes it as it is",
+        )
+
+
+def collect(spec: TensorSpec, value: Any, adopt: Callable[[Any, str], Any] = refuse_gpu) -> Any:
     """The value as its input's type has it: an array, or a list, a dict or None of what the type's wraps say.
 
     Arrays are C-contiguous, aligned and native; copied only where they are not.
@@ -80,21 +95,6 @@ def _array(spec: TensorSpec, value: Any, place: str, rank: int | None) -> Array:
     ready = np.require(array, dtype, ["C", "ALIGNED"])
     # np.require makes rank 0 of rank 0, but ascontiguousarray inside of it may not keep it.
     return ready.reshape(array.shape) if ready.shape != array.shape else ready
-
-
-def refuse_gpu(value: Any, place: str) -> None:
-    """Nothing for an array that the CPU reads.
-
-    Raises:
-        InputError: `value` lies in the memory of a GPU.
-    """
-    if hasattr(value, "__cuda_array_interface__") or (
-        hasattr(value, "__dlpack_device__") and value.__dlpack_device__()[0] == DLPACK_CUDA
-    ):
-        raise InputError(
-            f"{place} lies in the memory of a GPU; expected an array in the CPU's",
-            hint="copy it to the CPU first; a model that a GPU runs takes it as it is",
-        )
 
 
 def _check_type(spec: TensorSpec, array: Any, place: str, rank: int | None) -> None:
