@@ -116,7 +116,7 @@ def test_nothing_is_asked_for_where_the_package_carries_no_model(build: Build, a
 
 def test_values_that_come_once_are_not_worth_more_than_a_few(build: Build, asked: list[int]) -> None:
     model = compiling(build, asked, 8)
-    model._parameters = Parameters(model.manifest, can_compile=True)
+    model._programs._parameters = Parameters(model.manifest, can_compile=True)
     for value in range(30):
         kernel = "add_one" if value < 4 else "scale"
         np.testing.assert_array_equal(model([X, k(value)])["y"], RESULTS[kernel])
@@ -128,7 +128,7 @@ def test_values_that_come_once_are_not_worth_more_than_a_few(build: Build, asked
 
 def test_a_value_that_repeats_is_asked_for_though_the_calls_between_are_short(build: Build, asked: list[int]) -> None:
     model = compiling(build, asked, 16)
-    model._parameters = Parameters(model.manifest, can_compile=True)
+    model._programs._parameters = Parameters(model.manifest, can_compile=True)
     for value in (0, 1, 2, 3, 4, 4, 4):
         model([X, k(value)])
     assert asked == [0, 1, 2, 3, 4]

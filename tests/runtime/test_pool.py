@@ -192,8 +192,8 @@ for _ in range(10):
         ids = np.zeros(8, np.int64)
         model([], out={{"ids": ids}})
         assert np.count_nonzero(ids) == 3
-assert first._library is not second._library
-assert first._library.workers == second._library.workers == 2
+assert first._programs._unit.library is not second._programs._unit.library
+assert first._programs._unit.library.workers == second._programs._unit.library.workers == 2
 # NumPy's own threads, if any, are there in both counts.
 print(len(os.listdir("/proc/self/task")))
 """

@@ -70,7 +70,7 @@ class _Unit(Unit):
             raise PackageError(f"{str(package.path)!r} has no code for {engine.isa}")
         name = f"{package.path.name}:{package.manifest.code[engine.isa].member}"
         self._package = package
-        self._library = load_library(package.code(engine.isa), name)
+        self.library = load_library(package.code(engine.isa), name)
         self._threads = engine.threads
         self._arenas = Arenas()
 
@@ -89,7 +89,7 @@ class _Unit(Unit):
         return LibraryProgram(
             self._package.manifest,
             variant,
-            self._library,
+            self.library,
             self._package.weights,
             threads=self._threads,
             evaluate=load_evaluator() if variant.host_steps else None,
@@ -99,7 +99,7 @@ class _Unit(Unit):
     def opened(self, variant: Variant) -> Program[Any]:
         """A binding of an open variant, its arenas borrowed from those of all bindings."""
         manifest, weights = self._package.manifest, self._package.weights
-        return OpenProgram(manifest, variant, self._library, weights, self._arenas, threads=self._threads)
+        return OpenProgram(manifest, variant, self.library, weights, self._arenas, threads=self._threads)
 
     def trim(self) -> None:
         """Frees the arenas that no call is using."""
