@@ -28,5 +28,5 @@ def test_every_node_runs_in_numpy_and_random_graphs_are_right() -> None:
 
 
 def test_an_unknown_backend_is_an_error() -> None:
-    with pytest.raises(OptionError, match="unknown backend 'llvm'; known: tvm, reference"):
+    with pytest.raises(OptionError, match="unknown backend 'llvm'; known: tvm, triton, reference"):
         graphc.compile(b"", backend="llvm")

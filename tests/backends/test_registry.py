@@ -53,5 +53,5 @@ def test_names_are_told_apart(registry: dict[str, object]) -> None:
     Other.name = ""
     with pytest.raises(OptionError, match="has no name"):
         register_backend(Other)
-    with pytest.raises(OptionError, match="unknown backend 'mine'; known: tvm, reference"):
+    with pytest.raises(OptionError, match="unknown backend 'mine'; known: tvm, triton, reference"):
         graphc.compile(onnx.parser.parse_model(MODEL), backend="mine")

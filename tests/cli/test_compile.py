@@ -54,7 +54,6 @@ def test_options_reach_the_compiler(graphc: Call, mlp: Path, tmp_path: Path) -> 
     assert dict(package.manifest.options) == {
         "level": "O1",
         "passes": "fold,dce",
-        "backend": "tvm",
         "winograd": "false",
     }
     assert list(package.manifest.code) == ["x86-64-v3"]
@@ -118,7 +117,7 @@ def test_require_compiled_names_the_nodes_and_writes_nothing(graphc: Call, on_ho
     ("options", "message"),
     [
         (["--target", "cpu:x86-64-v33"], "did you mean cpu:x86-64-v3?"),
-        (["--target", "cuda"], "no CPU"),
+        (["--target", "cuda:sm_90", "--backend", "tvm"], "does not compile for cuda:sm_90"),
         (["--dim", "bach=1"], "did you mean 'batch'"),
         (["--dim", "x=2x9"], "cannot be bound to 9"),
         (["--passes", "fold,fuze"], "did you mean 'fuse'"),

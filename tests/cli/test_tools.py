@@ -177,8 +177,8 @@ def test_passes_lists_every_pass_and_level(graphc: Call) -> None:
     text = graphc("passes").out
     data = graphc("passes", "--json").json
     assert {entry["name"] for entry in data["passes"]} == set(PASSES)
-    assert data["pipelines"] == pipeline_table("cpu")
-    for name in (*PASSES, *(f"-{level}" for level in pipeline_table("cpu"))):
+    assert data["pipelines"] == {kind: pipeline_table(kind) for kind in ("cpu", "cuda")}
+    for name in (*PASSES, "CPUs", "GPUs", *(f"-{level}" for level in pipeline_table("cpu"))):
         assert name in text
     assert all(entry["summary"] for entry in data["passes"])
 

@@ -32,7 +32,9 @@ def write(path: Path, **fields: Any) -> Path:
     weights = WeightsBuilder()
     weights.add(np.arange(1000, dtype=np.float32))
     weights.add(np.arange(7, dtype=np.int8))
-    write_package(path, empty_manifest(), **{"code": {"v3": b"machine code"}, "weights": weights, **fields})
+    write_package(
+        path, empty_manifest(), **{"files": {"cpu/v3/model.so": b"machine code"}, "weights": weights, **fields}
+    )
     return path
 
 

@@ -80,7 +80,7 @@ def compile_c(source: str, folder: Path) -> bytes:
 def library(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """A linked library with the kernels above."""
     folder = tmp_path_factory.mktemp("library")
-    link({"kernels": compile_c(KERNELS, folder)}, out=folder / "model.so", exports=SYMBOLS)
+    (folder / "model.so").write_bytes(link({"kernels": compile_c(KERNELS, folder)}, exports=SYMBOLS))
     return (folder / "model.so").read_bytes()
 
 
@@ -118,7 +118,7 @@ def build(library: bytes, tmp_path: Path) -> Build:
             **fields,
         )
         path = tmp_path / f"{name}.graphc"
-        write_package(path, manifest, code={"test": code or library}, weights=weights)
+        write_package(path, manifest, files={"cpu/test/model.so": code or library}, weights=weights)
         return path
 
     return builder

@@ -50,10 +50,10 @@ class _Same(WeightsBuilder):
 def put_another(source: Path, path: Path, number: int) -> None:
     """A package with code of its own, so that it shares nothing with the one before."""
     package = Package(source)
-    code = {isa: package.code(isa) + number.to_bytes(4, "big") for isa in package.manifest.code}
+    files = {code.member: package.code(isa) + number.to_bytes(4, "big") for isa, code in package.manifest.code.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     manifest = dataclasses.replace(package.manifest, hashes={})
-    write_package(path, manifest, code=code, weights=_Same(package))
+    write_package(path, manifest, files=files, weights=_Same(package))
 
 
 def resident() -> int:

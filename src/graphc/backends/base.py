@@ -14,7 +14,7 @@ import numpy as np
 
 from graphc.errors import OptionError
 from graphc.ir import Dim, Node
-from graphc.target import Target, Verdict
+from graphc.target import Verdict
 
 
 @dataclass(frozen=True)
@@ -91,14 +91,16 @@ class Backend(Protocol):
     """What turns regions into kernels."""
 
     name: str
+    kinds: tuple[str, ...]
+    """Kinds of targets that it lowers for: `cpu`, `cuda`. The targets below are of these."""
     runs_control: bool
     """Whether bodies of If, Loop and Scan are compiled where they can be, and run by the launcher."""
 
-    def supports(self, node: Node, target: Target) -> Verdict:
+    def supports(self, node: Node, target: Any) -> Verdict:
         """Whether a node has a compiled form on `target`, or why not."""
         ...
 
-    def lower(self, region: Node, target: Target, options: Mapping[str, Any]) -> Kernel:
+    def lower(self, region: Node, target: Any, options: Mapping[str, Any]) -> Kernel:
         """The kernel of a region (or a single node).
 
         Raises:
@@ -106,14 +108,27 @@ class Backend(Protocol):
         """
         ...
 
-    def link(self, objects: Mapping[str, bytes], target: Target, out: Path, *, cache: Path | None = None) -> None:
-        """Links objects, by symbol, into the library that a package carries; `cache` keeps what every link needs."""
+    def link(
+        self, objects: Mapping[str, builtins.bytes], target: Any, *, cache: Path | None = None
+    ) -> Mapping[str, builtins.bytes]:
+        """The members of a package that carry the code of `target`, by name.
+
+        Args:
+            objects: What kernels' `compile` answered, by the kernels' symbols.
+            target: They were compiled for.
+            cache: Folder that keeps what every link needs.
+
+        Returns:
+            On a CPU one shared library, called `graphc.package.library_member(target.isa)`; on a GPU what
+            `graphc.package.cuda_members` makes of its objects.
+        """
         ...
 
 
 BackendClass = TypeVar("BackendClass", bound=Callable[[], Backend])
 _BACKENDS: dict[str, Callable[[], Backend] | str] = {
     "tvm": "graphc.backends.tvm.backend:TvmBackend",
+    "triton": "graphc.backends.triton.backend:TritonBackend",
     "reference": "graphc.backends.reference:ReferenceBackend",
 }
 """Backends by name: what makes one, or where that is, since some import much."""

@@ -11,23 +11,25 @@ from pathlib import Path
 from typing import Any
 
 from graphc.backends.base import Kernel
-from graphc.backends.tvm.link import link
+from graphc.backends.tvm.link import linked
 from graphc.errors import BackendError
 from graphc.ir import Node
-from graphc.target import Target, Verdict, refused
+from graphc.package import cuda_members
+from graphc.target import AnyTarget, Target, Verdict, refused
 
 
 class ReferenceBackend:
     """Leaves every node to the host."""
 
     name = "reference"
+    kinds = ("cpu", "cuda")
     runs_control = False
 
-    def supports(self, node: Node, target: Target) -> Verdict:
+    def supports(self, node: Node, target: AnyTarget) -> Verdict:
         """Never: each node runs in NumPy."""
         return refused("the reference backend evaluates it in NumPy")
 
-    def lower(self, region: Node, target: Target, options: Mapping[str, Any]) -> Kernel:
+    def lower(self, region: Node, target: AnyTarget, options: Mapping[str, Any]) -> Kernel:
         """Has nothing to answer.
 
         Raises:
@@ -35,10 +37,14 @@ class ReferenceBackend:
         """
         raise BackendError("the reference backend has no kernels", nodes=region.origins)
 
-    def link(self, objects: Mapping[str, bytes], target: Target, out: Path, *, cache: Path | None = None) -> None:
-        """Links the launcher alone.
+    def link(
+        self, objects: Mapping[str, bytes], target: AnyTarget, *, cache: Path | None = None
+    ) -> Mapping[str, bytes]:
+        """Links the launcher alone, for a CPU; a GPU has nothing to run.
 
         Raises:
             ToolchainError: No linker is installed.
         """
-        link(objects, out=out, triple=target.triple, cache=cache)
+        if isinstance(target, Target):
+            return linked(objects, target, cache)
+        return cuda_members(target.architecture, {})

@@ -248,7 +248,7 @@ def compile_options(options: argparse.Namespace, progress: Callable[[str, int, i
     return CompileOptions(
         level=f"O{options.level or 2}",
         passes=options.pipeline,
-        backend=options.backend or "tvm",
+        backend=options.backend,
         winograd=not options.no_winograd,
         open_variants=not options.no_open_variants,
         tuning=not options.no_tuning,

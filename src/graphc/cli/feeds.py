@@ -156,7 +156,7 @@ def chosen_variants(source: Source, options: argparse.Namespace) -> list[Variant
     found = [v for v in executable.variants if allows(manifest.inputs, dims, v) and allows_values(manifest, values, v)]
     if not found:
         found = [
-            instantiate(variant, bindings)
+            instantiate(variant, bindings, alignment=executable.manifest.code[variant.isa].alignment)
             for variant in manifest.open
             for bindings in [open_bindings(variant, dims)]
             if variant.isa == executable.isa and variant.takes(bindings) and is_settled(variant, dims)

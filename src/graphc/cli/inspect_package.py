@@ -48,7 +48,7 @@ class PackageView:
         ]
         opened = [variant for variant in manifest.open if isa in (None, variant.isa)]
         chosen += [
-            instantiate(variant, bindings)
+            instantiate(variant, bindings, alignment=manifest.code[variant.isa].alignment)
             for variant in opened
             for bindings in [open_bindings(variant, dims)]
             if variant.takes(bindings) and not any(v.isa == variant.isa for v in chosen)

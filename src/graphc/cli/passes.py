@@ -25,6 +25,9 @@ EXAMPLES = """
   graphc passes --plugin my_passes.py --json
 """
 
+_KINDS = {"cpu": "CPUs", "cuda": "GPUs"}
+"""Kinds of targets that have pipelines, and what a reader calls them."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of the command."""
@@ -44,19 +47,22 @@ def run(options: argparse.Namespace) -> int:
         raise OptionError(f"there is no pass {options.name!r}", hint=f"there are: {', '.join(PASSES)}")
     shown = {name: cls for name, cls in sorted(PASSES.items()) if options.name in (None, name)}
     if options.json:
-        print_json({"passes": [_facts(cls) for cls in shown.values()], "pipelines": pipeline_table("cpu")})
+        print_json(
+            {
+                "passes": [_facts(cls) for cls in shown.values()],
+                "pipelines": {kind: pipeline_table(kind) for kind in _KINDS},
+            }
+        )
     elif options.name is not None:
         print(_in_full(shown[options.name]))
     else:
         rows = [(name, _summary(cls), " ".join(_options(cls))) for name, cls in shown.items()]
         print(table(("pass", "what it does", "options"), rows, left=(0, 1, 2)))
-        print("\n  pipelines for CPUs\n")
-        for level, text in pipeline_table("cpu").items():
-            print(
-                textwrap.fill(
-                    f"-{level}  {text.replace(',', ', ')}", 100, initial_indent="  ", subsequent_indent=" " * 7
-                )
-            )
+        for kind, machines in _KINDS.items():
+            print(f"\n  pipelines for {machines}\n")
+            for level, text in pipeline_table(kind).items():
+                line = f"-{level}  {text.replace(',', ', ')}"
+                print(textwrap.fill(line, 100, initial_indent="  ", subsequent_indent=" " * 7))
     return 0
 
 

@@ -65,7 +65,7 @@ def run(options: argparse.Namespace) -> int:
             answers, inquiry = _hosts(_lowered(options, chosen), options.node), None
         else:
             inquiry = Inquiry(options.name)
-            pipeline, put_in = _pipeline(chosen, inquiry)
+            pipeline, put_in = _pipeline(chosen, inquiry, options.target)
             _lowered(options, dataclasses.replace(chosen, passes=pipeline, observers=(inquiry,)))
             if not inquiry.runs:
                 raise OptionError(
@@ -99,7 +99,7 @@ def _lowered(options: argparse.Namespace, chosen: CompileOptions) -> Lowered:
     )
 
 
-def _pipeline(chosen: CompileOptions, inquiry: Inquiry) -> tuple[str, bool]:
+def _pipeline(chosen: CompileOptions, inquiry: Inquiry, target: str | None) -> tuple[str, bool]:
     """The pipeline with the pass in question, and whether it had to be put in.
 
     Raises:
@@ -107,7 +107,8 @@ def _pipeline(chosen: CompileOptions, inquiry: Inquiry) -> tuple[str, bool]:
     """
     from graphc.passes import PASSES, default_pipeline, parse_pipeline, print_pipeline
 
-    passes = list(parse_pipeline(chosen.passes) if chosen.passes is not None else default_pipeline(chosen.level))
+    kind = (target or "cpu").strip().partition(":")[0]
+    passes = list(default_pipeline(chosen.level, kind) if chosen.passes is None else parse_pipeline(chosen.passes))
     if any(pass_.name in inquiry.passes for pass_ in passes):
         return print_pipeline(passes), False
     name = min(inquiry.passes)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import concurrent.futures
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from graphc.backends.base import Backend, Kernel
+from graphc.backends.base import Kernel
 from graphc.compiler.cache import ObjectCache
 from graphc.compiler.open_assembly import assemble_open
 from graphc.compiler.options import CompileOptions
 from graphc.compiler.places import Bodies, Places, Weights, known_shape
 from graphc.compiler.program import Program
+from graphc.compiler.targets import Backends
 from graphc.errors import BackendError
 from graphc.ir import Graph, MapType, Node, OptionalType, SequenceType, TensorType, Type, Value
 from graphc.package import (
@@ -27,9 +27,11 @@ from graphc.package import (
     SymbolRange,
     TensorSpec,
     Variant,
+    library_member,
     write_package,
 )
-from graphc.target import Target
+from graphc.package.cuda import CUDA, kernels_member
+from graphc.target import AnyTarget, CudaTarget
 
 
 def compile_kernels(
@@ -73,24 +75,28 @@ def compile_kernels(
 
 
 def link_code(
-    objects: Mapping[str, Mapping[str, bytes]], targets: Sequence[Target], backend: Backend, cache: Path | None
+    objects: Mapping[str, Mapping[str, bytes]], targets: Sequence[AnyTarget], backends: Backends, cache: Path | None
 ) -> dict[str, bytes]:
-    """The shared library of each instruction set."""
-    code = {}
-    with tempfile.TemporaryDirectory(prefix="graphc-") as folder:
-        for target in targets:
-            out = Path(folder) / f"{target.isa}.so"
-            backend.link(objects.get(target.isa, {}), target, out, cache=cache)
-            code[target.isa] = out.read_bytes()
-    return code
+    """The members of a package that carry the code of each target."""
+    files: dict[str, bytes] = {}
+    for target in targets:
+        files |= backends[target.kind].link(objects.get(target.isa, {}), target, cache=cache)
+    return files
+
+
+def _code(target: AnyTarget) -> Code:
+    """What a package says of a target's code."""
+    if isinstance(target, CudaTarget):
+        return Code(kernels_member(target.architecture), CUDA, (target.architecture,))
+    return Code(library_member(target.isa), target.architecture, target.features)
 
 
 def write(
     path: Path,
     source: Graph,
     programs: Sequence[Program],
-    targets: Sequence[Target],
-    backend: Backend,
+    targets: Sequence[AnyTarget],
+    backends: Backends,
     options: CompileOptions,
     *,
     model: bytes | None,
@@ -106,7 +112,7 @@ def write(
         source: The graph as imported: names, types and symbols of inputs and outputs.
         programs: One for each variant and target.
         targets: Targets of the programs.
-        backend: What lowered them.
+        backends: What lowered them, by kind of target.
         options: What the compile was told.
         model: Bytes of the model to embed, if any.
         versions: Versions of the tools, for the record.
@@ -117,9 +123,9 @@ def write(
     cache = ObjectCache(options.cache)
     objects = compile_kernels(programs, options, cache)
     options.progress("linking", 0, 1)
-    code = link_code(objects, targets, backend, options.cache)
+    files = link_code(objects, targets, backends, options.cache)
     options.progress("linking", 1, 1)
-    weights = Weights()
+    weights = Weights(max(target.alignment for target in targets))
     variants: list[Variant] = []
     opened: list[OpenVariant] = []
     names = input_symbols(source)
@@ -135,9 +141,7 @@ def write(
         inputs=tuple(_spec(value) for value in source.inputs),
         outputs=tuple(_spec(value) for value in source.outputs),
         variants=tuple(variants),
-        code={
-            target.isa: Code(f"cpu/{target.isa}/model.so", target.architecture, target.features) for target in targets
-        },
+        code={target.isa: _code(target) for target in targets},
         symbols={name: SymbolRange(*source.bounds.get(name, (0, None))) for name in names},
         weights_size=weights.builder.size,
         host_steps=any(program.host for program in programs),
@@ -148,7 +152,7 @@ def write(
         batch=batch,
         open=tuple(opened),
     )
-    return write_package(path, manifest, code=code, weights=weights.builder, model=model)
+    return write_package(path, manifest, files=files, weights=weights.builder, model=model)
 
 
 def input_symbols(graph: Graph) -> list[str]:

@@ -13,6 +13,7 @@ from graphc.ops.evaluate import captured_inputs
 from graphc.passes.buffers import BufferPlan
 
 ALIGNMENT = 64
+"""Bytes to which the parts of a control node's workspace are aligned: the launcher runs it on a CPU."""
 _CONTROL = frozenset({"If", "Loop", "Scan"})
 
 

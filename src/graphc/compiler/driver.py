@@ -10,10 +10,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import graphc
-from graphc.backends.base import Backend, content_key, make_backend
-from graphc.backends.source import source_digest
-from graphc.compiler import cache as object_cache
 from graphc.compiler.assembly import input_symbols, write
 from graphc.compiler.auto_batch import Chosen, choose_batches, keep_calibration
 from graphc.compiler.batching import batch_axes
@@ -21,25 +17,22 @@ from graphc.compiler.open_program import build_open
 from graphc.compiler.options import CompileOptions, DimChoice, expand_dims, without_ranges
 from graphc.compiler.plugins import load_plugins
 from graphc.compiler.program import Program, build_program
-from graphc.compiler.tuned import tuned_for
+from graphc.compiler.targets import Backends, backends_for, targets_of, versions
 from graphc.compiler.values import Array, bind_values, expand_values, shapes_of
-from graphc.errors import BackendError, OptionError, PackageError, ToolchainError, UnsupportedError
+from graphc.errors import BackendError, OptionError, PackageError, UnsupportedError
 from graphc.frontend import Imported, bind_dims, export_model, read_model
 from graphc.frontend.exporter import constant_bytes
 from graphc.frontend.source import ModelSource
 from graphc.ir import Graph, Node, TensorType
 from graphc.ops import find
 from graphc.ops.parameter_inputs import parameter_inputs
-from graphc.package import MODEL, BatchAxes, Manifest, Package
-from graphc.runtime import Executable, load, set_compile_hook
+from graphc.package import BatchAxes, Manifest
+from graphc.runtime import Executable, load
 from graphc.runtime.folders import cache_folder
-from graphc.target import Target, detect_host, parse_targets
+from graphc.target import AnyTarget
 
 EMBEDDED_LIMIT = 2_000_000_000
 """Bytes of weights above which a model is no single protobuf message."""
-
-_KEPT_SPECIALIZATIONS = 256
-"""Variants for values of a model's parameters that the cache keeps, over all processes: values may be without end."""
 
 _SHOWN_NODES = 8
 """Nodes that an error names at most."""
@@ -60,7 +53,7 @@ def compile(
 
     Args:
         model: Path of the model, its bytes, or a ModelProto.
-        target: One or more targets, joined by commas: `cpu` is this machine, see `graphc devices`.
+        target: One or more targets, joined by commas: `cpu` is this machine, `cuda` its GPU; see `graphc devices`.
         dims: Extents of symbolic dimensions: `{"batch": 8}`, `{"batch": [1, 8]}` for a variant each, or a whole shape
             by input name, `{"x": [1, 3, 224, 224]}`. `{"batch": "auto"}` measures which batch sizes are worth having on
             this machine. Where some are left out, each shape is compiled when it first comes, and kept in the cache.
@@ -80,7 +73,7 @@ def compile(
         ModelError: The model is not valid.
         OptionError: An option, a target, a dimension or a value is unknown or out of range.
         UnsupportedError: The model has an operator that graphc cannot run.
-        ToolchainError: TVM, onnx or a linker is not installed.
+        ToolchainError: What the targets' backends need (TVM and a linker; Triton), or onnx, is not installed.
     """
     known = {field.name for field in dataclasses.fields(CompileOptions)}
     for name in options:
@@ -148,7 +141,7 @@ class Lowered:
     Args:
         imported: The model as read.
         targets: What it is lowered for.
-        backend: What lowered it.
+        backends: What lowered it, by kind of target.
         programs: One for each binding of dimensions and values and each target; none where dimensions were left
             unbound, so that the package carries the model and each shape is compiled when it first comes.
         parameters: Inputs whose values decide what runs, and those that values were given for, in the model's order.
@@ -158,8 +151,8 @@ class Lowered:
     """
 
     imported: Imported
-    targets: list[Target]
-    backend: Backend
+    targets: list[AnyTarget]
+    backends: Backends
     programs: list[Program]
     parameters: tuple[str, ...] = ()
     undecided: Mapping[str, tuple[Node, ...]] = dataclasses.field(default_factory=dict)
@@ -181,7 +174,7 @@ def lower_model(
         As `compile`.
     """
     load_plugins()
-    targets = cpu_targets(target)
+    targets = targets_of(target)
     options.progress("reading the model", 0, 1)
     # Before the backend: a bad model should not wait for the import of TVM.
     imported = read_model(model)
@@ -191,7 +184,7 @@ def lower_model(
     settings = expand_values(values, source.inputs)
     choices = list(itertools.product(expand_dims(dims, imported.inputs), settings))
     settle_inputs(source, {**(dims or {}), **shapes_of(settings[0], source.inputs)}, imported.dim_names)
-    backend = cpu_backend(targets, options.backend)
+    backends = backends_for(targets, options.backend)
     programs: list[Program] = []
     closed = ""
     undecided: Mapping[str, tuple[Node, ...]] = {}
@@ -207,7 +200,10 @@ def lower_model(
                 closed = "inputs whose values decide shapes are open too" if undecided or given else ""
                 if not closed and options.open_variants:
                     options.progress("running the passes", len(programs), total)
-                    found = [build_open(bound, imported, ranges, machine, backend, options) for machine in targets]
+                    found = [
+                        build_open(bound, imported, ranges, machine, backends[machine.kind], options)
+                        for machine in targets
+                    ]
                     closed = next((answer for answer in found if isinstance(answer, str)), "")
                     programs += [answer for answer in found if isinstance(answer, Program) and not closed]
                 continue
@@ -221,6 +217,7 @@ def lower_model(
         for machine in targets:
             options.progress("running the passes", len(programs), total)
             graph = bound.clone()
+            backend = backends[machine.kind]
             programs.append(build_program(graph, _bindings(source, graph), machine, backend, options, given))
     options.progress("running the passes", len(programs), total)
     if programs and not any(program.host for program in programs):
@@ -228,7 +225,7 @@ def lower_model(
         undecided = {}
     deciding = {*undecided, *settings[0]}
     parameters = tuple(name for name in imported.inputs if name in deciding)
-    return Lowered(imported, targets, backend, programs, parameters, undecided, tuple(missing), closed)
+    return Lowered(imported, targets, backends, programs, parameters, undecided, tuple(missing), closed)
 
 
 def _bind(
@@ -302,10 +299,10 @@ def _build(lowered: Lowered, output: str | os.PathLike[str], options: CompileOpt
         source,
         lowered.programs,
         lowered.targets,
-        lowered.backend,
+        lowered.backends,
         options,
         model=_embedded(source) if options.embed_model or specializes or not lowered.programs else None,
-        versions=_versions(),
+        versions=versions(lowered.backends),
         batch=_proved_batch(lowered),
         parameters=lowered.parameters,
         closed=lowered.closed,
@@ -319,38 +316,6 @@ def _proved_batch(lowered: Lowered) -> BatchAxes | None:
         return None
     found = batch_axes(lowered.imported.graph, bound)
     return found if isinstance(found, BatchAxes) else None
-
-
-def cpu_targets(text: str) -> list[Target]:
-    """The CPU targets that `text` names.
-
-    Raises:
-        OptionError: An unknown target, or one that is no CPU.
-    """
-    if not isinstance(text, str):
-        raise OptionError(f"target is {text!r}; expected a name, e.g. 'cpu'")
-    targets = [found for found in parse_targets(text) if isinstance(found, Target)]
-    if not targets or len(targets) != len(parse_targets(text)):
-        raise OptionError(f"target {text!r} is no CPU, and this version compiles for CPUs only")
-    return targets
-
-
-def cpu_backend(targets: list[Target], name: str = "tvm") -> Backend:
-    """A CPU backend, after a look for all that it needs.
-
-    Raises:
-        ToolchainError: TVM or a linker is missing; says what to install.
-    """
-    from graphc.backends.tvm.link import find_linker
-
-    for target in targets:
-        find_linker(target.triple)
-    try:
-        return make_backend(name)
-    except ImportError as error:
-        raise ToolchainError(
-            f"backend {name!r} cannot be imported: {error}", hint="pip install 'graphc[cpu]'"
-        ) from error
 
 
 def _bindings(source: Graph, bound: Graph) -> dict[str, int]:
@@ -374,13 +339,6 @@ def _check_output(path: Path) -> None:
         raise PackageError(f"cannot write {str(path)!r}: the folder cannot be written to")
 
 
-def _versions() -> dict[str, str]:
-    import onnx
-    import tvm
-
-    return {"graphc": graphc.__version__, "onnx": onnx.__version__, "tvm": tvm.__version__}
-
-
 def _embedded(graph: Graph) -> bytes:
     size = constant_bytes(graph)
     if size >= EMBEDDED_LIMIT:
@@ -390,46 +348,3 @@ def _embedded(graph: Graph) -> bytes:
         )
     data: bytes = export_model(graph).SerializeToString()
     return data
-
-
-def _compile_on_demand(package: Package, bindings: Mapping[str, int], values: Mapping[str, Array]) -> Path | None:
-    """What the runtime calls for what a package has no variant for: compiles the embedded model, once.
-
-    With no values, the variant is for any.
-    """
-    manifest = package.manifest
-    recorded = manifest.options
-    strict = recorded.get("require_compiled") == "true"
-    if MODEL not in package.members or (strict and manifest.parameters and not values):
-        return None
-    options = CompileOptions(
-        level=recorded.get("level", "O2"),
-        passes=recorded.get("passes") or None,
-        backend=recorded.get("backend", "tvm"),
-        winograd=recorded.get("winograd", "true") == "true",
-        require_compiled=strict,
-        specializations=0,
-        open_variants=False,
-        tuning=recorded.get("tuning", "true") == "true",
-        cache=cache_folder(),
-    )
-    # What runs here is split for the cores that are here.
-    own = detect_host().isa
-    target = ",".join("cpu" if isa == own else f"cpu:{isa}" for isa in manifest.code)
-    told = [(name, array.shape, array.tobytes()) for name, array in sorted(values.items())]
-    key = content_key(
-        [manifest.hashes[MODEL], sorted(recorded.items()), sorted(bindings.items()), told, sorted(manifest.code)]
-    )
-    measured = [
-        tuned_for(machine, options).digest() for machine in parse_targets(target) if isinstance(machine, Target)
-    ]
-    group = content_key([manifest.hashes[MODEL], sorted(recorded.items())])[:16] if values else ""
-    path = object_cache.variant_path(content_key([key, source_digest(), measured, sorted(_versions().items())]), group)
-    if not path.exists():
-        compile_package(package.read(MODEL), path, target=target, dims=dict(bindings), values=values, options=options)
-        if group:
-            object_cache.keep_newest(path, _KEPT_SPECIALIZATIONS)
-    return path
-
-
-set_compile_hook(_compile_on_demand)

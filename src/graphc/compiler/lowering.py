@@ -19,7 +19,7 @@ from graphc.passes import PassContext, PassManager, PipelineReport, default_pipe
 from graphc.passes.buffers import BufferPlan, assign_buffers
 from graphc.passes.fuse import REGION, dissolve
 from graphc.passes.manager import ALL
-from graphc.target import Target, Verdict
+from graphc.target import AnyTarget, Verdict
 
 _SEARCH_NODES = 20_000
 """Node budget of the complete search for a memory plan: deterministic, about a second."""
@@ -53,7 +53,7 @@ class Lowered:
 class _On:
     """A backend's answers for one target, as passes ask them."""
 
-    def __init__(self, backend: Backend, target: Target) -> None:
+    def __init__(self, backend: Backend, target: AnyTarget) -> None:
         self._backend = backend
         self._target = target
 
@@ -73,11 +73,11 @@ class Lowering:
         OptionError: A pass to print the graph at is none of the pipeline.
     """
 
-    def __init__(self, backend: Backend, target: Target, options: CompileOptions) -> None:
+    def __init__(self, backend: Backend, target: AnyTarget, options: CompileOptions) -> None:
         self.backend, self.target, self.options = backend, target, options
         self.capability = _On(backend, target)
         self.chosen = {"winograd": options.winograd, "tuned": tuned_for(target, options)}
-        passes = options.passes if options.passes is not None else default_pipeline(options.level, "cpu")
+        passes = options.passes if options.passes is not None else default_pipeline(options.level, target.kind)
         self.manager = PassManager(
             passes,
             verify=options.verify,
@@ -164,7 +164,7 @@ class Lowering:
                 first = lowered.host[0]
                 return f"its body has {first.node.op}, which runs on the host: {first.reason}"
             buffers = assign_buffers(closed)
-            plan, workspaces = plan_arena(buffers, lowered.kernels, lowered.controls)
+            plan, workspaces = plan_arena(buffers, lowered.kernels, lowered.controls, ALIGNMENT)
             body = Body(
                 graph=closed,
                 kernels=lowered.kernels,
@@ -193,9 +193,17 @@ def plan_arena(
     buffers: BufferPlan,
     kernels: Mapping[Node, Kernel],
     controls: Mapping[Node, Control],
+    alignment: int,
     bindings: Mapping[str, int] | None = None,
 ) -> tuple[memory.Plan, dict[tuple[int, int], int]]:
     """Where everything in the arena lies, and the position in the plan of each workspace; open extents as bound.
+
+    Args:
+        buffers: Storage of the values.
+        kernels: With their workspaces.
+        controls: With theirs.
+        alignment: Bytes to which each lies aligned.
+        bindings: Values of open extents.
 
     Raises:
         VerifyError: The planner put two buffers that are live together into one place; an independent check sees it.
@@ -203,8 +211,8 @@ def plan_arena(
     intervals, workspaces = arena_intervals(buffers, kernels, controls)
     bound = [(start, end, evaluate(size, bindings or {})) for start, end, size in intervals]
     nodes = min(_SEARCH_NODES, _SEARCH_VISITS // max(len(bound), 1))
-    plan = memory.plan(bound, alignment=ALIGNMENT, node_budget=nodes)
-    memory.check(bound, plan, ALIGNMENT)
+    plan = memory.plan(bound, alignment=alignment, node_budget=nodes)
+    memory.check(bound, plan, alignment)
     return plan, workspaces
 
 

@@ -13,14 +13,14 @@ from graphc.compiler.program import Program, build_program
 from graphc.errors import GraphcError
 from graphc.frontend import Imported
 from graphc.ir import Graph
-from graphc.target import Target
+from graphc.target import AnyTarget
 
 
 def build_open(
     bound: Graph,
     imported: Imported,
     given: Mapping[str, range],
-    machine: Target,
+    machine: AnyTarget,
     backend: Backend,
     options: CompileOptions,
 ) -> Program | str:

@@ -27,7 +27,8 @@ class CompileOptions:
     Args:
         level: Optimization level, `O0` to `O3`.
         passes: A pipeline as text, in place of the level's.
-        backend: `tvm`, `reference` to evaluate every node in NumPy, or one that a plugin registered.
+        backend: `tvm` for CPUs, `triton` for GPUs, `reference` to evaluate every node in NumPy, or one that a plugin
+            registered; None is the one of each target's kind.
         winograd: Whether 3x3 convolutions may use Winograd's algorithm (relative error up to about 6e-6).
         require_compiled: Whether a step on the host is an error.
         embed_model: Whether the package carries the model, so that further shapes can be compiled where it runs.
@@ -47,7 +48,7 @@ class CompileOptions:
 
     level: str = "O2"
     passes: str | None = None
-    backend: str = "tvm"
+    backend: str | None = None
     winograd: bool = True
     require_compiled: bool = False
     embed_model: bool = False
@@ -69,7 +70,7 @@ class CompileOptions:
         Raises:
             OptionError: A value is of another type, or out of range.
         """
-        if self.backend not in backend_names():
+        if self.backend is not None and self.backend not in backend_names():
             raise OptionError(f"unknown backend {self.backend!r}; known: {', '.join(backend_names())}")
         if self.passes is not None and not isinstance(self.passes, str):
             raise OptionError(f"passes is {self.passes!r}; expected a pipeline as text, e.g. 'fold,dce'")
@@ -85,13 +86,33 @@ class CompileOptions:
         return {
             "level": self.level,
             "passes": self.passes or "",
-            "backend": self.backend,
+            **({} if self.backend is None else {"backend": self.backend}),
             "winograd": str(self.winograd).lower(),
             **({} if self.open_variants else {"open_variants": "false"}),
             **({} if self.tuning else {"tuning": "false"}),
             # What is compiled on demand is held to it too.
             **({"require_compiled": "true"} if self.require_compiled else {}),
         }
+
+    @classmethod
+    def from_record(cls, recorded: Mapping[str, str], cache: Path | None) -> CompileOptions:
+        """The options that a package was made with, for a variant of bound extents and values more of it.
+
+        Args:
+            recorded: `Manifest.options`.
+            cache: Folder of compiled objects.
+        """
+        return cls(
+            level=recorded.get("level", "O2"),
+            passes=recorded.get("passes") or None,
+            backend=recorded.get("backend"),
+            winograd=recorded.get("winograd", "true") == "true",
+            require_compiled=recorded.get("require_compiled") == "true",
+            specializations=0,
+            open_variants=False,
+            tuning=recorded.get("tuning", "true") == "true",
+            cache=cache,
+        )
 
 
 def expand_dims(dims: Mapping[str, DimChoice] | None, inputs: Iterable[str]) -> list[dict[str, DimChoice]]:

@@ -23,10 +23,14 @@ SLOT_DTYPE = "string"
 
 
 class Weights:
-    """The weights region under construction: each constant once in each form that some kernel reads."""
+    """The weights region under construction: each constant once in each form that some kernel reads.
 
-    def __init__(self) -> None:
-        self.builder = WeightsBuilder()
+    Args:
+        alignment: Bytes to which each is aligned.
+    """
+
+    def __init__(self, alignment: int) -> None:
+        self.builder = WeightsBuilder(alignment)
         self._places: dict[tuple[bytes, Packing | None], Location] = {}
 
     def place(self, tensor: Tensor, packing: Packing | None) -> Location:

@@ -17,7 +17,7 @@ from graphc.ir import Dim, Graph
 from graphc.ir.symbolic import evaluate
 from graphc.passes import PipelineReport
 from graphc.passes.buffers import assign_buffers
-from graphc.target import Target
+from graphc.target import AnyTarget
 
 
 @dataclass(kw_only=True)
@@ -33,7 +33,7 @@ class Program(Schedule):
     """
 
     bindings: Mapping[str, int]
-    target: Target
+    target: AnyTarget
     host: tuple[HostReason, ...]
     report: PipelineReport
     values: Mapping[str, Array] = field(default_factory=dict)
@@ -56,7 +56,7 @@ class Program(Schedule):
 def build_program(
     graph: Graph,
     bindings: Mapping[str, int],
-    target: Target,
+    target: AnyTarget,
     backend: Backend,
     options: CompileOptions,
     values: Mapping[str, Array] | None = None,
@@ -91,7 +91,7 @@ def build_program(
             f"{len(host)} nodes have no compiled form:\n{lines}{more}",
             hint="leave out --require-compiled to run them on the host",
         )
-    plan, workspaces = plan_arena(buffers, lowered.kernels, lowered.controls, bindings)
+    plan, workspaces = plan_arena(buffers, lowered.kernels, lowered.controls, target.alignment, bindings)
     refuse_huge_arena(plan)
     return Program(
         graph=graph,

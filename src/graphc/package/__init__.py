@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from graphc.package.archive import ALIGNMENT, Member
 from graphc.package.control import BranchStep, Carried, CopyStep, Lane, LoopStep, RaiseStep
+from graphc.package.cuda import CudaCode, CudaKernel, CudaObject, Launch, cuda_members
 from graphc.package.expression import evaluate, symbols_of
 from graphc.package.file import MODEL, Package, atomic_file, write_package
 from graphc.package.manifest import (
@@ -12,6 +13,7 @@ from graphc.package.manifest import (
     BatchAxes,
     Code,
     Manifest,
+    library_member,
 )
 from graphc.package.open import OpenBuffer, OpenCopy, OpenStep, OpenVariant, describe_ranges, instantiate
 from graphc.package.safetensors import Blob, WeightsBuilder
@@ -48,10 +50,14 @@ __all__ = [
     "Code",
     "Copy",
     "CopyStep",
+    "CudaCode",
+    "CudaKernel",
+    "CudaObject",
     "HostStep",
     "HostTensor",
     "KernelStep",
     "Lane",
+    "Launch",
     "Location",
     "LoopStep",
     "Manifest",
@@ -68,11 +74,13 @@ __all__ = [
     "Variant",
     "WeightsBuilder",
     "atomic_file",
+    "cuda_members",
     "describe_ranges",
     "evaluate",
     "format_value",
     "format_values",
     "instantiate",
+    "library_member",
     "numpy_dtype",
     "parameter_values",
     "symbols_of",

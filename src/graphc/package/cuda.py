@@ -9,13 +9,20 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar, TypeAlias
 
 from graphc.errors import PackageError
 from graphc.package import codec
 from graphc.package.expression import symbols_of
+
+CUDA = "cuda"
+"""`Code.machine` of a GPU's kernels."""
+
+CUDA_ALIGNMENT = 256
+"""Bytes to which every buffer of a GPU's program is aligned, from the start of its arena or of the weights."""
 
 MAX_THREADS = 1024
 """Threads of a block, on every architecture."""
@@ -33,6 +40,10 @@ class Pointer:
     TAG: ClassVar[str] = "pointer"
     argument: int
     offset: int = 0
+
+    def __post_init__(self) -> None:
+        if min(self.argument, self.offset) < 0:
+            raise PackageError(f"a pointer to argument {self.argument} and {self.offset} bytes")
 
 
 @dataclass(frozen=True)
@@ -99,10 +110,16 @@ class Launch:
             raise PackageError(f"launch of {self.function}: {self.threads} threads; a block has 1 to {MAX_THREADS}")
         if min(self.shared, self.scratch) < 0 or self.cluster < 1:
             raise PackageError(f"launch of {self.function}: a size is negative")
-        integers = [parameter.value for parameter in self.parameters if isinstance(parameter, Integer)]
-        for name in (name for extent in (*self.grid, *integers) for name in symbols_of(extent)):
+        for name in self.symbols:
             if not (name[0] == "d" and name[1:].isdecimal()):
                 raise PackageError(f"launch of {self.function}: {name!r} is no entry of a table of dimensions")
+
+    @property
+    def symbols(self) -> Iterator[str]:
+        """Entries of the step's table of dimensions that it asks for, as often as it does."""
+        integers = [parameter.value for parameter in self.parameters if isinstance(parameter, Integer)]
+        for extent in (*self.grid, *integers):
+            yield from symbols_of(extent)
 
 
 @dataclass(frozen=True)
@@ -114,6 +131,13 @@ class CudaKernel:
     """
 
     launches: tuple[Launch, ...]
+
+    @cached_property
+    def needs(self) -> tuple[int, int]:
+        """How many arguments, and how many dimensions, a step must have for it."""
+        pointers = [p.argument for launch in self.launches for p in launch.parameters if isinstance(p, Pointer)]
+        dims = [int(name[1:]) for launch in self.launches for name in launch.symbols]
+        return max(pointers, default=-1) + 1, max(dims, default=-1) + 1
 
 
 @dataclass(frozen=True)
@@ -127,6 +151,23 @@ class CudaCode:
 
     architecture: str
     kernels: Mapping[str, CudaKernel]
+
+    @property
+    def launches(self) -> Iterator[Launch]:
+        """Every launch of every kernel."""
+        for kernel in self.kernels.values():
+            yield from kernel.launches
+
+    def check_call(self, symbol: str, arguments: int, dims: int) -> None:
+        """Raises PackageError unless it has the kernel `symbol`, which needs no more arguments and dimensions."""
+        if symbol not in self.kernels:
+            raise PackageError(f"there is no kernel {symbol!r}")
+        wanted_arguments, wanted_dims = self.kernels[symbol].needs
+        if wanted_arguments > arguments or wanted_dims > dims:
+            raise PackageError(
+                f"kernel {symbol!r} takes {wanted_arguments} arguments and {wanted_dims} dimensions; a step gives"
+                f" {arguments} and {dims}"
+            )
 
     def to_json(self) -> str:
         """Its text: keys sorted, so that equal kernels give equal bytes."""
@@ -196,3 +237,28 @@ class CudaObject:
 def cubin_name(cubin: bytes) -> str:
     """What a cubin is called: sha256 of its bytes, in hexadecimal."""
     return hashlib.sha256(cubin).hexdigest()
+
+
+def kernels_member(architecture: str) -> str:
+    """What the table of an architecture's kernels is called in a package."""
+    return f"cuda/{architecture}/kernels.json"
+
+
+def cubin_member(architecture: str, name: str) -> str:
+    """What a cubin is called in a package, by its sha256."""
+    return f"cuda/{architecture}/{name}.cubin"
+
+
+def cuda_members(architecture: str, kernels: Mapping[str, CudaObject]) -> dict[str, bytes]:
+    """The members of a package that carry kernels of a GPU, by name: the table, and each cubin once.
+
+    Args:
+        architecture: Of all of them.
+        kernels: By the symbols under which steps call them.
+    """
+    code = CudaCode(architecture, {symbol: found.kernel for symbol, found in kernels.items()})
+    cubins = {name: cubin for found in kernels.values() for name, cubin in found.cubins.items()}
+    return {
+        kernels_member(architecture): code.to_json().encode("ascii"),
+        **{cubin_member(architecture, name): cubin for name, cubin in sorted(cubins.items())},
+    }

@@ -16,6 +16,7 @@ import numpy as np
 
 from graphc.errors import PackageError
 from graphc.package.archive import ArchiveWriter, Chunks, Member, read_directory, read_member
+from graphc.package.cuda import CudaCode, cubin_member
 from graphc.package.manifest import Manifest
 from graphc.package.safetensors import Blob, WeightsBuilder, read_header
 
@@ -61,7 +62,7 @@ def write_package(
     path: str | os.PathLike[str],
     manifest: Manifest,
     *,
-    code: Mapping[str, bytes],
+    files: Mapping[str, bytes],
     weights: WeightsBuilder,
     model: bytes | None = None,
 ) -> Manifest:
@@ -70,7 +71,7 @@ def write_package(
     Args:
         path: Where it goes; replaced only when the package is whole.
         manifest: Its hashes and weights size are filled in here.
-        code: Bytes of the shared library of each instruction set of `manifest.code`.
+        files: Members that hold code, by name: what `manifest.code` names, and what that names.
         weights: The weights region that the manifest's locations point into.
         model: The source model to embed, for compiling further variants where it is loaded.
 
@@ -78,12 +79,12 @@ def write_package(
         The manifest as written.
 
     Raises:
-        PackageError: The file cannot be written, or code and manifest do not name the same instruction sets.
+        PackageError: The file cannot be written, or lacks code that the manifest names.
     """
-    if set(code) != set(manifest.code):
-        raise PackageError(f"code for {sorted(code)}, the manifest names {sorted(manifest.code)}")
+    if missing := {code.member for code in manifest.code.values()} - files.keys():
+        raise PackageError(f"the manifest names {', '.join(sorted(missing))}; the files are {', '.join(sorted(files))}")
     members: dict[str, Chunks] = {WEIGHTS: weights.chunks()}
-    members |= {manifest.code[isa].member: [code[isa]] for isa in sorted(code)}
+    members |= {name: [files[name]] for name in sorted(files)}
     if model is not None:
         members[MODEL] = [model]
     with atomic_file(path) as file:
@@ -186,12 +187,41 @@ class Package:
         return read_member(self._data, self.member(name))
 
     def code(self, isa: str) -> bytes:
-        """The shared library of an instruction set, checked against its hash.
+        """The shared library of an instruction set, or the `kernels.json` of a GPU, checked against its hash.
 
         Raises:
             PackageError: There is none, or it is damaged.
         """
-        name = self.manifest.code[isa].member
+        return self._read_checked(self.manifest.code[isa].member)
+
+    def cuda(self, architecture: str) -> CudaCode:
+        """What the kernels of a GPU launch, checked against the steps that call them.
+
+        Raises:
+            PackageError: There is no such code, it is damaged, or a step calls what is not there.
+        """
+        name = self.manifest.code[architecture].member
+        code = CudaCode.from_json(self.code(architecture))
+        try:
+            if code.architecture != architecture:
+                raise PackageError(f"it is for {code.architecture}")
+            for launch in code.launches:
+                self.member(cubin_member(architecture, launch.cubin))
+            for step in self.manifest.kernel_steps(architecture):
+                code.check_call(step.symbol, len(step.arguments), len(step.dims))
+        except PackageError as error:
+            raise PackageError(f"{str(self.path)!r}: {name}: {error.message}", hint=error.hint) from error
+        return code
+
+    def cubin(self, architecture: str, name: str) -> bytes:
+        """The cubin that a launch of `architecture` names, checked against its hash.
+
+        Raises:
+            PackageError: There is none, or it is damaged.
+        """
+        return self._read_checked(cubin_member(architecture, name))
+
+    def _read_checked(self, name: str) -> bytes:
         data = self.read(name)
         self._check_hash(name, hashlib.sha256(data).hexdigest())
         return data

@@ -14,9 +14,12 @@ from typing import Any
 
 from graphc.errors import PackageError
 from graphc.package import codec
+from graphc.package.archive import ALIGNMENT
+from graphc.package.cuda import CUDA, CUDA_ALIGNMENT
 from graphc.package.expression import symbols_of
 from graphc.package.limits import Limits
-from graphc.package.open import OpenVariant, check_open
+from graphc.package.open import OpenStep, OpenVariant, check_open
+from graphc.package.steps import KernelStep
 from graphc.package.tensor import SymbolRange, TensorSpec, check_not_negative, numpy_dtype
 from graphc.package.variant import Variant
 
@@ -27,17 +30,33 @@ PARAMETER_ELEMENTS = 64
 
 @dataclass(frozen=True)
 class Code:
-    """A shared library of the package and what it needs.
+    """The kernels of one target and what they need.
 
     Attributes:
-        member: Its name in the archive.
-        machine: `x86_64` or `aarch64`.
-        requires: Instruction-set extensions it uses, in LLVM's names (`avx512f`, `avx512vnni`, `dotprod`).
+        member: Name in the archive: of a shared library, or of a GPU's `kernels.json`, which names its cubins.
+        machine: `x86_64` or `aarch64`, or `cuda`.
+        requires: Instruction-set extensions it uses, in LLVM's names (`avx512f`, `avx512vnni`, `dotprod`); of a GPU,
+            its architecture.
     """
 
     member: str
     machine: str
     requires: tuple[str, ...] = ()
+
+    @property
+    def kind(self) -> str:
+        """Of what it runs on: `cpu` or `cuda`."""
+        return CUDA if self.machine == CUDA else "cpu"
+
+    @property
+    def alignment(self) -> int:
+        """Bytes to which each buffer of its programs is aligned."""
+        return CUDA_ALIGNMENT if self.machine == CUDA else ALIGNMENT
+
+
+def library_member(isa: str) -> str:
+    """What the shared library of an instruction set is called in a package."""
+    return f"cpu/{isa}/model.so"
 
 
 @dataclass(frozen=True)
@@ -66,7 +85,7 @@ class Manifest:
         inputs: In the model's order.
         outputs: In the model's order.
         variants: Programs, one per binding and instruction set.
-        code: Instruction set to shared library.
+        code: Kernels by instruction set, or a GPU's architecture.
         symbols: Range of each symbolic dimension.
         parameters: Inputs whose values decide what runs; their names, in the model's order.
         specializations: Variants that one load may have compiled for values of the parameters that come.
@@ -117,6 +136,15 @@ class Manifest:
                 raise PackageError(f"open[{index}]: {error.message}", hint=error.hint) from error
         if self.host_steps != any(variant.host_steps for variant in self.variants):
             raise PackageError(f"host_steps is {self.host_steps}, which the variants contradict")
+
+    def kernel_steps(self, isa: str) -> Iterator[KernelStep | OpenStep]:
+        """Every call of a kernel of an instruction set, over all variants."""
+        for variant in self.variants:
+            if variant.isa == isa:
+                yield from variant.kernel_steps
+        for program in self.open:
+            if program.isa == isa:
+                yield from program.steps
 
     def to_json(self) -> str:
         """Its text: keys sorted, so that equal manifests give equal bytes."""

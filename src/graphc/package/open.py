@@ -13,12 +13,12 @@ from functools import cached_property
 
 from graphc import memory
 from graphc.errors import InputError, PackageError
+from graphc.package.archive import ALIGNMENT
 from graphc.package.expression import evaluate, symbols_of
 from graphc.package.steps import MAX_ARGUMENTS, KernelStep
 from graphc.package.tensor import HostTensor, Location, SymbolRange, check_extents, check_not_negative, numpy_dtype
 from graphc.package.variant import BufferPlan, Copy, Variant
 
-ALIGNMENT = 64
 LARGEST_ARENA = 1 << 40
 """Bytes that no call may ask for: beyond the machines that graphc compiles for."""
 
@@ -143,12 +143,13 @@ def describe_ranges(ranges: Mapping[str, tuple[int, int | None]]) -> str:
     return ", ".join(text(name, low, high) for name, (low, high) in sorted(ranges.items())) or "fixed shapes"
 
 
-def instantiate(variant: OpenVariant, bindings: Mapping[str, int]) -> Variant:
+def instantiate(variant: OpenVariant, bindings: Mapping[str, int], *, alignment: int = ALIGNMENT) -> Variant:
     """The variant for one binding, its memory planned greedily.
 
     Args:
         variant: Takes these bindings.
         bindings: A value of each of its symbols.
+        alignment: Bytes to which each buffer is aligned: `Code.alignment` of its instruction set.
 
     Raises:
         InputError: No machine has the memory for it.
@@ -163,7 +164,7 @@ def instantiate(variant: OpenVariant, bindings: Mapping[str, int]) -> Variant:
         raise InputError(f"with {bound} the model's values take {sum(sizes) / 1e12:,.1f} TB, more than any machine has")
     intervals = [(buffer.start, buffer.end, size) for buffer, size in zip(variant.buffers, sizes, strict=True)]
     # Without a search, and with the first of the greedy orders: what a call waits for is kept short.
-    plan = memory.plan(intervals, alignment=ALIGNMENT, time_limit=0, node_budget=0)
+    plan = memory.plan(intervals, alignment=alignment, time_limit=0, node_budget=0)
 
     def place(location: Location) -> Location:
         return Location("arena", 0, plan.offsets[location.index]) if location.kind == "buffer" else location

@@ -61,16 +61,20 @@ class WeightsBuilder:
     """Collects arrays and gives each its place at once; equal arrays share one.
 
     Arrays are kept, not copied: memory-mapped ones stay on disk until the package is written.
+
+    Args:
+        alignment: Bytes to which each is aligned from the start of the region; a multiple of 64.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, alignment: int = ALIGNMENT) -> None:
+        self._alignment = alignment
         self._arrays: list[np.ndarray[Any, Any]] = []
         self.blobs: list[Blob] = []
         self.size = 0
         self._known: dict[tuple[object, ...], Location] = {}
 
     def add(self, array: np.ndarray[Any, Any], name: str | None = None) -> Location:
-        """Where `array` (any shape; stored in C order, aligned to 64 bytes) will lie in the weights region.
+        """Where `array` (any shape; stored in C order, aligned) will lie in the weights region.
 
         Raises:
             PackageError: An array of Python objects.
@@ -81,7 +85,7 @@ class WeightsBuilder:
         key = (array.dtype, array.shape, hashlib.sha256(_bytes_of(array)).digest())
         if (known := self._known.get(key)) is not None:
             return known
-        offset = -(-self.size // ALIGNMENT) * ALIGNMENT
+        offset = -(-self.size // self._alignment) * self._alignment
         if offset > self.size:
             filler = np.zeros(offset - self.size, np.uint8)
             self._append(f"{_FILLER}{len(self.blobs)}", filler, self.size)

@@ -154,7 +154,8 @@ class Programs:
         bindings = self._signature.check_shapes(arrays)
         for variant in package.manifest.open:
             if variant.isa == self._engine.isa and variant.takes(bindings):
-                bound = instantiate(variant, bindings)
+                code = package.manifest.code[variant.isa]
+                bound = instantiate(variant, bindings, alignment=code.alignment)
                 return self._unit.opened(bound)
         return None
 

@@ -4,11 +4,12 @@ from graphc.target.capability import Capability, CostModel, Verdict, accepted, r
 from graphc.target.cpu import CPUS, Target
 from graphc.target.cuda import GPUS, CudaTarget
 from graphc.target.host import Processor, detect_host, read_processor
-from graphc.target.names import known_names, parse_target, parse_targets
+from graphc.target.names import AnyTarget, known_names, parse_target, parse_targets
 
 __all__ = [
     "CPUS",
     "GPUS",
+    "AnyTarget",
     "Capability",
     "CostModel",
     "CudaTarget",

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import ClassVar
 
 from graphc.ir.dtypes import DType
 
@@ -47,6 +48,10 @@ class Target:
     l1_bytes: int
     l2_bytes: int
     cores: int = 4
+
+    kind: ClassVar[str] = "cpu"
+    alignment: ClassVar[int] = 64
+    """Bytes to which every buffer is aligned: a cache line, and the widest vector."""
 
     @property
     def isa(self) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import ClassVar
 
 WARP = 32
 """Threads of a warp, on every architecture."""
@@ -32,6 +33,10 @@ class CudaTarget:
     architecture: str
     shared_bytes: int
     processors: int
+
+    kind: ClassVar[str] = "cuda"
+    alignment: ClassVar[int] = 256
+    """Bytes to which every buffer is aligned, as the driver's own allocations are."""
 
     @property
     def isa(self) -> str:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import difflib
+from typing import TypeAlias
 
 from graphc.errors import OptionError
 from graphc.target.cpu import CPUS, Target
 from graphc.target.cuda import GPUS, CudaTarget
 from graphc.target.host import detect_host
+
+AnyTarget: TypeAlias = Target | CudaTarget
+"""What a compile may be for. Both have `name`, `kind` (`cpu` or `cuda`), `isa` and `alignment`."""
 
 
 def known_names() -> tuple[str, ...]:
@@ -15,7 +19,7 @@ def known_names() -> tuple[str, ...]:
     return ("cpu", *(target.name for target in CPUS.values()), "cuda", *(target.name for target in GPUS.values()))
 
 
-def parse_target(name: str) -> Target | CudaTarget:
+def parse_target(name: str) -> AnyTarget:
     """The target called `name`; `cpu` is this machine's CPU.
 
     Raises:
@@ -31,7 +35,7 @@ COMMON_GPUS = ("sm_80", "sm_90")
 """What `cuda` means: the architectures of data centers."""
 
 
-def _named(name: str) -> tuple[Target | CudaTarget, ...]:
+def _named(name: str) -> tuple[AnyTarget, ...]:
     """The targets that a name stands for."""
     text = name.strip().lower()
     if text == "cpu":
@@ -51,7 +55,7 @@ def _named(name: str) -> tuple[Target | CudaTarget, ...]:
     )
 
 
-def parse_targets(text: str) -> tuple[Target | CudaTarget, ...]:
+def parse_targets(text: str) -> tuple[AnyTarget, ...]:
     """The targets that `text` names, with commas between, each once and in order.
 
     Raises:
@@ -60,7 +64,7 @@ def parse_targets(text: str) -> tuple[Target | CudaTarget, ...]:
     names = [part for part in text.split(",") if part.strip()]
     if not names:
         raise OptionError("no target is named", hint="use cpu for this machine's CPU")
-    found: dict[str, Target | CudaTarget] = {}
+    found: dict[str, AnyTarget] = {}
     for name in names:
         for target in _named(name):
             found.setdefault(target.name, target)

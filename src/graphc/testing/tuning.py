@@ -23,6 +23,7 @@ from graphc.compiler.program import Program
 from graphc.errors import BackendError, OptionError
 from graphc.ir import Node
 from graphc.runtime import Executable, load, thread_count
+from graphc.target import Target
 from graphc.testing.engines import Arrays, scaled_error
 
 LEAST_GAIN = 1.03
@@ -157,21 +158,22 @@ class _Bench:
 
 def _regions(program: Program, options: CompileOptions) -> dict[str, _Region]:
     """Regions of a program that have alternatives to what the cost model chose, by key."""
-    backend = TvmBackend()
+    backend, target = TvmBackend(), program.target
+    assert isinstance(target, Target), "this machine's CPU is what is measured"
     settings = {"winograd": options.winograd}
     found: dict[str, _Region] = {}
     for index, node in enumerate(program.buffers.steps):
         kernel = program.kernels.get(node)
         if kernel is None:
             continue
-        key, choices = backend.alternatives(node, program.target, settings)
+        key, choices = backend.alternatives(node, target, settings)
         if key in found:
             found[key].steps.append(index)
             continue
         distinct: dict[str, Choice] = {}
         for choice in choices:
             try:
-                made = backend.lower(node, program.target, {**settings, **choice})
+                made = backend.lower(node, target, {**settings, **choice})
             except BackendError:
                 continue
             if made.key != kernel.key:

@@ -26,7 +26,7 @@ from graphc.backends.tvm import (
     winograd,
 )
 from graphc.backends.tvm.flat import flattened
-from graphc.backends.tvm.link import link
+from graphc.backends.tvm.link import linked
 from graphc.backends.tvm.operators import Lower
 from graphc.errors import BackendError
 from graphc.ir import Graph, Node
@@ -60,6 +60,7 @@ class TvmBackend:
     """Compiles regions through TVM for CPUs."""
 
     name = "tvm"
+    kinds = ("cpu",)
     runs_control = True
 
     def supports(self, node: Node, target: Target) -> Verdict:
@@ -124,11 +125,11 @@ class TvmBackend:
             f"no kernel template takes {region.name or region.op}: {'; '.join(refusals)}", nodes=region.origins
         )
 
-    def link(self, objects: Mapping[str, bytes], target: Target, out: Path, *, cache: Path | None = None) -> None:
+    def link(self, objects: Mapping[str, bytes], target: Target, *, cache: Path | None = None) -> Mapping[str, bytes]:
         """Links kernels with the launcher into the shared library of a package.
 
         Raises:
             ToolchainError: No linker is installed.
             BackendError: The linker failed.
         """
-        link(objects, out=out, triple=target.triple, cache=cache)
+        return linked(objects, target, cache)

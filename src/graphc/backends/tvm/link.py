@@ -20,8 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from graphc.errors import BackendError, ToolchainError
-from graphc.package import atomic_file
+from graphc.package import atomic_file, library_member
 from graphc.runtime import NATIVE_SOURCES
+from graphc.target import Target
 
 _COMPILE = ["-std=c11", "-O2", "-g0", "-fPIC", "-fvisibility=hidden", "-pthread", "-c"]
 # No build id, no symbol table: the bytes depend on the objects alone. Undefined symbols fail here, not at load.
@@ -89,18 +90,16 @@ def _find_zig() -> Path | None:
 def link(
     objects: Mapping[str, bytes],
     *,
-    out: Path,
     triple: str | None = None,
     flags: Sequence[str] = (),
     exports: Iterable[str] | None = None,
     linker: Linker | None = None,
     cache: Path | None = None,
-) -> None:
-    """Writes the shared library of a package; equal arguments give equal bytes.
+) -> bytes:
+    """The shared library of a package; equal arguments give equal bytes.
 
     Args:
         objects: Relocatable ELF objects by name; unless `exports` says otherwise, the name is the kernel's symbol.
-        out: The library; replaced only when whole.
         triple: Target; None is this machine.
         flags: Further flags for compiling and linking, e.g. `-march=...`.
         exports: Symbols to keep visible beside the launcher's; everything else is hidden.
@@ -138,8 +137,21 @@ def link(
             ],
             folder,
         )
-        with atomic_file(out) as file:
-            file.write(Path(folder, "model.so").read_bytes())
+        return Path(folder, "model.so").read_bytes()
+
+
+def linked(objects: Mapping[str, bytes], target: Target, cache: Path | None = None) -> dict[str, bytes]:
+    """The member of a package that carries a CPU's kernels: what a backend's `link` answers.
+
+    Args:
+        objects: Relocatable ELF objects by the kernels' symbols.
+        target: What they were compiled for.
+        cache: Folder that keeps the compiled launcher between processes.
+
+    Raises:
+        As `link`.
+    """
+    return {library_member(target.isa): link(objects, triple=target.triple, cache=cache)}
 
 
 def _launcher_objects(linker: Linker, flags: Sequence[str], cache: Path | None) -> dict[str, bytes]:

@@ -10,7 +10,6 @@ from typing import Any
 
 from graphc import memory
 from graphc.compiler import build_package, lower_model
-from graphc.compiler.control import ALIGNMENT
 from graphc.compiler.driver import Lowered
 from graphc.compiler.program import Program
 from graphc.errors import GraphcError, VerifyError
@@ -103,7 +102,7 @@ def _without_reuse(program: Program) -> memory.Plan:
     offsets, end = [], 0
     for *_, size in program.intervals:
         offsets.append(end)
-        end += -(-evaluate(size, program.bindings) // ALIGNMENT) * ALIGNMENT
+        end += -(-evaluate(size, program.bindings) // program.target.alignment) * program.target.alignment
     return memory.Plan(tuple(offsets), end, 0, "apart", False)
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from graphc.compiler import load_plugins
-from graphc.compiler.driver import cpu_backend, cpu_targets
 from graphc.compiler.lowering import Lowering
+from graphc.compiler.targets import backends_for, targets_of
 from graphc.errors import GraphcError, OptionError
 from graphc.frontend import import_model
 from graphc.ir import Graph
@@ -75,8 +75,8 @@ def apply_limited(task: LimitedCase) -> Applied:
 
 
 def _lowering(setup: Setup) -> Lowering:
-    targets = cpu_targets(setup.target)
-    return Lowering(cpu_backend(targets), targets[0], setup.options())
+    target = targets_of(setup.target)[0]
+    return Lowering(backends_for([target])[target.kind], target, setup.options())
 
 
 def _context(lowering: Lowering, setup: Setup) -> PassContext:
