@@ -28,7 +28,7 @@ HOST_OPERATORS: frozenset[str] = frozenset()
 
 def poison(module: Executable) -> Callable[[], None]:
     """Fills arenas with NaN, and with canaries between the buffers; answers what checks those after a call."""
-    (program,) = module._programs.values()
+    (program,) = module._programs._made()
     contexts = list(program._idle)
     assert contexts, "a call has been made and is over"
     used = np.zeros(program.variant.arena_size, bool)
