@@ -50,6 +50,13 @@ def test_without_weights_and_with_a_shared_column(mode: str) -> None:
     )  # fmt: skip
 
 
+def test_distances_that_no_row_has_room_for() -> None:
+    vectorizer(
+        np.array([[2, 5, 6, 3]]), mode="TF", min_gram_length=1, max_gram_length=2, max_skip_count=1_000_000,
+        ngram_counts=[0, 4], ngram_indexes=[0, 1, 2, 3, 4, 5], pool_int64s=[2, 3, 5, 4, 5, 6, 7, 8],
+    )  # fmt: skip
+
+
 def test_rows_too_short_for_any() -> None:
     vectorizer(
         np.array([[5]]), mode="TF", min_gram_length=2, max_gram_length=2, max_skip_count=1,

@@ -17,6 +17,10 @@ from graphc.ops.classical_forms import looked_up
 from graphc.ops.decomposition import decomposed, rank_of, scalar_like
 
 
+_LOOKUPS = 512
+"""Searches that n-grams of all lengths and distances may take; beyond, a program of them would be endless."""
+
+
 @dataclass(frozen=True)
 class _Level:
     """Beginnings of one length.
@@ -72,6 +76,8 @@ def _vectorize(b: Builder, node: Node, inputs: Sequence[Value | None]) -> Sequen
     grams = _grams(node)
     if grams is None:
         return None
+    if _distances(node, x) * max((len(gram) for gram, _ in grams), default=0) > _LOOKUPS:
+        return None
     rows = b.op("Cast", x, to=dtypes.INT64.onnx)
     if rank_of(x) == 1:
         rows = b.op("Unsqueeze", rows, b.constant(np.array([0])))
@@ -90,6 +96,13 @@ def _vectorize(b: Builder, node: Node, inputs: Sequence[Value | None]) -> Sequen
     elif mode == "TFIDF":
         result = b.op("Mul", result, weight)
     return [b.op("Squeeze", result, b.constant(np.array([0]))) if rank_of(x) == 1 else result]
+
+
+def _distances(node: Node, rows: Value) -> int:
+    """How many distances between the tokens of an n-gram a row has room for."""
+    length = rows.tensor_type.dims[-1]
+    assert isinstance(length, int)
+    return max(1, min(node.int_attribute("max_skip_count", 0) + 1, length - 1))
 
 
 def _weights(node: Node, size: int) -> Array:
@@ -118,7 +131,7 @@ def _places(
     numbers = looked_up(b, rows, np.array(tokens), np.arange(len(tokens)), nothing)
     found: list[Value] = []
     least = node.int_attribute("min_gram_length", 1)
-    for distance in range(1, node.int_attribute("max_skip_count", 0) + 2):
+    for distance in range(1, _distances(node, rows) + 1):
         at = numbers
         for level, table in enumerate(levels):
             positions = length - distance * level

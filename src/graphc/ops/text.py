@@ -32,11 +32,18 @@ def _infer_normalizer(ctx: InferenceContext) -> Sequence[Type]:
     return [TensorType(dtypes.STRING, (*shape[:-1], kept))]
 
 
+_SKIP_LIMIT = 2**20
+"""Largest max_skip_count: implementations count up to it, however short the rows are."""
+
+
 def _infer_tf_idf(ctx: InferenceContext) -> Sequence[Type]:
     shape = ctx.shape(0)
     indexes = ctx.node.ints_attribute("ngram_indexes") or ()
     if not indexes or not shape or len(shape) > 2:
         ctx.fail(f"input of shape {list(shape)} with {len(indexes)} ngram_indexes")
+    skips = ctx.node.int_attribute("max_skip_count", 0)
+    if not 0 <= skips <= _SKIP_LIMIT:
+        ctx.fail(f"max_skip_count is {skips}, not from 0 to {_SKIP_LIMIT}")
     return [TensorType(dtypes.FLOAT32, (*shape[:-1], max(indexes) + 1))]
 
 

@@ -41,7 +41,7 @@ def rms_norm(m: Match, b: Builder) -> Value | Refusal:
 
 def _normalization(m: Match, b: Builder, op_type: str) -> Value | Refusal:
     shape, dtype = m.shape("x"), m.type("x").dtype
-    reduced = normalized_axes([int(axis) for axis in m.array("axes")], len(shape))
+    reduced = normalized_axes(m.integers("axes"), len(shape))
     if not reduced or reduced != tuple(range(reduced[0], len(shape))):
         return refuse(f"axes {list(reduced)} of {len(shape)} are not the last ones")
     sizes = [extent for extent in shape[reduced[0] :] if isinstance(extent, int)]

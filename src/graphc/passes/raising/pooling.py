@@ -26,7 +26,7 @@ def _examples(choose: Chooser) -> dict[str, object]:
 def global_pool(m: Match, b: Builder) -> Value | Refusal:
     """ReduceMean(x) over all axes behind the channels = GlobalAveragePool(x); ReduceMax alike."""
     shape = m.shape("x")
-    reduced = normalized_axes([int(axis) for axis in m.array("axes")], len(shape))
+    reduced = normalized_axes(m.integers("axes"), len(shape))
     if len(shape) < 4 or reduced != tuple(range(2, len(shape))):
         return refuse(f"axes {list(reduced)} of {len(shape)} are not those of a picture")
     pooled = b.op(POOLS[m.root.op_type], m["x"])

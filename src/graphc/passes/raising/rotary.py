@@ -70,8 +70,8 @@ def rotary(m: Match, b: Builder) -> Value | Refusal:
 
 def _takes_half(m: Match, name: str, begin: object, size: int) -> bool:
     """Whether the Slice called `name` takes half of the last axis, from `begin` on."""
-    starts, ends, axes = (m.array(f"{name} {part}").reshape(-1).tolist() for part in ("starts", "ends", "axes"))
-    steps = m.array(f"{name} steps").reshape(-1).tolist() if m.get(f"{name} steps") is not None else [1]
+    starts, ends, axes = (m.integers(f"{name} {part}") for part in ("starts", "ends", "axes"))
+    steps = m.integers(f"{name} steps") if m.get(f"{name} steps") is not None else [1]
     if len(starts) != 1 or axes[0] % 4 != 3 or steps != [1]:
         return False
     taken = range(*slice(starts[0], ends[0]).indices(size))

@@ -20,9 +20,10 @@ def _examples(choose: Chooser) -> dict[str, object]:
 @RAISE.rule(exponential / P.ReduceSum(exponential, axes, keepdims=kept), when=keeps_shape("x"), examples=_examples)
 def softmax(m: Match, b: Builder) -> Value | Refusal:
     """exp(x - max) / Σ exp(x - max) = Softmax(x), with the maximum taken off or not."""
-    if m.array("axes").size != 1:
+    axes = m.integers("axes")
+    if len(axes) != 1:
         return refuse("several axes are reduced")
-    return b.op("Softmax", m["x"], axis=int(m.array("axes").reshape(-1)[0]))
+    return b.op("Softmax", m["x"], axis=axes[0])
 
 
 RAISE.formula(

@@ -102,6 +102,14 @@ class Match:
         """
         return self.tensor(name).array()
 
+    def integers(self, name: str) -> list[int]:
+        """Elements of the constant list of integers called `name`; a scalar is a list of one.
+
+        Raises:
+            RefusedError: It is no constant.
+        """
+        return [int(element) for element in self.array(name).reshape(-1)]
+
     def type(self, name: str) -> TensorType:
         """Type of the tensor called `name`.
 

@@ -177,7 +177,7 @@ def where_constant(m: Match, b: Builder) -> Value | Refusal:
 def reduction_of_nothing(m: Match, b: Builder) -> Value | Refusal:
     """Reduce(x) over axes of extent 1 = x, with its axes kept."""
     shape = m.shape("x")
-    axes = [int(axis) for axis in m.array("axes").ravel()] if m.get("axes") is not None else []
+    axes = m.integers("axes") if m.get("axes") is not None else []
     reduced = [axis % len(shape) for axis in axes] if axes else ([] if m.attribute("noop") else list(range(len(shape))))
     if any(shape[axis] != 1 for axis in reduced):
         return refuse("a reduced axis has more than one element")

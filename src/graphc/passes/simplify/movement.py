@@ -143,8 +143,8 @@ def pad_by_nothing(m: Match, b: Builder) -> Value | Refusal:
 def pad_into_conv(m: Match, b: Builder) -> Value | Refusal:
     """Conv[p](Pad[q](x)) = Conv[p + q](x) for zero padding of spatial axes."""
     rank = len(m.shape("x"))
-    axes = list(range(rank)) if m.get("axes") is None else [int(axis) % rank for axis in m.array("axes")]
-    amounts = [int(amount) for amount in m.array("pads")]
+    axes = list(range(rank)) if m.get("axes") is None else [axis % rank for axis in m.integers("axes")]
+    amounts = m.integers("pads")
     before, after = [0] * rank, [0] * rank
     for place, axis in enumerate(axes):
         before[axis], after[axis] = amounts[place], amounts[place + len(axes)]
@@ -211,8 +211,8 @@ def pool_over_everything(m: Match, b: Builder) -> Value | Refusal:
 def squeeze_of_reduction(m: Match, b: Builder) -> Value | Refusal:
     """Squeeze(Reduce[keepdims](x, axes), axes) = Reduce(x, axes)."""
     rank = len(m.shape("x"))
-    axes = normalized_axes([int(axis) for axis in m.array("axes")], rank)
-    if not axes or axes != normalized_axes([int(axis) for axis in m.array("dropped")], rank):
+    axes = normalized_axes(m.integers("axes"), rank)
+    if not axes or axes != normalized_axes(m.integers("dropped"), rank):
         return refuse("other axes are squeezed than reduced")
     return copy_op(b, m.node("reduce"), m["x"], m["axes"], keepdims=0)
 

@@ -25,12 +25,10 @@ class Range:
 
 def ranges(m: Match, suffix: str, shape: tuple[int, ...]) -> dict[int, Range]:
     """What a Slice takes of each axis it names; the constants are called `starts`, `ends`, `axes`, `steps` + suffix."""
-    starts = [int(v) for v in m.array(f"starts{suffix}")]
-    ends = [int(v) for v in m.array(f"ends{suffix}")]
-    axes = (
-        [int(v) for v in m.array(f"axes{suffix}")] if m.get(f"axes{suffix}") is not None else list(range(len(starts)))
-    )
-    steps = [int(v) for v in m.array(f"steps{suffix}")] if m.get(f"steps{suffix}") is not None else [1] * len(starts)
+    starts = m.integers(f"starts{suffix}")
+    ends = m.integers(f"ends{suffix}")
+    axes = m.integers(f"axes{suffix}") if m.get(f"axes{suffix}") is not None else list(range(len(starts)))
+    steps = m.integers(f"steps{suffix}") if m.get(f"steps{suffix}") is not None else [1] * len(starts)
     found: dict[int, Range] = {}
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
         place = axis % len(shape)
