@@ -16,7 +16,6 @@ from graphc.ops.base import Array
 from graphc.ops.classical_forms import looked_up
 from graphc.ops.decomposition import decomposed, rank_of, scalar_like
 
-
 _LOOKUPS = 512
 """Searches that n-grams of all lengths and distances may take; beyond, a program of them would be endless."""
 
