@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import importlib.util
 import os
@@ -103,15 +102,13 @@ def load_function(text: str, name: str) -> Any:
 
 def describe(error: BaseException) -> str:
     """An error with the line of the kernel that it came from, where that is known."""
-    text = str(error).strip()
-    chain, seen = error, error
-    while chain is not None:
-        seen = chain
-        chain = chain.__cause__  # type: ignore[assignment]
+    first = error
+    while first.__cause__ is not None:
+        first = first.__cause__
+    # The interpreter wraps what it meets; a compile's errors show the source themselves.
+    text = str(first if str(error) == repr(first) else error).strip().replace(str(FOLDER) + os.sep, "")
     place = ""
-    for frame in traceback.extract_tb(seen.__traceback__):
+    for frame in traceback.extract_tb(first.__traceback__):
         if Path(frame.filename).parent == FOLDER:
             place = f" at line {frame.lineno}: {frame.line}"
-    with contextlib.suppress(ValueError):
-        text = text.replace(str(FOLDER) + os.sep, "")
-    return f"{type(seen).__name__}: {text}{place}"[:_ERROR_CHARACTERS]
+    return f"{type(first).__name__}: {text}{place}"[:_ERROR_CHARACTERS]
