@@ -126,6 +126,19 @@ def test_each_launch_sees_what_those_before_it_wrote_and_offsets_are_added() -> 
     np.testing.assert_array_equal(done.arrays[0], [1] * 64 + [18] * 64)
 
 
+def test_loops_and_branches_follow_scalars() -> None:
+    body = """\
+for trip in range(n):
+    tl.store(x + trip, trip)
+if n > 2:
+    tl.store(x, tl.sum(tl.load(x + tl.arange(0, 4))))
+while n > 3:
+    n -= 1
+tl.store(x + 3, n)"""
+    made = function_of(body, pointer("x", 0, "i32"), Argument("n", "i32", Integer(5), 1))
+    assert interpret(once(made), [np.zeros(6, np.int32)]).arrays[0].tolist() == [6, 1, 2, 3, 4, 0]
+
+
 def test_a_launch_of_no_programs_is_left_out() -> None:
     made = function_of("tl.store(x + 1000000, 2.0)", pointer("x", 0))
     assert interpret([FunctionLaunch(made, (3, 0, 1))], [np.ones(1, np.float32)]).arrays[0] == 1

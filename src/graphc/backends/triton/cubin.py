@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
 
+from graphc.backends.base import Kernel
 from graphc.backends.triton.elf import resources_of
 from graphc.backends.triton.function import Argument, Function, FunctionLaunch
 from graphc.backends.triton.worker import WorkerError, WorkerPool
@@ -69,6 +70,40 @@ def versions() -> str:
     # A wheel's record holds the hash of each of its files; two builds of one version differ there.
     record = found.read_text("RECORD") or ""
     return f"triton {found.version} {hashlib.sha256(record.encode()).hexdigest()[:16]}"
+
+
+@dataclass(frozen=True)
+class Compilation:
+    """How a kernel is compiled: what `Kernel.compile` is of those of this backend, so that tests see their functions.
+
+    Args:
+        launches: What one call launches, in order.
+        target: Compiled for.
+        dims: Names of the kernel's dimensions, in the order of the step's table.
+    """
+
+    launches: tuple[FunctionLaunch, ...]
+    target: CudaTarget
+    dims: tuple[str, ...] = ()
+
+    def __call__(self) -> bytes:
+        """The bytes of the kernel's `CudaObject`.
+
+        Raises:
+            BackendError: A function does not compile.
+        """
+        return compile_functions(self.launches, self.target, self.dims).to_bytes()
+
+
+def compilation_of(kernel: Kernel) -> Compilation:
+    """How a kernel of this backend is compiled.
+
+    Raises:
+        BackendError: It is another backend's.
+    """
+    if not isinstance(kernel.compile, Compilation):
+        raise BackendError(f"kernel {kernel.symbol} is none of Triton's")
+    return kernel.compile
 
 
 def compile_functions(launches: Sequence[FunctionLaunch], target: CudaTarget, dims: Sequence[str] = ()) -> CudaObject:

@@ -2,6 +2,7 @@
 
 It holds a bfloat16 as a word of 16 bits. Found wrong in 3.9: products and other arithmetic of bfloat16 (words are
 multiplied as integers), casts to it (cut off, where a GPU rounds to nearest even) and integers cast to it or from it.
+3.6 cannot take a scalar for an integer of Python where NumPy is newer than it.
 """
 
 from __future__ import annotations
@@ -50,6 +51,17 @@ def apply() -> None:
     builder.create_dot, builder.cast_impl, builder.create_fp_to_fp = dot, cast_impl, fp_to_fp
     builder.binary_op, builder.unary_op = binary_op, unary_op
     _guard_reductions()
+    _index_by_scalars()
+
+
+def _index_by_scalars() -> None:
+    patch = interpreter._patch_lang_tensor
+
+    def patch_tensor(tensor: Any, *scope: Any) -> None:
+        patch(tensor, *scope)
+        tensor.__index__ = lambda self: int(self.handle.data.item())
+
+    interpreter._patch_lang_tensor = patch_tensor
 
 
 def _guard_reductions() -> None:
