@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from graphc.backends.regions import Expander
 from graphc.backends.windows import Window
 from graphc.errors import BackendError
 from graphc.ir import Dim, Graph, Layout, TensorType
-from graphc.ir.symbolic import linear_coefficient, multiply, product, symbols
+from graphc.ir.dtypes import COMPLEX128
+from graphc.ir.symbolic import linear_coefficient, minimum, multiply, product, symbols
 from graphc.ops.expr import ArgReduce, Axis, Call, IndexValue, Load, Reduce, Scalar, axes_of, children, transform, walk
 
 
@@ -64,6 +65,15 @@ def build_problem(body: Graph, numbers: Sequence[int] | None = None) -> Problem:
     )
 
 
+def groups_of(body: Graph) -> list[list[int]]:
+    """Numbers of a body's outputs, those together that are stored alike: one nest computes what they share once."""
+    groups: dict[tuple[tuple[Dim, ...], Layout, bool], list[int]] = {}
+    for number, value in enumerate(body.outputs):
+        kind = value.tensor_type
+        groups.setdefault((kind.dims, kind.layout, kind.dtype == COMPLEX128), []).append(number)
+    return list(groups.values())
+
+
 @dataclass
 class Work:
     """What computing a problem takes.
@@ -100,6 +110,19 @@ def work_of(problem: Problem) -> Work:
     for element in problem.elements:
         visit(element, points)
     return work
+
+
+def touched_of(body: Graph, works: Iterable[Work]) -> dict[int, Dim]:
+    """Bytes read of each of a body's inputs: a gather touches a few rows of a table, a slice a part of its input."""
+    reads: dict[int, Dim] = {}
+    for work in works:
+        reads = {number: reads.get(number, 0) + work.reads.get(number, 0) for number in {*reads, *work.reads}}
+    return {
+        number: minimum(
+            value.tensor_type.storage_bytes, multiply(reads.get(number, 0), value.tensor_type.dtype.itemsize)
+        )
+        for number, value in enumerate(body.inputs)
+    }
 
 
 def merged(problem: Problem) -> Problem:

@@ -49,7 +49,7 @@ def split(
         return
     for choice in itertools.product(*stretches):
         window = {axis.name: w for axis, w in zip(axes, choice, strict=True) if w is not None}
-        yield window, tuple(_resolve(element, axes, window) for element in elements)
+        yield window, tuple(resolved(element, axes, window) for element in elements)
 
 
 def common_block(axis: Axis, elements: tuple[Scalar, ...], block: int) -> int:
@@ -111,8 +111,8 @@ def _first_new(op: str, root: int, slope: int) -> set[int]:
     return {root + 1} if rising else {root}
 
 
-def _resolve(element: Scalar, axes: tuple[Axis, ...], window: Mapping[str, Window]) -> Scalar:
-    """`element` with every select gone whose condition is the same all over the window."""
+def resolved(element: Scalar, axes: tuple[Axis, ...], window: Mapping[str, Window]) -> Scalar:
+    """`element` with every select gone whose condition is the same all over the window, or over axes without one."""
     bounds: dict[str, tuple[int, int | None]] = {}
     for axis in axes:
         stretch = window.get(axis.name)

@@ -1,0 +1,1 @@
+"""Texts of Triton functions: Jinja2 templates of kernels, and the helpers that kernels call."""
