@@ -41,6 +41,10 @@ class Heads:
         scale: Factor of the scores.
         softcap: Scores are squeezed to within this; 0 for not at all.
         causal: Whether no key after the query is seen.
+        left: How many keys before the query's own place are seen; None for all.
+        right: How many after it; None for all.
+        valid: How many of the keys there are, int64 over b, and the queries are the last of them; None for all, and the
+            queries have the places of the first.
         output: Type of the result.
         place: Logical index of the result in `output`, over b, h, s, e.
     """
@@ -60,6 +64,9 @@ class Heads:
     scale: float
     softcap: float
     causal: bool
+    left: int | None
+    right: int | None
+    valid: Scalar | None
     output: TensorType
     place: tuple[Dim, ...]
 
@@ -74,15 +81,19 @@ class Heads:
         return [substitute(index, places, bounds) for index in self.place]
 
 
-def heads_of_region(body: Graph) -> Heads:
+def heads_of_region(body: Graph, *, windows: bool = False) -> Heads:
     """What a body around an Attention computes.
+
+    Args:
+        body: The body.
+        windows: Whether the kernel takes windows and numbers of valid keys.
 
     Raises:
         BackendError: It has none, or one of a kind that the template does not take.
     """
     anchor = anchor_of(body, frozenset({"Attention"}))
     q, k, v = (_operand(anchor, i) for i in range(3))
-    _check(anchor, (q, k, v), body.bounds)
+    _check(anchor, (q, k, v), body.bounds, windows)
     heads = heads_of(anchor, *(value.tensor_type.dims for value in (q, k, v)))
     extents = (heads.batch, heads.query_heads, heads.kv_heads, heads.queries, heads.keys, heads.size, heads.value_size)
     batch, head, group, query, key, size, element = axes = axes_of(extents)
@@ -97,7 +108,7 @@ def heads_of_region(body: Graph) -> Heads:
         index = (b, position, head * width + place) if heads.packed else (b, head, position, place)
         return view_of(body, expander, value, index, bounds, what)
 
-    mask = anchor.inputs[3] if len(anchor.inputs) > 3 else None
+    mask, valid = anchor.input(3), anchor.input(6)
     result = (b, s, h * heads.value_size + e) if heads.packed else (b, h, s, e)
     output, place = _moved(body, anchor.outputs[0], result, bounds)
     return Heads(
@@ -116,6 +127,9 @@ def heads_of_region(body: Graph) -> Heads:
         scale=anchor.float_attribute("scale", 0.0) or 1 / math.sqrt(int(str(heads.size))),
         softcap=anchor.float_attribute("softcap", 0.0),
         causal=bool(anchor.int_attribute("is_causal", 0)),
+        left=_window(anchor, "left"),
+        right=_window(anchor, "right"),
+        valid=None if valid is None else expander.element(valid, (b,)),
         output=output,
         place=place,
     )
@@ -127,12 +141,14 @@ def _operand(anchor: Node, index: int) -> Value:
     return value
 
 
-def _check(anchor: Node, operands: Sequence[Value], bounds: Bounds) -> None:
-    if any(value is not None for value in anchor.inputs[4:]):
+def _check(anchor: Node, operands: Sequence[Value], bounds: Bounds, windows: bool) -> None:
+    if any(value is not None for value in anchor.inputs[4:6]):
         raise BackendError("Attention with a cache of past keys has no kernel")
+    if anchor.input(6) is not None and not windows:
+        raise BackendError("Attention over as many keys as the data says has no kernel")
     if any(value.is_used for value in anchor.outputs[1:]):
         raise BackendError("Attention gives its keys, values or scores away")
-    if any(anchor.int_attribute(f"{side}_window_size", -1) >= 0 for side in ("left", "right")):
+    if not windows and any(_window(anchor, side) is not None for side in ("left", "right")):
         raise BackendError("Attention over a window has no kernel")
     for value in (*operands, anchor.outputs[0]):
         type_ = value.tensor_type
@@ -140,6 +156,12 @@ def _check(anchor: Node, operands: Sequence[Value], bounds: Bounds) -> None:
             raise BackendError(f"Attention of {type_.dtype}, which does not compute in float32")
         if not all(is_positive(extent, bounds) for extent in type_.dims):
             raise BackendError(f"%{value.name} has an extent that may be zero")
+
+
+def _window(anchor: Node, side: str) -> int | None:
+    """Keys that are seen on one side of a query's place; None for all."""
+    size = anchor.int_attribute(f"{side}_window_size", -1)
+    return size if size >= 0 else None
 
 
 def _mask_bias(expander: Expander, mask: Value, index: Sequence[Dim], keys: Dim) -> Scalar:
@@ -206,5 +228,6 @@ def bias_of(heads: Heads) -> Scalar | None:
 
 def inputs_of(heads: Heads) -> list[int]:
     """Numbers of the body inputs that the kernel reads."""
-    masks = set() if heads.bias is None else {load.input for load in loads(heads.bias)}
-    return sorted(masks | {heads.q.input, heads.k.input, heads.v.input})
+    computed = [scalar for scalar in (heads.bias, heads.valid) if scalar is not None]
+    others = {load.input for scalar in computed for load in loads(scalar)}
+    return sorted(others | {heads.q.input, heads.k.input, heads.v.input})
