@@ -95,6 +95,10 @@ class PackageError(GraphcError):
     """A `.graphc` file is damaged, of another format version, or needs what this machine lacks."""
 
 
+class DeviceError(GraphcError):
+    """A GPU cannot be used: there is none, no driver or an old one, or it was in use before the process was forked."""
+
+
 class InputError(GraphcError):
     """A call's inputs do not fit the model: missing, unknown, wrong dtype, rank or extent."""
 
