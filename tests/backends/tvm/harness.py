@@ -19,15 +19,13 @@ import numpy as np
 
 from graphc.backends.base import Kernel, Operand
 from graphc.backends.tvm.link import find_linker
-from graphc.ir import Builder, Graph, TensorType, Value, dtypes
+from graphc.ir import Graph, TensorType, dtypes
 from graphc.ir.symbolic import evaluate
 from graphc.ops.evaluate import evaluate_graph
-from graphc.ops.inference import infer_graph
 from graphc.target import Target, detect_host, parse_target
 
 Array = np.ndarray[Any, Any]
 Lower = Callable[[Graph, Target], Kernel]
-Make = Callable[..., "Value | Sequence[Value]"]
 
 HOST = detect_host()
 TARGETS = [HOST] if HOST.vector_bytes == 32 else [HOST, parse_target("cpu:x86-64-v3")]
@@ -47,17 +45,6 @@ static int launch(int (*task)(int, Env*, void*), void* data, int tasks) {
 int (*__TVMBackendParallelLaunch)(int (*)(int, Env*, void*), void*, int) = launch;
 void TVMFFIErrorSetRaisedFromCStrParts(const char* kind, const char** parts, int32_t count) {}
 """
-
-
-def body(inputs: Sequence[Array | TensorType], make: Make, *, opset: int = 23) -> Graph:
-    """A region's body over inputs of these types, made by `make(builder, *values)`."""
-    graph = Graph("body", opset=opset)
-    types = [t if isinstance(t, TensorType) else TensorType(dtypes.from_numpy(t.dtype), t.shape) for t in inputs]
-    values = [graph.add_input(f"x{i}", type_) for i, type_ in enumerate(types)]
-    made = make(Builder(graph), *values)
-    graph.outputs = [made] if isinstance(made, Value) else list(made)
-    infer_graph(graph)
-    return graph
 
 
 def check(

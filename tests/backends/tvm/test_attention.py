@@ -14,7 +14,8 @@ from graphc.backends.tvm import attention
 from graphc.errors import BackendError
 from graphc.ir import Builder, DType, Graph, Value, dtypes
 from graphc.target import Target
-from tests.backends.tvm.harness import ARM, HOST, TARGETS, Array, body, check, run
+from tests.backends.bodies import body
+from tests.backends.tvm.harness import ARM, HOST, TARGETS, Array, check, run
 
 NO_SHRINKING = [Phase.explicit, Phase.reuse, Phase.generate]
 """Every attempt compiles a kernel."""

@@ -14,7 +14,8 @@ from graphc.backends.tvm import batch_matmul
 from graphc.errors import BackendError
 from graphc.ir import Builder, DType, Graph, Value, dtypes
 from graphc.target import Target
-from tests.backends.tvm.harness import ARM, HOST, TARGETS, Array, body, check
+from tests.backends.bodies import body
+from tests.backends.tvm.harness import ARM, HOST, TARGETS, Array, check
 
 Shape = tuple[int, ...]
 NO_SHRINKING = [Phase.explicit, Phase.reuse, Phase.generate]

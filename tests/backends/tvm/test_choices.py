@@ -14,8 +14,9 @@ from graphc.backends.tvm.backend import TvmBackend
 from graphc.backends.tvm.choices import accepts, alternatives, shipped
 from graphc.ir import Graph, dtypes
 from graphc.target import CPUS, Target
+from tests.backends.bodies import body
 from tests.backends.tvm.conv_cases import ConvCase
-from tests.backends.tvm.harness import HOST, TARGETS, body, check
+from tests.backends.tvm.harness import HOST, TARGETS, check
 
 SAME = (1, 1, 1, 1)
 CONVOLUTIONS = {

@@ -10,7 +10,8 @@ import pytest
 from graphc.backends.tvm import determinant
 from graphc.ir import dtypes
 from graphc.target import Target
-from tests.backends.tvm.harness import ARM, HOST, TARGETS, body, check
+from tests.backends.bodies import body
+from tests.backends.tvm.harness import ARM, HOST, TARGETS, check
 
 
 def run(array: Any, target: Target = HOST, *, rtol: float = 1e-4) -> None:

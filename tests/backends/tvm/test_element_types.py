@@ -15,7 +15,8 @@ from graphc.ir import DType, Value, dtypes
 from graphc.ops.conversion import convert
 from graphc.ops.evaluate import evaluate_graph
 from graphc.target import Target
-from tests.backends.tvm.harness import TARGETS, body, run
+from tests.backends.bodies import body
+from tests.backends.tvm.harness import TARGETS, run
 from tests.ops.test_conversion import bits, every, interesting
 
 NARROW = [d for d in dtypes.ALL if d.bits <= 16 and d.kind in ("float", "int", "uint")]

@@ -15,7 +15,8 @@ from graphc.backends.tvm.gemm_tiles import Tile, choose_tile, fitting, sweep_cos
 from graphc.errors import BackendError
 from graphc.ir import Builder, DType, Graph, TensorType, Value, blocked, dtypes
 from graphc.target import Target, parse_target
-from tests.backends.tvm.harness import ARM, HOST, TARGETS, Array, body, check
+from tests.backends.bodies import body
+from tests.backends.tvm.harness import ARM, HOST, TARGETS, Array, check
 
 Shape = tuple[int, ...]
 NO_SHRINKING = [Phase.explicit, Phase.reuse, Phase.generate]

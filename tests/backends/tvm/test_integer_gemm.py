@@ -14,7 +14,8 @@ from graphc.backends.tvm import integer_gemm
 from graphc.errors import BackendError
 from graphc.ir import Builder, Graph, Value, dtypes
 from graphc.target import Target, parse_target
-from tests.backends.tvm.harness import ARM, HOST, TARGETS, Array, body, check
+from tests.backends.bodies import body
+from tests.backends.tvm.harness import ARM, HOST, TARGETS, Array, check
 
 NO_SHRINKING = [Phase.explicit, Phase.reuse, Phase.generate]
 """Every attempt compiles a kernel."""

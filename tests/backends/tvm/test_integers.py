@@ -12,7 +12,8 @@ from graphc.backends.tvm import generic
 from graphc.ir import DType, Value, dtypes
 from graphc.ops.evaluate import evaluate_graph
 from graphc.target import Target
-from tests.backends.tvm.harness import TARGETS, body, run
+from tests.backends.bodies import body
+from tests.backends.tvm.harness import TARGETS, run
 
 INTEGERS = [d for d in dtypes.ALL if d.is_integer and d.bits >= 8]
 UNSIGNED = [d for d in INTEGERS if d.kind == "uint"]

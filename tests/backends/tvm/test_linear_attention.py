@@ -15,7 +15,8 @@ from graphc.errors import BackendError, TypeInferenceError
 from graphc.ir import Graph, dtypes
 from graphc.ops.state_space import UPDATE_RULES
 from graphc.target import Target
-from tests.backends.tvm.harness import ARM, HOST, TARGETS, Array, body, check
+from tests.backends.bodies import body
+from tests.backends.tvm.harness import ARM, HOST, TARGETS, Array, check
 
 NO_SHRINKING = [Phase.explicit, Phase.reuse, Phase.generate]
 """Every attempt compiles a kernel."""

@@ -10,7 +10,8 @@ import pytest
 from graphc.backends.tvm import generic
 from graphc.ir import dtypes
 from graphc.target import Target
-from tests.backends.tvm.harness import TARGETS, body, check
+from tests.backends.bodies import body
+from tests.backends.tvm.harness import TARGETS, check
 
 KINDS = ("float32", "float64", "float16", "bfloat16", "int8", "int32", "int64", "uint8", "uint16")
 SHAPES = [((3, 200), 1), ((3, 31), 1), ((200, 37), 0), ((2, 21, 5, 9), 1), ((1000,), 0), ((7, 1), 1)]

@@ -16,7 +16,8 @@ from graphc.ir import GRAPHC_DOMAIN, Graph, TensorType, dtypes
 from graphc.ops.recurrent import CELLS
 from graphc.ops.recurrent_functions import FUNCTIONS
 from graphc.target import Target
-from tests.backends.tvm.harness import ARM, HOST, TARGETS, Array, body, check
+from tests.backends.bodies import body
+from tests.backends.tvm.harness import ARM, HOST, TARGETS, Array, check
 
 NO_SHRINKING = [Phase.explicit, Phase.reuse, Phase.generate]
 """Every attempt compiles a kernel."""

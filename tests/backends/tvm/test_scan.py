@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from graphc.backends.tvm import scan
 from graphc.ir import dtypes
 from graphc.target import Target
-from tests.backends.tvm.harness import ARM, TARGETS, body, check
+from tests.backends.bodies import body
+from tests.backends.tvm.harness import ARM, TARGETS, check
 
 DTYPES = ("float32", "float64", "float16", "bfloat16", "int32", "int64", "uint32", "uint64", "int8", "uint16")
 

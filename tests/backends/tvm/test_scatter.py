@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from graphc.backends.tvm import scatter
 from graphc.ir import Graph, dtypes
 from graphc.target import Target
-from tests.backends.tvm.harness import ARM, HOST, TARGETS, body, check, load
+from tests.backends.bodies import body
+from tests.backends.tvm.harness import ARM, HOST, TARGETS, check, load
 
 DTYPES = (
     *("float32", "float64", "float16", "bfloat16", "bool"),

@@ -13,7 +13,8 @@ from graphc.backends.base import Kernel
 from graphc.backends.tvm import top_k
 from graphc.ir import dtypes
 from graphc.target import Target
-from tests.backends.tvm.harness import ARM, HOST, TARGETS, body, check, run
+from tests.backends.bodies import body
+from tests.backends.tvm.harness import ARM, HOST, TARGETS, check, run
 
 DTYPES = (
     *("float32", "float64", "float16", "bfloat16"),

@@ -1,0 +1,60 @@
+"""Every template: those of regions, tried in order, and those of operators that no tensor expression says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
+
+from graphc.backends.base import Kernel
+from graphc.backends.triton import generic
+from graphc.errors import BackendError
+from graphc.ir import Graph
+from graphc.target import CudaTarget
+
+Lower: TypeAlias = "Callable[[Graph, CudaTarget, frozenset[int], Mapping[str, Any]], Kernel]"
+"""Body, target, numbers of the inputs that are constants, options. Raises BackendError with the reason it refuses."""
+
+
+def _generic(body: Graph, target: CudaTarget, constants: frozenset[int], options: Mapping[str, Any]) -> Kernel:
+    return generic.lower(body, target)
+
+
+TEMPLATES: tuple[tuple[str, Lower], ...] = (("generic", _generic),)
+"""Templates of regions by name, the most special first; the last takes whatever has tensor expressions."""
+
+OPERATORS: Mapping[tuple[str, str], Lower] = {}
+"""Templates of single operators, by domain and name. Tensors without elements come to them too."""
+
+
+def lower(body: Graph, target: CudaTarget, constants: frozenset[int], options: Mapping[str, Any]) -> Kernel:
+    """The kernel of the first template that takes a body.
+
+    Args:
+        body: The region's body.
+        target: The GPU.
+        constants: Numbers of the body's inputs that are constants.
+        options: `template`: the only one to ask; the others are the templates'.
+
+    Raises:
+        BackendError: No template takes it; says what each answered.
+    """
+    own = template_of(body)
+    if own is not None:
+        return own(body, target, constants, options)
+    refusals = []
+    # No template tiles nothing; the generic one writes the identity of a reduction over nothing.
+    empty = any(value.tensor_type.numel == 0 for value in (*body.inputs, *body.outputs))
+    for name, template in TEMPLATES[-1:] if empty else TEMPLATES:
+        if options.get("template", name) != name:
+            continue
+        try:
+            return template(body, target, constants, options)
+        except BackendError as refusal:
+            refusals.append(f"{name}: {refusal.message}")
+    raise BackendError(f"no kernel template takes the region: {'; '.join(refusals)}")
+
+
+def template_of(body: Graph) -> Lower | None:
+    """The template of the one node of a body, if it is an operator with one of its own."""
+    nodes = [node for node in body.nodes if not node.is_op("Constant")]
+    return OPERATORS.get((nodes[0].domain, nodes[0].op_type)) if len(nodes) == 1 else None
