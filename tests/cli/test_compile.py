@@ -196,3 +196,20 @@ def test_a_pass_that_fails_is_named(graphc: Call, mlp: Path, tmp_path: Path) -> 
     assert "pass fails_always (after fold): KeyError" in result.err
     debugged = graphc("compile", mlp, *options, "--debug")
     assert "The graph that the pass was given" in debugged.err
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("bf16", "float32"), ("fp16,io", "float16")])
+def test_a_precision_is_kept_and_verified(graphc: Call, mlp: Path, tmp_path: Path, precision: str, dtype: str) -> None:
+    path = tmp_path / "m.graphc"
+    options = ("--dim", "batch=2", "--precision", precision, "--embed-model")
+    assert graphc("compile", mlp, "-o", path, *options).status == 0
+    manifest = Package(path).manifest
+    assert manifest.options["precision"] == precision
+    assert {spec.dtype for spec in (*manifest.inputs, *manifest.outputs)} == {dtype}
+    for model in ((), ("--model", mlp)):
+        assert graphc("verify", path, *model, "--against", "onnxruntime,reference").status == 0
+
+
+def test_precisions_that_do_not_exist_are_refused(graphc: Call, mlp: Path) -> None:
+    assert "has no tf32" in graphc("check", mlp, "--dim", "batch=1", "--precision", "tf32").err
+    assert "fp16,io and bf16,io" in graphc("check", mlp, "--dim", "batch=1", "--precision", "fp8").err

@@ -103,6 +103,12 @@ class Backend(Protocol):
     def lower(self, region: Node, target: Any, options: Mapping[str, Any]) -> Kernel:
         """The kernel of a region (or a single node).
 
+        Args:
+            region: Its body, or the node.
+            target: To lower for.
+            options: `winograd` (bool): whether convolutions may be transformed; `precision` (`tf32` or else): whether
+                products of float32 may round their operands for tensor cores; `tuned`: a `TuningDatabase`.
+
         Raises:
             BackendError: No template takes the region, though `supports` said yes of its nodes.
         """

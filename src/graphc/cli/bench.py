@@ -125,7 +125,18 @@ def _measure(options: argparse.Namespace, model: Path) -> Benchmark:
         )
 
 
-_FIELDS = ("level", "passes", "winograd", "tuning", "specializations", "require_compiled", "cache", "jobs", "progress")
+_FIELDS = (
+    "level",
+    "passes",
+    "winograd",
+    "precision",
+    "tuning",
+    "specializations",
+    "require_compiled",
+    "cache",
+    "jobs",
+    "progress",
+)
 
 
 def _text(result: Benchmark) -> str:

@@ -86,10 +86,17 @@ def add_compile_options(parser: argparse.ArgumentParser, *, pipeline: str = "--p
     group.add_argument(
         "--backend",
         metavar="NAME",
-        help="what makes kernels: tvm (default), reference for every node in NumPy, or one of a plugin",
+        help="what makes kernels: tvm (CPUs), triton (GPUs), reference for every node in NumPy, or one of a plugin",
     )
     group.add_argument(
         "--no-winograd", action="store_true", help="3x3 convolutions without Winograd's transform, which rounds more"
+    )
+    group.add_argument(
+        "--precision",
+        default="fp32",
+        metavar="TYPE",
+        help="what floats are computed in: fp32 (default), tf32 (products, on GPUs), fp16 or bf16 where that is safe;"
+        " fp16,io changes the type of inputs and outputs too",
     )
     group.add_argument(
         "--specializations",
@@ -250,6 +257,7 @@ def compile_options(options: argparse.Namespace, progress: Callable[[str, int, i
         passes=options.pipeline,
         backend=options.backend,
         winograd=not options.no_winograd,
+        precision=options.precision,
         open_variants=not options.no_open_variants,
         tuning=not options.no_tuning,
         require_compiled=options.require_compiled,
@@ -275,6 +283,7 @@ def refuse_compile_options(options: argparse.Namespace) -> None:
         "--passes": options.pipeline,
         "--backend": options.backend,
         "--no-winograd": options.no_winograd,
+        "--precision": options.precision != "fp32",
         "--specializations": options.specializations is not None,
         "--no-open-variants": options.no_open_variants,
         "--no-tuning": options.no_tuning,

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from graphc.cli.common import (
     add_compile_options,
     add_json,
@@ -89,14 +91,12 @@ class Verdict:
 def run(options: argparse.Namespace) -> int:
     """Compares; 1 where something differs."""
     with installed():
-        from graphc.testing.verification import Tolerance
+        from graphc.testing.verification import Tolerance, scale_of
 
     engines = options.against or ["onnxruntime"]
     for engine in engines:
         if engine not in ENGINES:
             raise OptionError(f"no engine {engine!r} to verify against", hint=f"there are: {', '.join(ENGINES)}")
-    scale = Tolerance().scale if options.scale is None else options.scale
-    tolerance = Tolerance(scale, options.rtol, options.atol)
     if options.layers and is_package(options.model):
         raise OptionError(
             "--layers compares with the graph that a compile makes, which a package does not hold",
@@ -108,6 +108,10 @@ def run(options: argparse.Namespace) -> int:
     verdicts: list[Verdict] = []
     layers: list[tuple[str, list[Layer]]] = []
     with open_source(options) as source:
+        precision = source.executable.manifest.options.get("precision", "fp32")
+        tolerance = Tolerance(
+            scale_of(precision) if options.scale is None else options.scale, options.rtol, options.atol
+        )
         model = _model(source, options)
         for variant in chosen_variants(source, options):
             inputs = feed(source, options, variant)
@@ -153,7 +157,22 @@ def _model(source: Source, options: argparse.Namespace) -> Path | bytes:
 def _expected(
     engine: str, model: Path | bytes, source: Source, variant: Variant, inputs: dict[str, Any]
 ) -> dict[str, Any]:
-    """What an engine answers to `inputs`."""
+    """What an engine answers to `inputs`, in the element types of the package."""
+    precision, _, borders = source.executable.manifest.options.get("precision", "").partition(",")
+    if borders and isinstance(model, Path):
+        from graphc.passes.precision import HALVES
+
+        # The model has float32 where the package has this; an embedded one has it too.
+        narrow = HALVES[precision].numpy
+        wide = {name: a.astype(np.float32) if a.dtype == narrow else a for name, a in inputs.items()}
+        answer = _answer(engine, model, source, variant, wide)
+        return {name: a.astype(narrow) if a.dtype == np.float32 else a for name, a in answer.items()}
+    return _answer(engine, model, source, variant, inputs)
+
+
+def _answer(
+    engine: str, model: Path | bytes, source: Source, variant: Variant, inputs: dict[str, Any]
+) -> dict[str, Any]:
     if engine == "reference":
         from graphc.ops.evaluate import evaluate_graph
 

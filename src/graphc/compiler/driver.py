@@ -27,6 +27,7 @@ from graphc.ir import Graph, Node, TensorType
 from graphc.ops import find
 from graphc.ops.parameter_inputs import parameter_inputs
 from graphc.package import BatchAxes, Manifest
+from graphc.passes.precision import narrow_borders
 from graphc.runtime import Executable, load
 from graphc.runtime.folders import cache_folder
 from graphc.target import AnyTarget
@@ -175,11 +176,15 @@ def lower_model(
     """
     load_plugins()
     targets = targets_of(target)
+    if options.computed_in == "tf32" and (cpus := [machine.name for machine in targets if machine.kind == "cpu"]):
+        raise OptionError(f"{', '.join(cpus)} has no tf32", hint="tf32 is for GPUs; CPUs compute in fp32, fp16 or bf16")
     options.progress("reading the model", 0, 1)
     # Before the backend: a bad model should not wait for the import of TVM.
     imported = read_model(model)
     source = imported.graph
     refuse_unknown(source)
+    if options.border_type is not None:
+        narrow_borders(source, options.border_type)
     options.progress("reading the model", 1, 1)
     settings = expand_values(values, source.inputs)
     choices = list(itertools.product(expand_dims(dims, imported.inputs), settings))

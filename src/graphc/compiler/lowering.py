@@ -76,7 +76,11 @@ class Lowering:
     def __init__(self, backend: Backend, target: AnyTarget, options: CompileOptions) -> None:
         self.backend, self.target, self.options = backend, target, options
         self.capability = _On(backend, target)
-        self.chosen = {"winograd": options.winograd, "tuned": tuned_for(target, options)}
+        self.chosen = {
+            "winograd": options.winograd,
+            "precision": options.computed_in,
+            "tuned": tuned_for(target, options),
+        }
         passes = options.passes if options.passes is not None else default_pipeline(options.level, target.kind)
         self.manager = PassManager(
             passes,
@@ -93,7 +97,7 @@ class Lowering:
         Raises:
             PassError: A pass failed.
         """
-        options = {"winograd": self.options.winograd}
+        options = {"winograd": self.options.winograd, "precision": self.options.computed_in}
         return self.manager.run(graph, PassContext(target=self.target, capability=self.capability, options=options))
 
     def lower(self, graph: Graph) -> Lowered:

@@ -11,10 +11,15 @@ from typing import TypeAlias
 from graphc.backends.base import backend_names
 from graphc.backends.tuning import TuningDatabase
 from graphc.errors import OptionError
+from graphc.ir import DType
 from graphc.passes import PassObserver
+from graphc.passes.precision import HALVES
 
 DimChoice: TypeAlias = "int | Sequence[int | str | range | None]"
 """One extent, several (a variant each), a range that one variant is for, or the shape of an input."""
+
+PRECISIONS = ("fp32", "tf32", *HALVES)
+"""What floats may be computed in."""
 
 Progress: TypeAlias = Callable[[str, int, int], None]
 """Called with what is going on, how much of it is done, and how much there is."""
@@ -30,6 +35,9 @@ class CompileOptions:
         backend: `tvm` for CPUs, `triton` for GPUs, `reference` to evaluate every node in NumPy, or one that a plugin
             registered; None is the one of each target's kind.
         winograd: Whether 3x3 convolutions may use Winograd's algorithm (relative error up to about 6e-6).
+        precision: What floats are computed in: `fp32`; `tf32`, products of float32 on tensor cores, which round
+            operands to 10 bits; `fp16` or `bf16`, products and what follows them safely half-width, the rest float32.
+            With `,io` behind a half-width type, float32 inputs and outputs of the model become of that type.
         require_compiled: Whether a step on the host is an error.
         embed_model: Whether the package carries the model, so that further shapes can be compiled where it runs.
         specializations: Variants that one load of the package may have compiled for values of its parameters, where
@@ -50,6 +58,7 @@ class CompileOptions:
     passes: str | None = None
     backend: str | None = None
     winograd: bool = True
+    precision: str = "fp32"
     require_compiled: bool = False
     embed_model: bool = False
     specializations: int = 16
@@ -72,6 +81,11 @@ class CompileOptions:
         """
         if self.backend is not None and self.backend not in backend_names():
             raise OptionError(f"unknown backend {self.backend!r}; known: {', '.join(backend_names())}")
+        kind, comma, borders = self.precision.partition(",") if isinstance(self.precision, str) else ("", "", "")
+        if kind not in PRECISIONS or (comma and (borders != "io" or kind not in HALVES)):
+            raise OptionError(
+                f"unknown precision {self.precision!r}; known: {', '.join(PRECISIONS)}; fp16,io and bf16,io"
+            )
         if self.passes is not None and not isinstance(self.passes, str):
             raise OptionError(f"passes is {self.passes!r}; expected a pipeline as text, e.g. 'fold,dce'")
         if not isinstance(self.jobs, int) or self.jobs < 1:
@@ -81,6 +95,16 @@ class CompileOptions:
         if self.cache is not None:
             object.__setattr__(self, "cache", Path(self.cache))
 
+    @property
+    def computed_in(self) -> str:
+        """The precision without what it says of inputs and outputs."""
+        return self.precision.partition(",")[0]
+
+    @property
+    def border_type(self) -> DType | None:
+        """What inputs and outputs of float32 become, if anything else."""
+        return HALVES[self.computed_in] if self.precision.endswith(",io") else None
+
     def recorded(self) -> dict[str, str]:
         """What the package says of how it was made: options that change its contents."""
         return {
@@ -88,6 +112,7 @@ class CompileOptions:
             "passes": self.passes or "",
             **({} if self.backend is None else {"backend": self.backend}),
             "winograd": str(self.winograd).lower(),
+            **({} if self.precision == "fp32" else {"precision": self.precision}),
             **({} if self.open_variants else {"open_variants": "false"}),
             **({} if self.tuning else {"tuning": "false"}),
             # What is compiled on demand is held to it too.
@@ -107,6 +132,7 @@ class CompileOptions:
             passes=recorded.get("passes") or None,
             backend=recorded.get("backend"),
             winograd=recorded.get("winograd", "true") == "true",
+            precision=recorded.get("precision", "fp32"),
             require_compiled=recorded.get("require_compiled") == "true",
             specializations=0,
             open_variants=False,

@@ -16,6 +16,14 @@ from graphc.ir.dtypes import from_numpy
 SCALE = 1e-4
 """The largest difference over the largest magnitude that passes by default."""
 
+_SCALES = {"tf32": 5e-3, "fp16": 2e-2, "bf16": 1e-1}
+"""The same where floats are computed in fewer bits."""
+
+
+def scale_of(precision: str) -> float:
+    """What passes by default of a package that was compiled with `--precision`."""
+    return _SCALES.get(precision.partition(",")[0], SCALE)
+
 
 @dataclass(frozen=True)
 class Tolerance:
