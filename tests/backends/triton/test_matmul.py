@@ -1,0 +1,318 @@
+"""Products of matrices on GPUs: interpreted against NumPy at sizes that leave tails, and what the machine code is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import Phase, example, given, settings
+from hypothesis import strategies as st
+
+from graphc.backends.base import Kernel
+from graphc.backends.triton import matmul
+from graphc.backends.triton.cubin import compilation_of, compile_function
+from graphc.backends.triton.disassembly import ASYNCHRONOUS, count, instructions
+from graphc.backends.triton.matmul_tiles import TILES, Problem, Tile, candidates, choose, seconds, shared_bytes
+from graphc.errors import BackendError
+from graphc.ir import Builder, Graph, TensorType, Value, dtypes
+from graphc.ir.dtypes import DType
+from graphc.ops.inference import infer_graph
+from graphc.target.cuda import GPUS, CudaTarget
+from graphc.testing.triton.kernels import check_kernel
+
+Array = np.ndarray[Any, Any]
+SM_80, SM_90 = GPUS["sm_80"], GPUS["sm_90"]
+FLOATS = {"half": dtypes.FLOAT16, "tf32": dtypes.FLOAT32, "single": dtypes.FLOAT32, "double": dtypes.FLOAT64}
+SIZES = {"half": 2, "tf32": 4, "single": 4, "double": 8, "byte": 1}
+NO_SHRINKING = [Phase.explicit, Phase.reuse, Phase.generate]
+"""Every attempt interprets a kernel."""
+
+SMALL = [(16, 16, 16, 2, 4), (16, 32, 32, 3, 4), (32, 16, 64, 3, 4)]
+"""Tiles that the interpreter is quick with."""
+
+
+def body(inputs: Sequence[Array | TensorType], make: Any) -> Graph:
+    graph = Graph("body", opset=23)
+    types = [t if isinstance(t, TensorType) else TensorType(dtypes.from_numpy(t.dtype), t.shape) for t in inputs]
+    values = [graph.add_input(f"x{i}", type_) for i, type_ in enumerate(types)]
+    made = make(Builder(graph), *values)
+    graph.outputs = [made] if isinstance(made, Value) else list(made)
+    infer_graph(graph)
+    return graph
+
+
+def lower(*constants: int, **options: Any) -> Any:
+    return lambda graph, target: matmul.lower(graph, target, frozenset(constants), options)
+
+
+def normal(*shape: int, dtype: DType = dtypes.FLOAT32, seed: int = 0) -> Array:
+    return np.random.default_rng([seed, *shape]).standard_normal(shape).astype(dtype.numpy)
+
+
+def whole(*shape: int, signed: bool = True, seed: int = 0) -> Array:
+    low, high, dtype = (-128, 128, np.int8) if signed else (0, 256, np.uint8)
+    return np.random.default_rng([seed, *shape]).integers(low, high, shape).astype(dtype)
+
+
+def gelu(b: Builder, x: Value) -> Value:
+    half, one, root = (b.constant(np.float32(number)) for number in (0.5, 1.0, 0.5**0.5))
+    return b.op("Mul", b.op("Mul", x, half), b.op("Add", b.op("Erf", b.op("Mul", x, root)), one))
+
+
+EPILOGUES: dict[str, Any] = {
+    "none": lambda b, x, rest: x,
+    "bias": lambda b, x, rest: b.op("Add", x, rest),
+    "bias relu": lambda b, x, rest: b.op("Relu", b.op("Add", rest, x)),
+    "two outputs": lambda b, x, rest: [b.op("Relu", x), b.op("Mul", x, rest)],
+    "another type": lambda b, x, rest: b.op("Cast", b.op("Mul", x, rest), to=dtypes.FLOAT32.onnx),
+}
+
+
+@settings(max_examples=20, phases=NO_SHRINKING)
+@given(st.data())
+def test_products_of_any_size(data: st.DataObject) -> None:
+    rows, columns, depth = (data.draw(st.integers(1, most), name) for name, most in (("m", 40), ("n", 70), ("k", 80)))
+    batch = data.draw(st.sampled_from([(), (1,), (2,), (2, 3)]), "batch")
+    right_batch = data.draw(st.sampled_from([(), batch, batch[-1:]]), "right batch")
+    dtype = data.draw(st.sampled_from([dtypes.FLOAT32, dtypes.FLOAT16, dtypes.BFLOAT16, dtypes.FLOAT64]), "dtype")
+    turned = data.draw(st.tuples(st.booleans(), st.booleans()), "transposed")
+    epilogue = data.draw(st.sampled_from(sorted(EPILOGUES)), "epilogue")
+    extra = data.draw(st.sampled_from([(columns,), (rows, 1), (*batch, rows, columns)]), "extra")
+    constants = data.draw(st.sampled_from([(), (1,), (0,)]), "constants")
+    splits = data.draw(st.sampled_from([1, 1, 2, 3]), "splits")
+    fewer = min(rows, columns) if columns <= 16 and columns < rows else rows
+    if fewer <= 4 and data.draw(st.booleans(), "by rows"):
+        tile: list[Any] = [fewer, 16, 32, 1, 4, splits, "rows"]
+    else:
+        tile = [*data.draw(st.sampled_from(SMALL), "tile"), splits, "tiles"]
+
+    def shape(batch: tuple[int, ...], last: tuple[int, int], *, turn: bool) -> tuple[int, ...]:
+        return (*batch, *(last[::-1] if turn else last))
+
+    def make(b: Builder, x: Value, y: Value, rest: Value) -> Any:
+        both = []
+        for value, turn in zip((x, y), turned, strict=True):
+            rank = len(value.tensor_type.dims)
+            both.append(b.op("Transpose", value, perm=[*range(rank - 2), rank - 1, rank - 2]) if turn else value)
+        return EPILOGUES[epilogue](b, b.op("MatMul", *both), rest)
+
+    arrays = [
+        normal(*shape(batch, (rows, depth), turn=turned[0]), dtype=dtype),
+        normal(*shape(right_batch, (depth, columns), turn=turned[1]), dtype=dtype, seed=1),
+        normal(*extra, dtype=dtype, seed=2),
+    ]
+    check_kernel(body(arrays, make), arrays, lower(*constants, matmul_tile=tile))
+
+
+@pytest.mark.parametrize(
+    ("name", "arrays", "make"),
+    [
+        ("a vector at the left", [normal(20), normal(20, 33)], lambda b, x, y: b.op("MatMul", x, y)),
+        ("a vector at the right", [normal(37, 20), normal(20)], lambda b, x, y: b.op("MatMul", x, y)),
+        ("two vectors", [normal(20), normal(20)], lambda b, x, y: b.op("MatMul", x, y)),
+        (
+            "gemm",
+            [normal(50, 7), normal(30, 50), normal(30)],
+            lambda b, x, y, z: b.op("Gemm", x, y, z, transA=1, transB=1, alpha=0.5, beta=2.0),
+        ),
+        (
+            "einsum",
+            [normal(2, 3, 5, 4), normal(2, 7, 3, 4)],
+            lambda b, x, y: b.op("Einsum", x, y, equation="bhik,bjhk->bihj"),
+        ),
+        (
+            "a sum over two axes",
+            [normal(3, 5, 4), normal(5, 4, 7)],
+            lambda b, x, y: b.op("Einsum", x, y, equation="ikl,klj->ij"),
+        ),
+        (
+            "heads split",
+            [normal(2, 7, 48), normal(48, 24), normal(24)],
+            lambda b, x, y, z: b.op(
+                "Transpose",
+                b.op("Reshape", b.op("Add", b.op("MatMul", x, y), z), b.constant(np.array([2, 7, 3, 8]))),
+                perm=[0, 2, 1, 3],
+            ),
+        ),
+        (
+            "heads joined before",
+            [normal(2, 3, 7, 8), normal(24, 30)],
+            lambda b, x, y: b.op(
+                "MatMul",
+                b.op("Reshape", b.op("Transpose", x, perm=[0, 2, 1, 3]), b.constant(np.array([2, 7, 24]))),
+                y,
+            ),
+        ),
+        ("gelu", [normal(9, 20), normal(20, 30)], lambda b, x, y: gelu(b, b.op("MatMul", x, y))),
+        (
+            "weights of bytes with a scale for each column",
+            [normal(9, 40, dtype=dtypes.FLOAT16), whole(40, 33), normal(33, dtype=dtypes.FLOAT16), whole(33, seed=1)],
+            lambda b, x, y, s, z: b.op("MatMul", x, b.op("DequantizeLinear", y, s, z, axis=1)),
+        ),
+        (
+            "a left operand computed on its way",
+            [normal(9, 20), normal(20), normal(20, 30)],
+            lambda b, x, s, y: b.op("MatMul", b.op("Exp", b.op("Add", x, s)), y),
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_forms(name: str, arrays: list[Array], make: Any) -> None:
+    check_kernel(body(arrays, make), arrays, lower(1, 2, matmul_tile=[16, 32, 32, 3, 4, 1, "tiles"]))
+
+
+@settings(max_examples=20, phases=NO_SHRINKING)
+@given(
+    rows=st.integers(1, 40),
+    columns=st.integers(1, 40),
+    depth=st.integers(1, 100),
+    signs=st.tuples(st.booleans(), st.booleans()),
+    zeros=st.tuples(st.sampled_from([None, "one", "rows"]), st.sampled_from([None, "one", "columns"])),
+    constant=st.booleans(),
+    splits=st.sampled_from([1, 3]),
+    scaled=st.booleans(),
+)
+@example(1, 33, 90, (False, True), ("one", None), True, 3, True)
+@example(17, 1, 90, (False, False), ("one", "columns"), False, 1, True)
+def test_products_of_bytes(
+    rows: int,
+    columns: int,
+    depth: int,
+    signs: tuple[bool, bool],
+    zeros: tuple[str | None, str | None],
+    constant: bool,
+    splits: int,
+    scaled: bool,
+) -> None:
+    extents = {"one": (), "rows": (rows,), "columns": (columns,)}
+    arrays = [whole(rows, depth, signed=signs[0]), whole(depth, columns, signed=signs[1])]
+    for zero, signed in zip(zeros, signs, strict=True):
+        arrays.append(whole(*extents[zero or "one"], signed=signed, seed=3))
+    arrays.append(normal(columns))
+
+    def make(b: Builder, x: Value, y: Value, zx: Value, zy: Value, scale: Value) -> Value:
+        found = b.op("MatMulInteger", x, y, zx if zeros[0] else None, zy if zeros[1] else None)
+        return b.op("Mul", b.op("Cast", found, to=dtypes.FLOAT32.onnx), scale) if scaled else found
+
+    needs_sums = not (constant and zeros[1] is None and signs[1])
+    tile = [16, 32, 32, 3, 4, 1 if needs_sums else splits, "tiles"]
+    check_kernel(body(arrays, make), arrays, lower(*([1] if constant else []), matmul_tile=tile))
+
+
+def test_what_is_no_product_is_refused() -> None:
+    words = [np.ones((4, 4), np.int32), np.ones((4, 4), np.int32)]
+    with pytest.raises(BackendError, match="bytes"):
+        lower()(body(words, lambda b, x, y: b.op("MatMul", x, y)), SM_90)
+    floats = [normal(4, 4), normal(4, 4)]
+    with pytest.raises(BackendError, match="2 products"):
+        lower()(body(floats, lambda b, x, y: b.op("MatMul", b.op("MatMul", x, y), y)), SM_90)
+    with pytest.raises(BackendError, match="other places"):
+        turned = lambda b, x, y: b.op("Softmax", b.op("MatMul", x, y))  # noqa: E731
+        lower()(body(floats, turned), SM_90)
+
+
+@settings(max_examples=100)
+@given(
+    arithmetic=st.sampled_from(sorted(TILES)),
+    target=st.sampled_from(sorted(GPUS)),
+    extents=st.tuples(st.integers(1, 64), *(st.integers(1, 9000) for _ in range(3))),
+)
+def test_choices_fit_and_are_the_same_every_time(
+    arithmetic: Any, target: str, extents: tuple[int, int, int, int]
+) -> None:
+    batch, m, n, k = extents
+    size = SIZES[arithmetic]
+    problem = Problem(*extents, arithmetic, size, batch * m * k * size, batch * k * n * size, batch * m * n * 4)
+    gpu = GPUS[target]
+    tile = choose(problem, gpu)
+    assert tile == choose(problem, gpu)
+    assert shared_bytes(tile, problem, gpu) <= gpu.shared_bytes
+    assert all(seconds(tile, problem, gpu) <= seconds(other, problem, gpu) for other in candidates(problem, gpu))
+
+
+def test_choices_for_known_sizes() -> None:
+    def chosen(m: int, n: int, k: int) -> Tile:
+        return choose(Problem(1, m, n, k, "half", 2, 2 * m * k, 2 * k * n, 2 * m * n, "inner"), SM_90)
+
+    large = chosen(8192, 8192, 8192)
+    assert (large.rows * large.columns, large.splits, large.form) == (128 * 256, 1, "tiles")
+    assert chosen(1, 4096, 4096).form == "rows"
+    assert chosen(16, 4096, 4096).rows == 16
+    assert chosen(128, 768, 3072).splits > 1
+
+
+def test_a_weight_is_stored_once_for_all_numbers_of_rows() -> None:
+    packings = set()
+    for rows in (1, 16, 300):
+        graph = body([normal(rows, 50), normal(50, 33)], lambda b, x, y: b.op("MatMul", x, y))
+        (packed,) = (operand.packing for operand in lower(1)(graph, SM_90).operands if operand.packing is not None)
+        packings.add(packed)
+    assert len(packings) == 1
+
+
+def test_alternatives_are_lowered() -> None:
+    graph = body([normal(1, 512), normal(512, 64)], lambda b, x, y: b.op("MatMul", x, y))
+    found = matmul.alternatives(graph, SM_90, frozenset({1}), {})
+    assert len(found) > 4
+    assert len({lower(1, **choice)(graph, SM_90).key for choice in found}) == len(found)
+
+
+def compiled(kernel: Kernel, target: CudaTarget) -> list[Any]:
+    found = []
+    for launch in compilation_of(kernel).launches:
+        made = compile_function(launch.function, target)
+        assert made.stack == 0, f"{launch.function.name} spills {made.stack} bytes"
+        assert made.shared <= target.shared_bytes
+        found.append(instructions(made.cubin))
+    return found
+
+
+def big(arithmetic: str) -> tuple[Graph, tuple[int, ...], dict[str, Any]]:
+    """A product with a bias and an activation, its constants, and the options that it is lowered with."""
+    if arithmetic == "byte":
+        types = [TensorType(dtypes.UINT8, (1024, 1024)), TensorType(dtypes.INT8, (1024, 1024))]
+        types += [TensorType(dtypes.UINT8, ()), TensorType(dtypes.FLOAT32, (1024,))]
+        made = lambda b, x, y, z, s: b.op("Mul", b.op("Cast", b.op("MatMulInteger", x, y, z), to=1), s)  # noqa: E731
+        return body(types, made), (1, 3), {}
+    dtype = FLOATS[arithmetic]
+    types = [TensorType(dtype, shape) for shape in ((1024, 1024), (1024, 1024), (1024,))]
+    graph = body(types, lambda b, x, y, z: b.op("Relu", b.op("Add", b.op("MatMul", x, y), z)))
+    return graph, (1, 2), {"precision": "tf32"} if arithmetic == "tf32" else {}
+
+
+def test_tensor_cores_are_fed_by_copies_in_flight() -> None:
+    graph, constants, options = big("half")
+    (found,) = compiled(lower(*constants, **options)(graph, SM_90), SM_90)
+    assert count(found, "HGMMA") and count(found, *ASYNCHRONOUS) and count(found, "STG.128")
+
+
+def test_weights_of_one_row_are_read_in_whole_vectors() -> None:
+    types = [TensorType(dtypes.FLOAT16, shape) for shape in ((1, 1024), (2048, 1024))]
+    graph = body(types, lambda b, x, y: b.op("Gemm", x, y, transB=1))
+    kernel = lower(1)(graph, SM_80)
+    assert kernel.schedule["form"] == "rows"
+    found = compiled(kernel, SM_80)[0]
+    assert count(found, "LDG.128")
+
+
+UNITS = {"half": ("HMMA", "HGMMA"), "tf32": ("HMMA", "HGMMA"), "byte": ("IMMA", "IGMMA"), "double": ("DMMA", "DMMA")}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", [SM_80, SM_90], ids=str)
+@pytest.mark.parametrize(("arithmetic", "number"), [(a, n) for a in sorted(TILES) for n in range(len(TILES[a]))])
+def test_every_tile_compiles_to_what_it_is_for(target: CudaTarget, arithmetic: Any, number: int) -> None:
+    tile = TILES[arithmetic][number]
+    problem = Problem(1, 1024, 1024, 1024, arithmetic, SIZES[arithmetic], 0, 0, 0)
+    if tile not in candidates(problem, target):
+        pytest.skip("the tile does not fit as it is")
+    graph, constants, options = big(arithmetic)
+    (found,) = compiled(lower(*constants, **options, matmul_tile=tile.values())(graph, target), target)
+    assert count(found, *ASYNCHRONOUS)
+    if arithmetic == "single":
+        assert count(found, "FFMA")
+    else:
+        before, since = UNITS[arithmetic]
+        assert count(found, since if target is SM_90 and tile.rows >= 64 else before)
