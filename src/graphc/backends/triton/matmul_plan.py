@@ -96,7 +96,7 @@ def plan_of(body: Graph, target: CudaTarget, constants: frozenset[int], options:
     problem = matmul_of(body)
     if bound(problem.column.extent) <= _FEW and bound(problem.column.extent) < bound(problem.row.extent):
         problem = problem.turned()
-    multiplication = multiplication_of(problem, tf32=options.get("precision") == "tf32")
+    multiplication = multiplication_of(problem, tf32=str(options.get("precision")).partition(",")[0] == "tf32")
     left = operand_of(problem, multiplication, problem.left, problem.row)
     right = operand_of(problem, multiplication, problem.right, problem.column)
     if right.matrix is not None and right.matrix.input in constants:
