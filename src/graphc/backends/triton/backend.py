@@ -19,6 +19,7 @@ class TritonBackend:
     """Compiles regions through Triton for GPUs, with no GPU at hand."""
 
     name = "triton"
+    kinds = ("cuda",)
     runs_control = False
 
     def supports(self, node: Node, target: CudaTarget) -> Verdict:
