@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 from graphc.backends.base import Kernel
-from graphc.backends.triton import generic
+from graphc.backends.triton import generic, matmul
 from graphc.errors import BackendError
 from graphc.ir import Graph
 from graphc.target import CudaTarget
@@ -19,7 +19,7 @@ def _generic(body: Graph, target: CudaTarget, constants: frozenset[int], options
     return generic.lower(body, target)
 
 
-TEMPLATES: tuple[tuple[str, Lower], ...] = (("generic", _generic),)
+TEMPLATES: tuple[tuple[str, Lower], ...] = (("matmul", matmul.lower), ("generic", _generic))
 """Templates of regions by name, the most special first; the last takes whatever has tensor expressions."""
 
 OPERATORS: Mapping[tuple[str, str], Lower] = {}
