@@ -9,6 +9,7 @@ import numpy as np
 from graphc.ir import Dim, Node, TensorType, Type, dtypes
 from graphc.ir.symbolic import product
 from graphc.ops.base import Array, Datum, InferenceContext, Operator, Trait, register
+from graphc.ops.elementwise import widened
 
 DATA_DEPENDENT = frozenset({Trait.DATA_DEPENDENT})
 
@@ -42,7 +43,9 @@ def _evaluate_top_k(node: Node, inputs: Sequence[Datum]) -> Sequence[Datum]:
     if not 0 <= count <= x.shape[axis]:
         raise ValueError(f"{count} elements of an axis of {x.shape[axis]}")
     largest = node.int_attribute("largest", 1)
-    order = descending(x, axis) if largest else np.argsort(x, axis, kind="stable")
+    # Sorting puts NaN last among the floats that NumPy itself has.
+    known = widened(x)
+    order = descending(known, axis) if largest else np.argsort(known, axis, kind="stable")
     indices = np.take(order, np.arange(count), axis)
     return [np.take_along_axis(x, indices, axis), indices.astype(np.int64)]
 
