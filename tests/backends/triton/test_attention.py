@@ -18,7 +18,8 @@ from graphc.errors import BackendError
 from graphc.ir import Builder, Graph, TensorType, Value, dtypes
 from graphc.target.cuda import GPUS, CudaTarget
 from graphc.testing.triton.kernels import check_kernel
-from tests.backends.triton.harness import Array, body, machine_code
+from tests.backends.bodies import Array, body
+from tests.backends.triton.harness import machine_code
 
 DTYPES: list[tuple[Any, float]] = [(np.float32, 1e-5), (np.float16, 2e-3), (ml_dtypes.bfloat16, 2e-2)]
 """Element types, and how far weights of 11 or 8 bits put a result off."""
@@ -33,7 +34,7 @@ def normal(*shape: int, seed: int = 0) -> Array:
 
 
 def region(arrays: list[Array], **attributes: Any) -> Graph:
-    return body(arrays, lambda b, *values: b.op("Attention", *values, **attributes))
+    return body(arrays, lambda b, *values: b.op("Attention", *values, **attributes), opset=24)
 
 
 @settings(max_examples=20)
@@ -85,7 +86,7 @@ def test_windows_and_numbers_of_valid_keys(data: st.DataObject) -> None:
 
     if data.draw(st.booleans(), "valid"):
         arrays.append(np.array([data.draw(st.integers(0, keys), f"valid{i}") for i in range(2)]))
-    check_kernel(body(arrays, make), arrays, lower)
+    check_kernel(body(arrays, make, opset=24), arrays, lower)
 
 
 @pytest.mark.parametrize(("dtype", "rtol"), DTYPES)
@@ -130,7 +131,7 @@ def test_transpositions_around_it_are_no_work() -> None:
         result = b.op("Attention", *(split_heads(b, x, 3) for x in values))
         return b.op("Reshape", b.op("Transpose", result, perm=[0, 2, 1, 3]), b.constant(np.array([2, 10, 36])))
 
-    kernel = check_kernel(body(arrays, make), arrays, lower)
+    kernel = check_kernel(body(arrays, make, opset=24), arrays, lower)
     assert [operand.kind for operand in kernel.operands].count("input") == 3
 
 
@@ -146,7 +147,7 @@ def test_one_tensor_holds_query_key_and_value() -> None:
             heads.append(b.op("Transpose", shaped, perm=[0, 2, 1, 3]))
         return b.op("Attention", *heads)
 
-    kernel = check_kernel(body(arrays, make), arrays, lower)
+    kernel = check_kernel(body(arrays, make, opset=24), arrays, lower)
     assert [operand.kind for operand in kernel.operands].count("input") == 1
 
 
@@ -156,7 +157,7 @@ def test_keys_that_come_transposed_are_read_in_place() -> None:
     def make(b: Builder, q: Value, k: Value, v: Value) -> Value:
         return b.op("Attention", q, b.op("Transpose", k, perm=[0, 1, 3, 2]), v)
 
-    check_kernel(body(arrays, make), arrays, lower)
+    check_kernel(body(arrays, make, opset=24), arrays, lower)
 
 
 def test_what_no_tile_takes_is_refused() -> None:
@@ -178,7 +179,7 @@ def examine(target: str, dtype: Any, shape: tuple[int, int, int, int, int, int],
     kind = dtypes.from_numpy(np.dtype(dtype))
     types = [(batch, heads, queries, size), (batch, groups, keys, size), (batch, groups, keys, size)]
     options = {"tf32": attributes.pop("tf32", False)}
-    graph = body([TensorType(kind, t) for t in types], lambda b, *v: b.op("Attention", *v, **attributes))
+    graph = body([TensorType(kind, t) for t in types], lambda b, *v: b.op("Attention", *v, **attributes), opset=24)
     walk, *_ = machine_code(attention.lower(graph, GPUS[target], frozenset(), options), GPUS[target])
     assert count(walk, *ASYNCHRONOUS) > 0
     if dtype != np.float32 or options["tf32"]:
@@ -196,7 +197,7 @@ def test_machine_code_of_halves() -> None:
 @pytest.mark.parametrize(
     ("dtype", "size"),
     [(np.float16, 64), (np.float16, 80), (np.float16, 128), (np.float16, 256), (ml_dtypes.bfloat16, 128)]
-    + [(kind, size) for kind in (np.float32, "tf32") for size in (64, 128)],
+    + [(np.float32, 128), ("tf32", 64)],
 )
 def test_machine_code(dtype: Any, size: int, target: str) -> None:
     attributes: dict[str, Any] = {"tf32": True} if dtype == "tf32" else {}

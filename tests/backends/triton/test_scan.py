@@ -16,7 +16,8 @@ from graphc.errors import BackendError
 from graphc.ir import Builder, Graph, Value
 from graphc.target.cuda import GPUS, CudaTarget
 from graphc.testing.triton.kernels import check_kernel
-from tests.backends.triton.harness import Array, body, machine_code
+from tests.backends.bodies import Array, body
+from tests.backends.triton.harness import machine_code
 
 DTYPES = [np.float32, np.float16, ml_dtypes.bfloat16, np.float64, np.int8, np.int32, np.int64, np.uint8, np.uint32]
 

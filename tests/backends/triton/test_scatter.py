@@ -15,7 +15,8 @@ from graphc.errors import BackendError, ExecutionError
 from graphc.ir import Builder, Graph, TensorType, Value, dtypes
 from graphc.target.cuda import GPUS, CudaTarget
 from graphc.testing.triton.kernels import check_kernel, run_kernel
-from tests.backends.triton.harness import Array, body, machine_code
+from tests.backends.bodies import Array, body
+from tests.backends.triton.harness import machine_code
 
 WAYS = pytest.mark.parametrize("way", ["fold", "mark"])
 REDUCTIONS = ["none", "add", "mul", "max", "min"]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 from graphc.backends.base import Kernel
-from graphc.backends.triton import generic, matmul
+from graphc.backends.triton import attention, generic, matmul, scan, scatter, top_k
 from graphc.errors import BackendError
 from graphc.ir import Graph
 from graphc.target import CudaTarget
@@ -19,10 +19,21 @@ def _generic(body: Graph, target: CudaTarget, constants: frozenset[int], options
     return generic.lower(body, target)
 
 
-TEMPLATES: tuple[tuple[str, Lower], ...] = (("matmul", matmul.lower), ("generic", _generic))
+TEMPLATES: tuple[tuple[str, Lower], ...] = (
+    ("matmul", matmul.lower),
+    ("attention", attention.lower),
+    ("generic", _generic),
+)
 """Templates of regions by name, the most special first; the last takes whatever has tensor expressions."""
 
-OPERATORS: Mapping[tuple[str, str], Lower] = {}
+OPERATORS: Mapping[tuple[str, str], Lower] = {
+    ("", "CumProd"): scan.lower,
+    ("", "CumSum"): scan.lower,
+    ("", "Scatter"): scatter.lower,
+    ("", "ScatterElements"): scatter.lower,
+    ("", "ScatterND"): scatter.lower,
+    ("", "TopK"): top_k.lower,
+}
 """Templates of single operators, by domain and name. Tensors without elements come to them too."""
 
 

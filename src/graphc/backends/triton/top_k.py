@@ -23,7 +23,7 @@ from graphc.backends.triton.function import Argument, Function, FunctionLaunch
 from graphc.backends.triton.module import render_module
 from graphc.backends.triton.scope import Code
 from graphc.errors import BackendError
-from graphc.ir import Dim, Graph, dtypes
+from graphc.ir import Dim, Graph
 from graphc.ir.dtypes import DType
 from graphc.package.cuda import Integer
 from graphc.target.cuda import CudaTarget
@@ -95,7 +95,7 @@ def lower(body: Graph, target: CudaTarget, constants: frozenset[int], options: M
     selects = not plan.is_wide and plan.wanted <= MOST_SELECTED and plan.comparisons > FEW_COMPARISONS
     workspaces: list[Dim] = []
     if not plan.rows * plan.wanted:
-        launches = []
+        launches: list[FunctionLaunch] = []
     elif selects:
         launches, workspaces = _selection(body, plan)
     elif plan.comparisons > MOST_COMPARISONS:
