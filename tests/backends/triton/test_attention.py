@@ -178,13 +178,13 @@ def examine(target: str, dtype: Any, shape: tuple[int, int, int, int, int, int],
     batch, heads, groups, queries, keys, size = shape
     kind = dtypes.from_numpy(np.dtype(dtype))
     types = [(batch, heads, queries, size), (batch, groups, keys, size), (batch, groups, keys, size)]
-    options = {"tf32": attributes.pop("tf32", False)}
+    options = {"precision": "tf32" if attributes.pop("tf32", False) else "fp32"}
     graph = body([TensorType(kind, t) for t in types], lambda b, *v: b.op("Attention", *v, **attributes), opset=24)
     walk, *_ = machine_code(attention.lower(graph, GPUS[target], frozenset(), options), GPUS[target])
     assert count(walk, *ASYNCHRONOUS) > 0
-    if dtype != np.float32 or options["tf32"]:
+    if dtype != np.float32 or options["precision"] == "tf32":
         assert count(walk, *TENSOR_CORE) > 0
-    if target == "sm_90" and queries >= 64 and (dtype != np.float32 or options["tf32"]):
+    if target == "sm_90" and queries >= 64 and (dtype != np.float32 or options["precision"] == "tf32"):
         assert count(walk, "HGMMA") > 0
 
 
@@ -196,8 +196,7 @@ def test_machine_code_of_halves() -> None:
 @pytest.mark.parametrize("target", ["sm_80", "sm_90"])
 @pytest.mark.parametrize(
     ("dtype", "size"),
-    [(np.float16, 64), (np.float16, 80), (np.float16, 128), (np.float16, 256), (ml_dtypes.bfloat16, 128)]
-    + [(np.float32, 128), ("tf32", 64)],
+    [*((np.float16, size) for size in (64, 80, 128, 256)), (ml_dtypes.bfloat16, 128), (np.float32, 128), ("tf32", 64)],
 )
 def test_machine_code(dtype: Any, size: int, target: str) -> None:
     attributes: dict[str, Any] = {"tf32": True} if dtype == "tf32" else {}

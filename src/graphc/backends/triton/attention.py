@@ -48,14 +48,15 @@ def lower(body: Graph, target: CudaTarget, constants: frozenset[int], options: M
         body: One Attention without a cache, of float32, float16 or bfloat16.
         target: The GPU.
         constants: Numbers of the body's inputs that are constants; none is packed.
-        options: `tf32` (bool): whether products of float32 may be rounded to tensor cores' 19 bits.
+        options: `precision`: `tf32` lets products of singles be rounded to tf32.
 
     Raises:
         BackendError: The body is something else; the message says what.
     """
     heads = heads_of_region(body, windows=True)
-    schedule = schedule_of(heads, target, rounded=bool(options.get("tf32")))
-    text = _Text(body, heads, schedule, "tf32" if options.get("tf32") else "ieee")
+    rounded = str(options.get("precision")).partition(",")[0] == "tf32"
+    schedule = schedule_of(heads, target, rounded=rounded)
+    text = _Text(body, heads, schedule, "tf32" if rounded else "ieee")
     scores = count_of([heads.batch, heads.head, heads.query, heads.key])
     return build_kernel(
         "attention",
