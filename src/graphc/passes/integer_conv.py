@@ -29,7 +29,7 @@ from graphc.passes.simplify.slicing import Range, emit
 
 RULES = rule_set("integer_conv")
 
-_ATTRIBUTES = {
+ATTRIBUTES = {
     "kernel_shape": attr("kernel", default=()),
     "strides": attr("strides", default=()),
     "dilations": attr("dilations", default=()),
@@ -49,7 +49,8 @@ class IntegerConv(RulePass):
     name: ClassVar[str] = "integer_conv"
 
 
-def _examples(choose: Chooser) -> Mapping[str, Any]:
+def examples(choose: Chooser) -> Mapping[str, Any]:
+    """Instances of integer and quantized convolutions of images."""
     left, right, result = (choose.pick((INT8, UINT8)) for _ in range(3))
     kernel = (choose.integer(1, 3), choose.integer(1, 3))
     channels, outputs = choose.integer(1, 5), choose.integer(1, 5)
@@ -73,8 +74,8 @@ def _examples(choose: Chooser) -> Mapping[str, Any]:
 
 
 @RULES.rule(
-    P.ConvInteger(Var("x"), Const("w"), Optional(Var("x_zero")), Optional(Var("w_zero")), **_ATTRIBUTES),
-    examples=_examples,
+    P.ConvInteger(Var("x"), Const("w"), Optional(Var("x_zero")), Optional(Var("w_zero")), **ATTRIBUTES),
+    examples=examples,
 )
 def integer_convolution(m: Match, b: Builder) -> Value | Refusal:
     """ConvInteger(x, w) = Transpose(MatMulInteger(patches(x), w as a matrix))."""
@@ -86,9 +87,9 @@ def integer_convolution(m: Match, b: Builder) -> Value | Refusal:
     P.QLinearConv(
         *(Var("x"), Var("x_scale"), Var("x_zero"), Const("w"), Var("w_scale"), Var("w_zero")),
         *(Var("y_scale"), Var("y_zero"), Optional(Var("bias"))),
-        **_ATTRIBUTES,
+        **ATTRIBUTES,
     ),
-    examples=_examples,
+    examples=examples,
 )
 def quantized_convolution(m: Match, b: Builder) -> Value | Refusal:
     """QLinearConv(x, w, b) = Transpose(saturate(round((MatMulInteger(patches(x), w) + b) * scales) + zero))."""
@@ -96,18 +97,34 @@ def quantized_convolution(m: Match, b: Builder) -> Value | Refusal:
         if math.prod(m.shape(name)) != 1:
             return refuse(f"%{m[name].name} is more than one number")
     sums = _sums(m, b)
-    if isinstance(sums, Refusal):
-        return sums
+    return sums if isinstance(sums, Refusal) else b.op("Transpose", requantized(m, b, sums), perm=(0, 3, 1, 2))
+
+
+def requantized(m: Match, b: Builder, sums: Value, *, trailing: int = 0) -> Value:
+    """The result of a QLinearConv from its sums of products: saturate(round((sums + b) * scales) + zero).
+
+    Args:
+        m: The match of a QLinearConv whose scales, those of the weights aside, are numbers.
+        b: Builds the replacement.
+        sums: In int32.
+        trailing: Axes of `sums` behind the one of output channels.
+    """
+
+    def by_channel(value: Value) -> Value:
+        if not trailing or math.prod(value.tensor_type.static_shape) == 1:
+            return value
+        return b.op("Reshape", value, b.constant(np.array([-1, *(1,) * trailing])))
+
     if m.get("bias") is not None:
-        sums = b.op("Add", sums, m["bias"])
+        sums = b.op("Add", sums, by_channel(m["bias"]))
     result = m.type("y_zero").dtype
     scalar = b.constant(np.zeros(0, np.int64))
     x_scale, y_scale, zero = (b.op("Reshape", m[name], scalar) for name in ("x_scale", "y_scale", "y_zero"))
-    factor = b.op("Div", b.op("Mul", x_scale, m["w_scale"]), y_scale)
+    factor = b.op("Div", b.op("Mul", x_scale, by_channel(m["w_scale"])), y_scale)
     scaled = b.op("Round", b.op("Mul", b.op("Cast", sums, to=FLOAT32.onnx), factor))
     moved = b.op("Add", scaled, b.op("Cast", zero, to=FLOAT32.onnx))
     low, high = (b.constant(np.float32(limit(result))) for limit in (lowest, highest))
-    return b.op("Transpose", b.op("Cast", b.op("Clip", moved, low, high), to=result.onnx), perm=(0, 3, 1, 2))
+    return b.op("Cast", b.op("Clip", moved, low, high), to=result.onnx)
 
 
 def _sums(m: Match, b: Builder) -> Value | Refusal:
