@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from graphc.backends.contraction import anchor_of, storage_offset
 from graphc.backends.regions import Expander
 from graphc.errors import BackendError
-from graphc.ir import Dim, Graph, Layout, Node, TensorType, Value, blocked, dtypes, symbol
+from graphc.ir import Dim, Graph, Layout, Node, TensorType, Value, blocked, symbol
+from graphc.ir.dtypes import FLOAT32, DType
 from graphc.ir.symbolic import linear_coefficient
 from graphc.ops.convolution import conv_window
 from graphc.ops.expr import loads
@@ -16,10 +17,10 @@ from graphc.ops.window import StaticWindow
 
 @dataclass(frozen=True)
 class Convolution:
-    """A 2-D convolution of float32 with known extents.
+    """A 2-D convolution with known extents.
 
     Args:
-        anchor: The Conv node.
+        anchor: Its node.
         window: Geometry of its windows; entry 0 of every field is rows, entry 1 columns.
         batch: Images.
         inputs: Channels of the input.
@@ -69,13 +70,29 @@ class Convolution:
         return found[0], found[1]
 
 
-def convolution_of(body: Graph) -> Convolution:
+FLOAT_CONVOLUTIONS = frozenset({"Conv"})
+INTEGER_CONVOLUTIONS = frozenset({"ConvInteger"})
+
+
+def convolution_of(
+    body: Graph,
+    *,
+    operators: frozenset[str] = FLOAT_CONVOLUTIONS,
+    dtypes: frozenset[DType] = frozenset({FLOAT32}),
+    reads_bias: bool = True,
+) -> Convolution:
     """The convolution that a body is built around.
 
+    Args:
+        body: The body.
+        operators: What a convolution may be.
+        dtypes: What its operands may be.
+        reads_bias: Whether a bias must be an input of the body; it is left out of the answer otherwise.
+
     Raises:
-        BackendError: It has none, or one that is not 2-D, of float32, and between inputs of the body.
+        BackendError: It has none, or one that is not 2-D, of such elements, and between inputs of the body.
     """
-    anchor = anchor_of(body, frozenset({"Conv"}))
+    anchor = anchor_of(body, operators)
     numbers = {value: i for i, value in enumerate(body.inputs)}
 
     def number(value: Value | None, what: str) -> int:
@@ -84,13 +101,13 @@ def convolution_of(body: Graph) -> Convolution:
         return numbers[value]
 
     x, w = anchor.inputs[0], anchor.inputs[1]
-    bias = anchor.input(2)
+    bias = anchor.input(2) if reads_bias and anchor.op_type in FLOAT_CONVOLUTIONS else None
     data, weights = number(x, "input"), number(w, "weights")
     for value in (x, w, anchor.output):
         assert value is not None
         kind = value.tensor_type
-        if kind.dtype != dtypes.FLOAT32:
-            raise BackendError(f"a convolution of {kind.dtype}, not of float32")
+        if kind.dtype not in dtypes and value is not anchor.output:
+            raise BackendError(f"a convolution of {kind.dtype}, not of {', '.join(sorted(map(str, dtypes)))}")
         if kind.rank != 4:
             raise BackendError("the convolution is not 2-D")
         if not kind.is_static or kind.numel == 0:

@@ -10,27 +10,33 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from graphc.backends.contraction import anchor_of
-from graphc.backends.conv_problem import convolution_of
-from graphc.ir import GRAPHC_DOMAIN, Dim, Graph, Node, Value
+from graphc.backends.conv_problem import FLOAT_CONVOLUTIONS, convolution_of
+from graphc.ir import GRAPHC_DOMAIN, ROW_MAJOR, Dim, Graph, Node, Value, channels_last
 from graphc.ops.base import Trait, find
 
 
-def two_dimensional(body: Graph) -> Graph:
+def two_dimensional(body: Graph, operators: frozenset[str] = FLOAT_CONVOLUTIONS) -> Graph:
     """A convolution along one axis as one of images of one row; any other body unchanged."""
-    anchor = anchor_of(body, frozenset({"Conv"}))
+    anchor = anchor_of(body, operators)
     x = anchor.inputs[0]
     if x is None or x.tensor_type.rank != 3 or not _is_elementwise_after(body, anchor):
         return body
-    if any(not value.tensor_type.layout.is_row_major or value.tensor_type.shape is None for value in _values(body)):
+    if any(value.tensor_type.layout not in _SIGNALS or value.tensor_type.shape is None for value in _values(body)):
         return body
     image = _reshaped(body, lambda dims: (*dims[:-1], 1, dims[-1]) if len(dims) > 1 else dims)
-    conv = anchor_of(image, frozenset({"Conv"}))
+    for value in _values(image):
+        value.type = value.tensor_type.with_layout(_SIGNALS[value.tensor_type.layout])
+    conv = anchor_of(image, operators)
     for name, before in (("kernel_shape", 1), ("strides", 1), ("dilations", 1), ("pads", 0)):
         found = conv.ints_attribute(name)
         if found is not None:
             half = len(found) // 2
             conv.attributes[name] = (before, *found) if before else (0, *found[:half], 0, *found[half:])
     return image
+
+
+_SIGNALS = {ROW_MAJOR: ROW_MAJOR, channels_last(3): channels_last(4)}
+"""How a signal is stored, and as an image of one row."""
 
 
 def row_joins(body: Graph) -> list[int]:

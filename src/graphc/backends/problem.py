@@ -125,11 +125,16 @@ def touched_of(body: Graph, works: Iterable[Work]) -> dict[int, Dim]:
     }
 
 
-def merged(problem: Problem) -> Problem:
-    """The same computation over fewer axes: adjacent ones that all operands walk in step become one."""
+def merged(problem: Problem, *, inner: int = 0) -> Problem:
+    """The same computation over fewer axes: adjacent ones that all operands walk in step become one.
+
+    Args:
+        problem: What is computed.
+        inner: How many of the innermost axes, in the order of storage, stay by themselves.
+    """
     problem = _without_units(in_storage_order(_flat_blocks(problem)))
     position = 0
-    while position + 1 < len(problem.axes):
+    while position + 1 < len(problem.axes) - inner:
         joined = _merge(problem, position)
         if joined is None:
             position += 1
