@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 from graphc.backends.base import Kernel
-from graphc.backends.triton import attention, generic, matmul, scan, scatter, top_k
+from graphc.backends.conv_product import as_product, of_convolution
+from graphc.backends.triton import attention, conv, depthwise, generic, matmul, scan, scatter, top_k
 from graphc.errors import BackendError
 from graphc.ir import Graph
 from graphc.target import CudaTarget
@@ -19,7 +20,16 @@ def _generic(body: Graph, target: CudaTarget, constants: frozenset[int], options
     return generic.lower(body, target)
 
 
+def _mixing(body: Graph, target: CudaTarget, constants: frozenset[int], options: Mapping[str, Any]) -> Kernel:
+    """A convolution of single pixels, as the product that it is."""
+    product, weights = as_product(body)
+    return of_convolution(matmul.lower(product, target, constants, options), weights)
+
+
 TEMPLATES: tuple[tuple[str, Lower], ...] = (
+    ("conv_product", _mixing),
+    ("depthwise", depthwise.lower),
+    ("conv", conv.lower),
     ("matmul", matmul.lower),
     ("attention", attention.lower),
     ("generic", _generic),

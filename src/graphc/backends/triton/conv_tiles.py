@@ -1,0 +1,168 @@
+"""How a convolution is cut into blocks for a GPU: the candidates, and the choice among them.
+
+A convolution is a product whose rows are pixels and whose columns are output channels; the cost model is that of
+products. Its blocks have four warps: for eight, wrong results of such loops have been reported (pytorch#173068), so
+those wait for a measurement that also checks them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
+from types import MappingProxyType
+from typing import TypeAlias
+
+from graphc.backends.triton.conv_weights import ConvWeights
+from graphc.backends.triton.matmul_tiles import Problem, Tile, seconds, shared_bytes
+from graphc.backends.triton.occupancy import Arithmetic
+from graphc.errors import BackendError
+from graphc.target.cuda import WARP, CudaTarget
+
+_HALF = (
+    Tile(128, 128, 32, 4, 4),
+    Tile(128, 64, 64, 4, 4),
+    Tile(128, 64, 32, 4, 4),
+    Tile(64, 128, 64, 4, 4),
+    Tile(64, 64, 64, 4, 4),
+    Tile(64, 64, 32, 5, 4),
+    Tile(128, 32, 64, 4, 4),
+    Tile(128, 32, 32, 4, 4),
+    Tile(64, 32, 64, 4, 4),
+    Tile(32, 64, 64, 4, 4),
+    Tile(128, 16, 64, 4, 4),
+    Tile(128, 64, 16, 4, 4),
+    Tile(128, 32, 16, 4, 4),
+    Tile(64, 64, 16, 5, 4),
+    Tile(64, 16, 16, 4, 4),
+)
+_TF32 = (
+    Tile(128, 64, 32, 3, 4),
+    Tile(64, 128, 32, 3, 4),
+    Tile(64, 64, 32, 4, 4),
+    Tile(128, 32, 32, 4, 4),
+    Tile(64, 32, 32, 4, 4),
+    Tile(32, 64, 32, 4, 4),
+    Tile(128, 64, 16, 4, 4),
+    Tile(64, 32, 16, 4, 4),
+    Tile(64, 16, 16, 4, 4),
+)
+_SINGLE = (
+    Tile(64, 128, 16, 3, 4),
+    Tile(128, 64, 16, 3, 4),
+    Tile(64, 64, 16, 4, 4),
+    Tile(64, 32, 16, 4, 4),
+    Tile(32, 64, 16, 4, 4),
+    Tile(32, 32, 32, 3, 4),
+    Tile(64, 16, 16, 4, 4),
+)
+_BYTE = (
+    Tile(128, 64, 64, 4, 4),
+    Tile(64, 64, 128, 4, 4),
+    Tile(64, 64, 64, 4, 4),
+    Tile(64, 32, 64, 4, 4),
+    Tile(128, 64, 32, 4, 4),
+    Tile(64, 32, 32, 4, 4),
+)
+TILES: Mapping[Arithmetic, tuple[Tile, ...]] = MappingProxyType(
+    {"half": _HALF, "tf32": _TF32, "single": _SINGLE, "byte": _BYTE}
+)
+"""Candidates by what multiplies."""
+
+MEASURED: Mapping[Arithmetic, tuple[Tile, ...]] = MappingProxyType(
+    {
+        "half": (
+            Tile(128, 256, 32, 3, 8),
+            Tile(256, 128, 32, 3, 8),
+            Tile(128, 128, 64, 3, 8),
+            Tile(256, 64, 64, 3, 8),
+            Tile(64, 256, 32, 3, 8),
+        ),
+        "tf32": (Tile(128, 128, 32, 3, 8), Tile(256, 64, 32, 3, 8)),
+        "byte": (Tile(128, 256, 64, 3, 8), Tile(128, 128, 128, 3, 8)),
+    }
+)
+"""Those that are worth measuring on a GPU, once their results are found right there."""
+
+_SPLITS = (1, 2, 3, 4, 6, 8, 12, 16)
+_LEAST_STEPS = 8
+"""Steps of a part below which it is all start and end."""
+
+GATHERED = 2.0
+"""What a step costs whose elements are gathered one by one, over one that copies whole vectors."""
+
+
+_GATHERING_REGISTERS = 176
+"""Of a thread, for its sums and for the address and condition of each element that it gathers."""
+
+
+def can_gather(tile: Tile) -> bool:
+    """Whether a block whose elements are gathered one by one has registers for it."""
+    threads = WARP * tile.warps
+    return tile.rows * (tile.columns + 3 * tile.depth) <= _GATHERING_REGISTERS * threads
+
+
+Products: TypeAlias = Callable[[Tile], Iterator[tuple[Problem, ConvWeights, float]]]
+"""The products as which a tile may compute a convolution: each with its weights and a factor of its cost."""
+
+
+def choose(
+    target: CudaTarget, arithmetic: Arithmetic, products: Products, given: Tile | None = None
+) -> tuple[Tile, ConvWeights]:
+    """The tile of least estimated time, and the weights as it reads them; the first of equals.
+
+    Args:
+        target: The GPU.
+        arithmetic: What multiplies.
+        products: What a tile may compute.
+        given: The only tile to look at.
+
+    Raises:
+        BackendError: None fits the target.
+    """
+    tiles = TILES[arithmetic] if given is None else (given,)
+    found = min(fitting(target, tiles, products, split=given is None), key=lambda choice: choice[0], default=None)
+    if found is None:
+        raise BackendError(f"no tile of a convolution fits {target}")
+    return found[1:]
+
+
+def fitting(
+    target: CudaTarget, tiles: Iterable[Tile], products: Products, *, split: bool = True
+) -> Iterator[tuple[float, Tile, ConvWeights]]:
+    """Tiles that fit, with fewer stages where they do not otherwise, cut along the inner axis where that pays.
+
+    Args:
+        target: The GPU.
+        tiles: Candidates.
+        products: What a tile may compute.
+        split: Whether to try parts of the inner axis; a tile's own otherwise.
+
+    Yields:
+        The estimated time, the tile, and the weights as it reads them.
+    """
+    for tile in tiles:
+        for problem, weights, factor in products(tile):
+            fitted = _fitted(tile, problem, target)
+            for choice in _split(fitted, problem, target, split=split) if fitted is not None else ():
+                yield seconds(choice, problem, target) * factor, choice, weights
+
+
+def _fitted(tile: Tile, problem: Problem, target: CudaTarget) -> Tile | None:
+    """A tile with as many stages as fit, at least two; None where it is too large for the target."""
+    while shared_bytes(tile, problem, target) > target.shared_bytes:
+        if tile.stages == 2:
+            return None
+        tile = replace(tile, stages=tile.stages - 1)
+    return tile
+
+
+def _split(tile: Tile, problem: Problem, target: CudaTarget, *, split: bool) -> Iterator[Tile]:
+    if not split:
+        yield tile
+        return
+    rows, columns = -(-problem.rows // tile.rows), -(-problem.columns // tile.columns)
+    steps = -(-problem.depth // tile.depth)
+    fills = problem.batch * rows * columns >= target.processors
+    for splits in (1,) if fills or not problem.splits else _SPLITS:
+        if splits == 1 or splits * _LEAST_STEPS <= steps:
+            yield replace(tile, splits=splits)
