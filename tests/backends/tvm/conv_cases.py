@@ -11,6 +11,7 @@ import numpy as np
 from graphc.backends.base import Kernel
 from graphc.ir import ROW_MAJOR, Builder, Graph, Layout, TensorType, Value, blocked, dtypes
 from graphc.target import Target
+from tests.backends.bodies import body
 from tests.backends.tvm import harness
 
 Array = np.ndarray[Any, Any]
@@ -76,7 +77,7 @@ class ConvCase:
         types[0] = types[0].with_layout(self._input_layout(lanes))
         if self.residual:
             types[-1] = types[-1].with_layout(blocked(1, lanes))
-        graph = harness.body(types, self._make)
+        graph = body(types, self._make)
         layout = ROW_MAJOR if self.output_rows else _image(lanes, (self.output_halo,) * 4)
         for node in graph.nodes:
             node.output.type = node.output.tensor_type.with_layout(layout)

@@ -17,6 +17,7 @@ from graphc.backends.tvm.conv_weights import DirectWeights
 from graphc.errors import BackendError
 from graphc.ir import Builder, Graph, Value
 from graphc.target import Target
+from tests.backends.bodies import body
 from tests.backends.tvm import harness
 from tests.backends.tvm.conv_cases import ConvCase
 
@@ -122,7 +123,7 @@ def test_one_axis(lower: Any, group: int, attributes: dict[str, Any], target: Ta
         kernel: Kernel = lower(body, on, frozenset({1, 2}), {})
         return kernel
 
-    harness.check(harness.body(arrays, make), arrays, chosen, target)
+    harness.check(body(arrays, make), arrays, chosen, target)
 
 
 @pytest.mark.parametrize("tile", [(1, 3, 1), (2, 4, 2), (3, 5, 1), (1, 9, 3)])
@@ -191,7 +192,7 @@ def test_refusals_say_why() -> None:
     with pytest.raises(BackendError, match="not a constant"):
         conv.lower(graph, harness.HOST, frozenset(), {})
     shapes = [(1, 8, 5, 5, 5), (8, 8, 3, 3, 3)]
-    volume = harness.body([np.ones(s, np.float32) for s in shapes], lambda b, x, w: b.op("Conv", x, w))
+    volume = body([np.ones(s, np.float32) for s in shapes], lambda b, x, w: b.op("Conv", x, w))
     with pytest.raises(BackendError, match="not 2-D"):
         conv.lower(volume, harness.HOST, frozenset({1}), {})
     graph, _ = ConvCase((1, 64, 5, 5), 64, group=64).region(harness.HOST)

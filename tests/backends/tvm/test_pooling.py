@@ -17,6 +17,7 @@ from graphc.errors import BackendError
 from graphc.ir import ROW_MAJOR, Graph, Layout, TensorType, blocked, dtypes
 from graphc.ops.window import Window
 from graphc.target import Target
+from tests.backends.bodies import body
 from tests.backends.tvm import harness
 
 Array = np.ndarray[Any, Any]
@@ -41,7 +42,7 @@ def region(
 ) -> Graph:
     lanes = target.lanes(dtypes.FLOAT32)
     kind = TensorType(dtypes.FLOAT32, shape).with_layout(image(lanes, 2))
-    graph = harness.body([kind], lambda b, x: b.op("Mul", b.op(op, x, **attributes), b.constant(np.float32(2))))
+    graph = body([kind], lambda b, x: b.op("Mul", b.op(op, x, **attributes), b.constant(np.float32(2))))
     for node in graph.nodes:
         if not node.is_op("Constant"):
             node.output.type = node.output.tensor_type.with_layout(image(lanes, 1) if out is None else out)
@@ -123,7 +124,7 @@ def test_aarch64_compiles() -> None:
 
 
 def test_refusals_say_why() -> None:
-    graph = harness.body([normal(1, 16, 8, 8)], lambda b, x: b.op("MaxPool", x, **SAME))
+    graph = body([normal(1, 16, 8, 8)], lambda b, x: b.op("MaxPool", x, **SAME))
     with pytest.raises(BackendError, match="blocks of one vector"):
         lower(graph, harness.HOST)
     wide = {"kernel_shape": [8, 8]}
