@@ -23,11 +23,15 @@ from graphc.errors import BackendError
 from graphc.ir import Graph
 from graphc.package.cuda import Integer
 from graphc.target import CudaTarget
+from graphc.target.cuda import WARP
 
 MOST_TAPS = 25
 """Taps up to which the loop over them is unrolled, so that all their loads are in flight."""
 
-_WARPS = 4
+_MOST_WARPS = 4
+_VECTOR = 8
+"""Results of a thread at least: what 16 bytes of halves are."""
+
 _CHANNELS = 64
 _ELEMENTS = (2048, 1024, 512)
 """Results of a block: as many as leave each processor a few blocks."""
@@ -140,5 +144,6 @@ def _launch(body: Graph, problem: Convolution, pixels: int, block: tuple[int, in
         Argument("taps", "i32", Integer(kernel[0] * kernel[1]), multiple=1),
     )
     constants = (("BLOCK_M", block[0]), ("BLOCK_N", block[1]))
-    function = Function(text, "depthwise", arguments, constants, warps=_WARPS, stages=1)
+    warps = min(_MOST_WARPS, max(1, block[0] * block[1] // (_VECTOR * WARP)))
+    function = Function(text, "depthwise", arguments, constants, warps=warps, stages=1)
     return FunctionLaunch(function, (-(-pixels // block[0]) * column_tiles, 1, 1)), reads
