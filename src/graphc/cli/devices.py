@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from graphc.cli.common import add_json, add_threads, print_json
+from graphc.cli.gpus import Gpus
 from graphc.cli.progress import Progress
 from graphc.cli.table import count, facts, size, table
 from graphc.cli.toolchain import installed
@@ -17,8 +18,8 @@ from graphc.target import CPUS, Target, detect_host, read_processor
 if TYPE_CHECKING:
     from graphc.testing.roofline import Roofline
 
-DESCRIPTION = """Show this machine's processor and the target that `cpu` means on it, the compiler and linker that are
-installed, and every CPU target with whether this machine runs its code."""
+DESCRIPTION = """Show this machine's processor and GPUs, the target that `cpu` means on it, the compilers and the linker
+that are installed, and every target with whether this machine runs its code."""
 
 EXAMPLES = """
   graphc devices
@@ -38,12 +39,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Shows them."""
-    machine = _machine()
+    gpus = Gpus.find()
+    machine = {**_machine(), **gpus.facts()}
     roof = _measure(thread_count(options.threads)) if options.measure else None
     flags = read_processor().flags
     if options.json:
         measured = {"measured": vars(roof)} if roof is not None else {}
-        print_json({**machine, **measured, "targets": [_target_json(target, flags) for target in CPUS.values()]})
+        cpus = [_target_json(target, flags) for target in CPUS.values()]
+        print_json({**machine, **measured, "targets": cpus, "gpu_targets": gpus.targets_json()})
         return 0
     cells = [(name, str(value)) for name, value in machine.items() if value]
     if roof is not None:
@@ -65,6 +68,8 @@ def run(options: argparse.Namespace) -> int:
     ]
     head = ("runs here", "target", "machine", "vectors", "L1", "L2", "what this machine lacks for it")
     print(table(head, rows, left=(0, 1, 2, 6)))
+    print()
+    print(gpus.targets_table())
     return 0
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from graphc.cli.common import Dims, parse_dims
 from graphc.cli.feeds import allows, open_bindings
 from graphc.cli.kernels import kernel_table, kernels_of_variant, template_table
+from graphc.cli.launches import launches_of
 from graphc.cli.memory_picture import ArenaView
 from graphc.cli.memory_plan import memory_json, memory_line, memory_section
 from graphc.cli.table import count, facts, names, size, table
@@ -36,7 +37,7 @@ class PackageView:
         """
         package = Package(options.model)
         dims: Dims = parse_dims(options.dims)
-        isa = options.target.removeprefix("cpu:") if options.target else None
+        isa = options.target.rpartition(":")[2] if options.target else None
         manifest = package.manifest
         values = parse_values(options.values)
         chosen = [
@@ -63,9 +64,9 @@ class PackageView:
         """The page, section by section."""
         page = [self._head(), self._variants()]
         for variant in self.variants if options.kernels or options.memory else self.variants[:1]:
-            title = f"{describe_variant(self.package.manifest, variant)} on cpu:{variant.isa}"
+            title = f"{describe_variant(self.package.manifest, variant)} on {self.package.manifest.target(variant.isa)}"
             page.append(f"── {title} " + "─" * max(0, 70 - len(title)) if len(self.variants) > 1 else "")
-            kernels = kernels_of_variant(variant)
+            kernels = kernels_of_variant(variant, launches_of(self.package, variant) if options.kernels else {})
             page.append((kernel_table if options.kernels else template_table)(kernels) if kernels else "")
             page.append(_host_steps(variant))
             if options.memory:
@@ -91,7 +92,7 @@ class PackageView:
             ("decides", _parameters_text(manifest)),
             ("weights", size(manifest.weights_size)),
             *(
-                ("code", f"{isa}: {size(self.package.member(code.member).size)} for {code.machine}")
+                ("code", f"{isa}: {size(_code_size(self.package, isa))} for {code.machine}")
                 for isa, code in manifest.code.items()
             ),
             ("made by", made),
@@ -120,7 +121,7 @@ class PackageView:
         rows = [
             (
                 describe_variant(self.package.manifest, variant),
-                f"cpu:{variant.isa}",
+                self.package.manifest.target(variant.isa),
                 str(len(variant.steps)),
                 str(len(kernels_of_variant(variant))),
                 str(len(variant.host_steps)),
@@ -131,7 +132,7 @@ class PackageView:
         rows += [
             (
                 str(variant),
-                f"cpu:{variant.isa}",
+                self.package.manifest.target(variant.isa),
                 str(len(variant.steps)),
                 str(len({step.symbol for step in variant.steps})),
                 "0",
@@ -161,9 +162,11 @@ class PackageView:
                 {
                     "bindings": dict(variant.bindings),
                     "values": {name: v.tolist() for name, v in parameter_values(manifest, variant).items()},
-                    "target": f"cpu:{variant.isa}",
+                    "target": manifest.target(variant.isa),
                     "steps": len(variant.steps),
-                    "kernels": [use.to_json() for use in kernels_of_variant(variant)],
+                    "kernels": [
+                        use.to_json() for use in kernels_of_variant(variant, launches_of(self.package, variant))
+                    ],
                     "host_steps": [{"op": s.op_type, "nodes": list(s.origins)} for s in variant.host_steps],
                     "memory": memory_json(variant.buffers, variant.arena_size, variant.lower_bound),
                 }
@@ -172,13 +175,19 @@ class PackageView:
             "open": [
                 {
                     "ranges": {name: vars(bounds) for name, bounds in variant.ranges.items()},
-                    "target": f"cpu:{variant.isa}",
+                    "target": manifest.target(variant.isa),
                     "steps": len(variant.steps),
                     "kernels": len({step.symbol for step in variant.steps}),
                 }
                 for variant in self.opened
             ],
         }
+
+
+def _code_size(package: Package, isa: str) -> int:
+    """Bytes of all members that carry the code of an instruction set."""
+    folder = package.manifest.code[isa].member.rpartition("/")[0]
+    return sum(member.size for name, member in package.members.items() if name.startswith(f"{folder}/"))
 
 
 def _parameters_text(manifest: Manifest) -> str:

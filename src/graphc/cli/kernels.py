@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from graphc.cli.launches import LaunchUse
 from graphc.cli.table import names, percent, quantity, shorten, size, table
 from graphc.package import Variant
 
@@ -28,6 +29,7 @@ class KernelUse:
         makes: Type of its first output, in brief; empty where only the manifest is known.
         schedule: What the template chose.
         origins: For each use, the ONNX nodes it came from.
+        launches: What one call launches on a GPU, as far as the package is at hand.
     """
 
     symbol: str
@@ -38,10 +40,11 @@ class KernelUse:
     makes: str = ""
     schedule: Mapping[str, Any] = field(default_factory=dict)
     origins: list[tuple[str, ...]] = field(default_factory=list)
+    launches: Sequence[LaunchUse] = ()
 
     def to_json(self) -> dict[str, Any]:
         """As plain data."""
-        return {**vars(self), "uses": len(self.origins)}
+        return {**vars(self), "uses": len(self.origins), "launches": [launch.to_json() for launch in self.launches]}
 
 
 def kernels_of_program(program: Program) -> list[KernelUse]:
@@ -65,12 +68,18 @@ def kernels_of_program(program: Program) -> list[KernelUse]:
     return list(found.values())
 
 
-def kernels_of_variant(variant: Variant) -> list[KernelUse]:
-    """Kernels of a package's variant, in order of first use."""
+def kernels_of_variant(variant: Variant, launches: Mapping[str, Sequence[LaunchUse]] | None = None) -> list[KernelUse]:
+    """Kernels of a package's variant, in order of first use.
+
+    Args:
+        variant: Of the package.
+        launches: What each launches, by its symbol, if that is to be shown.
+    """
     found: dict[str, KernelUse] = {}
     for step in variant.kernel_steps:
         template, _, what = step.label.partition(": ")
         use = found.setdefault(step.symbol, KernelUse(step.symbol, template, what, step.flops, step.bytes))
+        use.launches = (launches or {}).get(step.symbol, ())
         use.origins.append(step.origins)
     return list(found.values())
 
@@ -109,13 +118,14 @@ def kernel_table(kernels: Sequence[KernelUse]) -> str:
             quantity(use.flops),
             size(use.bytes),
             _schedule(use.schedule),
+            "; ".join(map(str, use.launches)),
             names([origin for origins in use.origins[:1] for origin in origins], shown=2, limit=24),
         )
         for use in kernels
     ]
-    head = ("template", "computes", "makes", "used", "flops", "bytes", "schedule", "ONNX nodes (first use)")
-    left = (0, 1, 2, 6, 7)
-    # A package knows neither types nor schedules: their columns would be empty.
+    head = ("template", "computes", "makes", "used", "flops", "bytes", "schedule", "launches", "ONNX nodes (first use)")
+    left = (0, 1, 2, 6, 7, 8)
+    # A package knows neither types nor schedules, a model no launches: their columns would be empty.
     kept = [column for column in range(len(head)) if not rows or any(row[column] for row in rows)]
     return table(
         [head[column] for column in kept],

@@ -60,10 +60,11 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         print_json({"bindings": dict(variant.bindings), **_with_roof(profile, roof)})
         return 0
+    manifest = source.executable.manifest
     print(
         f"{format_seconds(profile.nanoseconds / 1e9)} a call (median of {profile.runs}), "
         f"{count(len(profile.steps), 'step')}, {count(profile.threads, 'thread')}, "
-        f"{describe_variant(source.executable.manifest, variant)} on cpu:{source.executable.isa}"
+        f"{describe_variant(manifest, variant)} on {manifest.target(source.executable.isa)}"
     )
     print(f"{_machine(roof)}\n")
     print(_by_template(profile, roof))

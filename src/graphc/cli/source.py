@@ -73,14 +73,24 @@ def open_source(options: argparse.Namespace) -> Iterator[Source]:
 
 
 def _load(options: argparse.Namespace) -> Source:
-    isa = options.target.removeprefix("cpu:") if options.target not in (None, "cpu") else None
-    executable = load(options.model, threads=options.threads, isa=isa)
+    device, isa = _where(options.target)
+    executable = load(options.model, threads=options.threads, device=device, isa=isa)
     source = Source(options.model, Package(options.model), executable)
     if source.embeds_model:
         # Where the compiler is installed, it takes shapes that the package has no variant for; nothing else needs it.
         with contextlib.suppress(ToolchainError), installed():
             import graphc.compiler  # noqa: F401  # tells the runtime how to compile
     return source
+
+
+def _where(target: str | None) -> tuple[str | None, str | None]:
+    """Device and instruction set that `cpu`, `cuda`, `cuda:1`, `cpu:x86-64-v3` or `cuda:sm_90` mean of a package."""
+    kind, _, detail = (target or "").strip().lower().partition(":")
+    if kind not in ("cpu", "cuda"):
+        return None, kind or None
+    if detail.isdecimal():
+        return f"{kind}:{detail}", None
+    return kind, detail or None
 
 
 def _compile(options: argparse.Namespace, path: Path) -> Source:

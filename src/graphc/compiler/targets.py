@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 
 import graphc
 from graphc.backends.base import Backend, make_backend
-from graphc.errors import OptionError, ToolchainError
-from graphc.target import AnyTarget, Target, parse_targets
+from graphc.errors import DeviceError, OptionError, ToolchainError
+from graphc.target import GPUS, AnyTarget, Target, parse_targets
 
 BACKENDS: Mapping[str, str] = {"cpu": "tvm", "cuda": "triton"}
 """What compiles for a kind of target where no backend is named."""
@@ -25,14 +25,28 @@ Backends = Mapping[str, Backend]
 
 
 def targets_of(text: str) -> list[AnyTarget]:
-    """The targets that `text` names.
+    """The targets that `text` names; `cuda` is the GPUs of this machine, or those of data centers where it has none.
 
     Raises:
         OptionError: An unknown target.
     """
     if not isinstance(text, str):
         raise OptionError(f"target is {text!r}; expected a name, e.g. 'cpu'")
-    return list(parse_targets(text))
+    names = [",".join(_gpus_here()) or name if name.strip().lower() == "cuda" else name for name in text.split(",")]
+    return list(parse_targets(",".join(names)))
+
+
+def _gpus_here() -> list[str]:
+    """Targets whose code the GPUs of this machine run best."""
+    try:
+        from graphc.runtime.cuda import devices
+        from graphc.runtime.cuda.code import closest
+
+        best = [closest(list(GPUS), device.capability) for device in devices()]
+    except (DeviceError, ToolchainError):
+        # A model is compiled for GPUs that are elsewhere.
+        return []
+    return [GPUS[architecture].name for architecture in best if architecture is not None]
 
 
 def backends_for(targets: Sequence[AnyTarget], name: str | None = None) -> Backends:

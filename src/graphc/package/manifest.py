@@ -137,6 +137,10 @@ class Manifest:
         if self.host_steps != any(variant.host_steps for variant in self.variants):
             raise PackageError(f"host_steps is {self.host_steps}, which the variants contradict")
 
+    def target(self, isa: str) -> str:
+        """What a user calls the target whose code is that of `isa`: `cpu:x86-64-v3`, `cuda:sm_90`."""
+        return f"{self.code[isa].kind}:{isa}"
+
     def kernel_steps(self, isa: str) -> Iterator[KernelStep | OpenStep]:
         """Every call of a kernel of an instruction set, over all variants."""
         for variant in self.variants:
