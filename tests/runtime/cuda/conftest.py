@@ -28,7 +28,7 @@ from graphc.package import (
     write_package,
 )
 from graphc.package.cuda import Integer, Pointer, Status, cubin_name
-from graphc.runtime.cuda import driver
+from graphc.runtime.cuda import dlpack, driver
 
 MB = 1 << 20
 KINDS = ("context", "stream", "event", "module", "graph", "exec", "memory", "pinned")
@@ -47,12 +47,21 @@ class Fake:
         count = len(capabilities)
         sizes = (ctypes.c_size_t * max(count, 1))(*[memory] * count)
         self._library.fake_reset(count, (ctypes.c_int * max(count, 1))(*capabilities), sizes)
-        # What an earlier test made of the driver does not hold for this one.
+        # What was made of the driver before does not hold any more.
+        gc.collect()
+        assert not self.live, "reset before something is loaded"
         driver._initialized = False
 
-    def fail(self, function: str, code: int, nth: int = 1) -> None:
-        """The `nth` call of a function from now fails."""
-        self._library.fake_fail(function.encode(), nth, code)
+    def limit(self, memory: int) -> None:
+        self._library.fake_limit(ctypes.c_size_t(memory))
+
+    def recover(self) -> None:
+        """The GPU is as before a kernel crashed: not so with a real one."""
+        self._library.fake_recover()
+
+    def fail(self, function: str, code: int, nth: int = 1, *, again: bool = False) -> None:
+        """The `nth` call of a function from now fails; and the one after it, if `again`."""
+        self._library.fake_fail(function.encode(), nth, code, 2 if again else 1)
 
     def driver(self, version: int) -> None:
         self._library.fake_driver(version)
@@ -68,6 +77,10 @@ class Fake:
     def used(self, device: int = 0) -> int:
         return int(self._library.fake_used(device))
 
+    def array(self, values: Any, *, device: int = 0, own_stream: bool = True, dlpack: bool = False) -> Foreign:
+        """An array of another library in the memory of a GPU, which that fills when its stream comes to it."""
+        return (ForeignDLPack if dlpack else ForeignInterface)(self._library, np.asarray(values), device, own_stream)
+
     @property
     def violations(self) -> str:
         return self._library.fake_violations().decode()  # type: ignore[no-any-return]
@@ -77,6 +90,40 @@ class Fake:
         """What is not freed."""
         counts = {name: self._library.fake_live(kind) for kind, name in enumerate(KINDS, 1)}
         return {name: count for name, count in counts.items() if count}
+
+
+class Foreign:
+    """Another library's array in the memory of a GPU; frees it when nobody holds it."""
+
+    def __init__(self, library: ctypes.CDLL, values: np.ndarray[Any, Any], device: int, own_stream: bool) -> None:
+        library.fake_foreign.restype = ctypes.c_void_p
+        library.fake_foreign_address.restype = library.fake_foreign_stream.restype = ctypes.c_void_p
+        self._library = library
+        handle = library.fake_foreign(device, int(own_stream), values.tobytes(), ctypes.c_size_t(values.nbytes))
+        self._handle = ctypes.c_void_p(handle)
+        self.shape, self.dtype, self.device = values.shape, values.dtype, device
+        self.address: int = library.fake_foreign_address(self._handle)
+        self.stream: int | None = library.fake_foreign_stream(self._handle)
+        self.strides: tuple[int, ...] | None = None
+
+    def __del__(self) -> None:
+        self._library.fake_foreign_free(self._handle)
+
+
+class ForeignInterface(Foreign):
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        facts = {"shape": self.shape, "typestr": self.dtype.str, "data": (self.address, False), "version": 3}
+        return facts | {"stream": self.stream or 1, "strides": self.strides}
+
+
+class ForeignDLPack(Foreign):
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return 2, self.device
+
+    def __dlpack__(self, *, stream: int) -> Any:
+        assert stream == 1 and self.stream is None, "filled by the default stream, as the consumer asks"
+        return dlpack.export(self, self.address, self.shape, self.dtype, self.device)
 
 
 @pytest.fixture(scope="session")
@@ -104,10 +151,9 @@ def fake(_fake: Fake) -> Iterator[Fake]:
     _fake.reset()
     yield _fake
     gc.collect()
-    violations, live = _fake.violations, _fake.live
+    assert not _fake.violations
+    assert not _fake.live
     _fake.reset(())
-    assert not violations
-    assert not live
 
 
 def launch(

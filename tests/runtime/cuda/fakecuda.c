@@ -57,7 +57,7 @@ static __thread int depth;
 static pid_t owner;
 static long ticks, launches;
 static char violations[4096];
-static struct { const char* name; long calls; int fail_in, code; } calls[MAX_CALLS];
+static struct { const char* name; long calls; int fail_in, code, times; } calls[MAX_CALLS];
 
 static void violation(const char* format, ...) {
   va_list arguments;
@@ -79,7 +79,10 @@ static R enter(const char* name) {
   while (i < MAX_CALLS - 1 && calls[i].name && strcmp(calls[i].name, name)) i++;
   if (!calls[i].name) calls[i].name = strdup(name);
   calls[i].calls++;
-  if (calls[i].fail_in > 0 && --calls[i].fail_in == 0) return calls[i].code;
+  if (calls[i].fail_in > 0 && --calls[i].fail_in == 0) {
+    calls[i].fail_in = --calls[i].times > 0;
+    return calls[i].code;
+  }
   if (!initialized && strcmp(name, "cuInit") && strcmp(name, "cuDriverGetVersion")) return NOT_INITIALIZED;
   return sticky;
 }
@@ -239,12 +242,14 @@ void fake_reset(int devices, const int* wanted, const size_t* memory) {
   for (int i = 0; i < MAX_CALLS; i++) calls[i].calls = calls[i].fail_in = 0;
   pthread_mutex_unlock(&mutex);
 }
+void fake_limit(size_t memory) { memory_limit[0] = memory; }
+void fake_recover(void) { sticky = 0; }
 void fake_driver(int version) { driver_version = version; }
-void fake_fail(const char* name, int nth, int code) {
+void fake_fail(const char* name, int nth, int code, int times) {
   int i = 0;
   while (i < MAX_CALLS - 1 && calls[i].name && strcmp(calls[i].name, name)) i++;
   if (!calls[i].name) calls[i].name = strdup(name);
-  calls[i].fail_in = nth, calls[i].code = code;
+  calls[i].fail_in = nth, calls[i].code = code, calls[i].times = times;
 }
 long fake_calls(const char* name) {
   for (int i = 0; i < MAX_CALLS && calls[i].name; i++)
@@ -260,26 +265,28 @@ int fake_live(int kind) {
   return count;
 }
 
-// Another library's array: device memory that a kernel of its own stream fills when that is waited for.
-void* fake_produce(int device, void** stream, const float* values, size_t count) {
-  Memory* memory = make(DEVICE_MEMORY, sizeof *memory, device);
-  Memory* pinned = make(PINNED_MEMORY, sizeof *pinned, device);
-  memory->size = pinned->size = count * sizeof *values;
-  if (posix_memalign((void**)&memory->start, 512, memory->size)) abort();
-  pinned->start = malloc(pinned->size);
-  memset(memory->start, 0xCD, memory->size), memcpy(pinned->start, values, pinned->size);
-  memory_used[device] += memory->size;
-  Stream* own = *stream ? (Stream*)*stream : NULL;
-  if (!own) *stream = own = make(STREAM, sizeof *own, device);
-  else if ((u64)own <= 2) own = &legacy[device];
-  append(&own->ops, (Op){.kind = COPY_IN, .to = memory->start, .from = pinned->start, .size = pinned->size});
-  return memory->start;
+// Another library's array: device memory that it fills in a stream of its own, or the default one, when that is reached.
+typedef struct { Memory *memory, *source; Stream* stream; } Foreign;
+Foreign* fake_foreign(int device, int own_stream, const char* data, size_t size) {
+  Foreign* foreign = calloc(1, sizeof *foreign);
+  foreign->memory = make(DEVICE_MEMORY, sizeof(Memory), device);
+  foreign->source = make(PINNED_MEMORY, sizeof(Memory), device);
+  foreign->memory->size = foreign->source->size = size, memory_used[device] += size;
+  if (posix_memalign((void**)&foreign->memory->start, 512, size)) abort();
+  memset(foreign->memory->start, 0xCD, size);
+  foreign->source->start = memcpy(malloc(size), data, size);
+  if (own_stream) foreign->stream = make(STREAM, sizeof(Stream), device);
+  append(own_stream ? &foreign->stream->ops : &legacy[device].ops,
+         (Op){.kind = COPY_IN, .to = foreign->memory->start, .from = foreign->source->start, .size = size});
+  return foreign;
 }
-void fake_forget(void* start) {
-  for (Object* object = objects; object; object = object->next)
-    if (object->kind == DEVICE_MEMORY && ((Memory*)object)->start == start && object->live)
-      object->live = 0, memory_used[object->device] -= ((Memory*)object)->size;
-    else if (object->kind == PINNED_MEMORY && object->live && ((Memory*)object)->size && !((Memory*)object)->start) object->live = 0;
+void* fake_foreign_address(Foreign* foreign) { return foreign->memory->start; }
+void* fake_foreign_stream(Foreign* foreign) { return foreign->stream; }
+void fake_foreign_free(Foreign* foreign) {
+  foreign->memory->head.live = foreign->source->head.live = 0;
+  if (foreign->stream) foreign->stream->head.live = 0;
+  memory_used[foreign->memory->head.device] -= foreign->memory->size;
+  memset(foreign->memory->start, 0xDD, foreign->memory->size);
 }
 
 R cuInit(unsigned flags) {

@@ -91,6 +91,8 @@ class CudaContext:
         for block in self._object_blocks.values():
             block.close()
         self._object_blocks = {}
+        # They hold this, and this the program with its weights.
+        self._launchers = {}
         self._owned.close()
 
     def execute(self, inputs: Sequence[Any], outputs: dict[str, Any], stamps: Array | None = None) -> None:

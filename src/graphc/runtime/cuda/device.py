@@ -25,6 +25,10 @@ class Device:
         memory: Bytes in all.
         processors: Multiprocessors.
         shared_bytes: Shared memory that one block may ask for.
+        in_flight: Calls of all models that run on it now.
+        releases: Calls that have ended.
+        changed: Held where these two change; notified where a call ends.
+        making: Held where what a call needs is made, so that two do not each take half of what is left.
     """
 
     def __init__(self, ordinal: int) -> None:
@@ -43,6 +47,9 @@ class Device:
         self.memory = int(call("cuDeviceTotalMem", handle))
         self._context = call("cuDevicePrimaryCtxRetain", handle)
         self._reclaimers: weakref.WeakSet[Any] = weakref.WeakSet()
+        self.changed = threading.Condition()
+        self.in_flight = self.releases = 0
+        self.making = threading.Lock()
         weakref.finalize(self, driver.attempt, "cuDevicePrimaryCtxRelease", handle).atexit = False
 
     def __str__(self) -> str:
@@ -50,6 +57,7 @@ class Device:
 
     def __enter__(self) -> Device:
         """Makes the context the calling thread's; another library's comes back afterwards."""
+        driver.check_fork()
         call("cuCtxPushCurrent", self._context)
         return self
 

@@ -79,10 +79,16 @@ def call(name: str, *arguments: Any) -> Any:
     return values[0] if len(values) == 1 else tuple(values) or None
 
 
-def attempt(name: str, *arguments: Any) -> None:
-    """Calls what frees something: where the GPU is lost, so is what would have been freed."""
-    if usable():
-        getattr(_api, name)(*arguments)
+def attempt(name: str, *arguments: Any) -> Any:
+    """Calls what frees something: where the GPU is lost, so is what would have been freed.
+
+    Returns:
+        The value, if any; None where the call failed.
+    """
+    if not usable():
+        return None
+    code, *values = getattr(_api, name)(*arguments)
+    return values[0] if code == 0 and values else None
 
 
 def parameter_width(function: Any, index: int) -> int | None:

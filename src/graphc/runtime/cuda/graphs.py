@@ -51,7 +51,8 @@ class Graphs:
         try:
             enqueue()
         except BaseException:
-            driver.attempt("cuStreamEndCapture", self._stream)
+            if (unfinished := driver.attempt("cuStreamEndCapture", self._stream)) is not None:
+                driver.attempt("cuGraphDestroy", unfinished)
             raise
         graph = call("cuStreamEndCapture", self._stream)
         try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Collection
 from typing import Any
 
@@ -77,8 +76,6 @@ class CudaProgram(Program[CudaContext]):
         self.device_objects = frozenset(place.index for place in places if place.kind == "object")
         self.host_copies = tuple(copy for copy in variant.copies if self._is_on_host(copy))
         self.device_copies = tuple(copy for copy in variant.copies if not self._is_on_host(copy))
-        self._in_use = 0
-        self._released = threading.Condition(self._lock)
         self._closed = False
 
     def _is_on_host(self, copy: Copy) -> bool:
@@ -111,43 +108,59 @@ class CudaProgram(Program[CudaContext]):
         return CudaContext(self)
 
     def acquire(self) -> CudaContext:
-        """A context that no other call is using; where there is no memory for one more, the next that is released.
+        """A context that no other call is using; where there is no memory for one more, when another call has ended.
 
         Raises:
             OutOfDeviceMemoryError: There is not the memory for a single one.
             DeviceError: The process was forked from one that uses the GPU.
         """
         check_fork()
-        while True:
-            with self._lock:
-                if self._idle:
-                    self._in_use += 1
-                    return self._idle.pop()
-            try:
-                context = self.new_context()
-            except OutOfDeviceMemoryError:
-                with self._lock:
-                    if not self._in_use and not self._idle:
+        device = self.device
+        while (context := self._take_idle()) is None:
+            with device.making:
+                if (context := self._take_idle()) is not None:
+                    return context
+                seen = device.releases
+                try:
+                    context = self.new_context()
+                except OutOfDeviceMemoryError:
+                    if device.releases == seen and not device.in_flight:
                         raise
-            else:
-                with self._lock:
-                    self.arenas += 1
-                    self._in_use += 1
-                return context
-            with self._released:
-                self._released.wait_for(lambda: self._idle or not self._in_use)
+                else:
+                    with self._lock:
+                        self.arenas += 1
+                    self._count(1)
+                    return context
+            with device.changed:
+                device.changed.wait_for(lambda last=seen: device.releases != last or not device.in_flight)
+        return context
+
+    def _take_idle(self) -> CudaContext | None:
+        with self._lock:
+            if not self._idle:
+                return None
+            context = self._idle.pop()
+        self._count(1)
+        return context
+
+    def _count(self, more: int) -> None:
+        """Tells the device of a call that begins, or ends."""
+        with self.device.changed:
+            self.device.in_flight += more
+            if more < 0:
+                self.device.releases += 1
+                self.device.changed.notify_all()
 
     def release(self, context: CudaContext) -> None:
         """Keeps a context for the next call; frees it where the model has been closed meanwhile."""
-        with self._released:
-            self._in_use -= 1
+        with self._lock:
             if keep := not self._closed:
                 self._idle.append(context)
             else:
                 self.arenas -= 1
-            self._released.notify()
         if not keep:
             context.close()
+        self._count(-1)
 
     def trim(self) -> None:
         """Frees the contexts that no call is using."""
@@ -159,5 +172,6 @@ class CudaProgram(Program[CudaContext]):
 
     def close(self) -> None:
         """Frees all contexts, those in use when their calls end."""
-        self._closed = True
+        with self._lock:
+            self._closed = True
         self.trim()
