@@ -48,7 +48,6 @@ class Fake:
         sizes = (ctypes.c_size_t * max(count, 1))(*[memory] * count)
         self._library.fake_reset(count, (ctypes.c_int * max(count, 1))(*capabilities), sizes)
         # What was made of the driver before does not hold any more.
-        gc.collect()
         assert not self.live, "reset before something is loaded"
         driver._initialized = False
 

@@ -26,7 +26,7 @@ typedef struct { Object head; int capability, retained; } Context;
 typedef struct { Object head; char* start; size_t size; } Memory;
 typedef struct { Object head; char names[512]; } Module;
 typedef struct { const Entry* entry; Module* module; int shared_limit; } Function;
-typedef enum { COPY_STAGED, COPY_IN, COPY_OUT, COPY_WITHIN, SET, LAUNCH, RECORD, WAIT } OpKind;
+typedef enum { COPY_STAGED, COPY_IN, COPY_OUT, COPY_WITHIN, SET, SET_WORDS, LAUNCH, RECORD, WAIT } OpKind;
 struct Stream;
 struct Event;
 typedef struct {
@@ -194,6 +194,10 @@ static void execute(Op* op) {
     case SET:
       if (memory_at(op->to, op->size, DEVICE_MEMORY)) memset(op->to, op->value, op->size);
       else violation("a fill of %zu bytes outside of device memory", op->size);
+      return;
+    case SET_WORDS:
+      if (!memory_at(op->to, op->size, DEVICE_MEMORY)) violation("a fill of %zu bytes outside of device memory", op->size);
+      else for (size_t i = 0; i < op->size / 4; i++) ((int*)op->to)[i] = op->value;
       return;
     case LAUNCH:
       if (!op->function->module->head.live) violation("a kernel runs after its module was unloaded");
@@ -420,6 +424,11 @@ R cuMemcpyDtoDAsync(char* to, char* from, size_t size, void* stream) {
 R cuMemsetD8Async(char* to, unsigned char value, size_t size, void* stream) {
   ENTER;
   return enqueue(stream, (Op){.kind = SET, .to = to, .size = size, .value = value});
+}
+R cuMemsetD32Async(char* to, unsigned value, size_t count, void* stream) {
+  ENTER;
+  if ((u64)to % 4) violation("a misaligned fill");
+  return enqueue(stream, (Op){.kind = SET_WORDS, .to = to, .size = 4 * count, .value = (int)value});
 }
 R cuStreamCreate(Stream** stream, unsigned flags) {
   ENTER;

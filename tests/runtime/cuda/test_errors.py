@@ -207,9 +207,10 @@ def test_functions_that_are_not_what_the_package_says(build: Build, fake: Fake) 
     for symbol, found in wrong.items():
         extra = {symbol: CudaObject(CudaKernel((found,)), {cubin_name(cubin()): cubin()})}
         step = KernelStep(symbol, (Location("input"), Location("output")), (4,))
-        with load(build([F32[0]], [F32[1]], [step], extra=extra, name=symbol)) as model:
-            with pytest.raises((PackageError, ExecutionError), match=messages.get(symbol, "takes parameters of")):
-                model([np.zeros(4, np.float32)])
+        message = messages.get(symbol, "takes parameters of")
+        path = build([F32[0]], [F32[1]], [step], extra=extra, name=symbol)
+        with load(path) as model, pytest.raises((PackageError, ExecutionError), match=message):
+            model([np.zeros(4, np.float32)])
 
 
 def test_code_that_is_no_cubin(build: Build, fake: Fake) -> None:

@@ -83,8 +83,7 @@ class CudaContext:
             failing.pop_all()
 
     def _owns(self, part: PartT) -> PartT:
-        self._owned.callback(part.close)
-        return part
+        return self._owned.enter_context(contextlib.closing(part))
 
     def close(self) -> None:
         """Frees all of it. No call uses it."""

@@ -79,12 +79,14 @@ def _run_loop(runner: Runner, variant: Variant, step: LoopStep) -> None:
         trips = wanted if trips is None else min(trips, wanted)
     going = step.condition is None or bool(_number(runner, step.condition, "bool"))
     done = 0
-    # The driver takes no address of the host that it copies from later: what a body reads is written by fills.
+    # What a body is told is written by fills: a copy would read the host's memory later, when it says something else.
     while going and (trips is None or done < trips):
         if step.counter is not None:
-            _write(runner, runner.address(step.counter), done.to_bytes(8, "little"))
+            for word in (0, 1):
+                number = done >> 32 * word & 0xFFFFFFFF
+                call("cuMemsetD32Async", runner.address(step.counter) + 4 * word, number, 1, runner.stream)
         if step.going_on is not None:
-            _write(runner, runner.address(step.going_on), b"\1")
+            call("cuMemsetD8Async", runner.address(step.going_on), 1, 1, runner.stream)
         for value in step.carried:
             even, odd = runner.address(value.final), runner.address(value.spare)
             before = runner.address(value.initial) if done == 0 else even if done % 2 else odd
@@ -114,8 +116,3 @@ def _number(runner: Runner, place: Location, dtype: str) -> int:
 def _copy(runner: Runner, target: int, source: int, nbytes: int) -> None:
     if nbytes and target != source:
         call("cuMemcpyDtoDAsync", target, source, nbytes, runner.stream)
-
-
-def _write(runner: Runner, target: int, data: bytes) -> None:
-    for offset, byte in enumerate(data):
-        call("cuMemsetD8Async", target + offset, byte, 1, runner.stream)

@@ -132,7 +132,8 @@ class CudaProgram(Program[CudaContext]):
                     self._count(1)
                     return context
             with device.changed:
-                device.changed.wait_for(lambda last=seen: device.releases != last or not device.in_flight)
+                while device.releases == seen and device.in_flight:
+                    device.changed.wait()
         return context
 
     def _take_idle(self) -> CudaContext | None:
