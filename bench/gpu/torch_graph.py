@@ -7,6 +7,7 @@ Peers are given what graphc found out: batch norms are folded, layer norms and g
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -54,8 +55,8 @@ def source_of(graph: Graph) -> tuple[str, dict[str, np.ndarray[Any, Any]]]:
     names: dict[Value, str] = {value: f"x{number}" for number, value in enumerate(graph.inputs)}
     constants: dict[str, np.ndarray[Any, Any]] = {}
     lines = []
-    attended = _attentions(graph)
-    inside = {node for found in attended.values() for node in found.nodes}
+    fused: dict[Node, _Attention | _Linear] = {**_attentions(graph), **_linears(graph)}
+    inside = {node for found in fused.values() for node in found.nodes}
     for number, node in enumerate(graph.nodes):
         if node.is_op("Constant"):
             tensor = node.output.constant
@@ -63,8 +64,8 @@ def source_of(graph: Graph) -> tuple[str, dict[str, np.ndarray[Any, Any]]]:
             names[node.output] = f"self.c{number}"
             constants[f"c{number}"] = np.ascontiguousarray(tensor.array()).reshape(tensor.shape)
             continue
-        if node in attended:
-            text = attended[node].text(names)
+        if node in fused:
+            text = fused[node].text(names)
         elif node in inside:
             continue
         elif node.op_type in _FORMS:
@@ -237,7 +238,7 @@ _FORMS: Mapping[str, Write] = {
     "Reshape": lambda node, names: f"{names[0]}.reshape({_shape(node)})",
     "Identity": lambda node, names: names[0],
     "Concat": lambda node, names: f"torch.cat([{', '.join(names)}], {node.int_attribute('axis', 0)})",
-    "Transpose": lambda node, names: f"{names[0]}.permute({list(node.ints_attribute('perm', ()))})",
+    "Transpose": lambda node, names: f"{names[0]}.permute({_ints(node, 'perm', ())})",
     "Where": lambda node, names: f"torch.where({', '.join(names)})",
     "Split": lambda node, names: (
         f"torch.split({names[0]}, {[v.tensor_type.static_shape[_axis(node)] for v in node.outputs]}, {_axis(node)})"
@@ -249,28 +250,54 @@ def _axis(node: Node) -> int:
     return node.int_attribute("axis", 0) % len(node.output.tensor_type.static_shape)
 
 
+@dataclass(frozen=True)
 class _Attention:
     """The nodes of softmax(scale * q @ k + mask) @ v, of which the last one is the call."""
 
-    def __init__(self, nodes: frozenset[Node], q: Value, keys: Value, v: Value, scale: str, mask: Value | None) -> None:
-        self.nodes, self._q, self._keys, self._v, self._scale, self._mask = nodes, q, keys, v, scale, mask
+    nodes: frozenset[Node]
+    q: Value
+    keys: Value
+    v: Value
+    scale: float
+    mask: Value | None
 
     def text(self, names: Mapping[Value, str]) -> str:
         """The call; keys come as columns, and torch wants them as rows."""
-        mask = "None" if self._mask is None else names[self._mask]
-        q, keys, v = names[self._q], names[self._keys], names[self._v]
-        return f"F.scaled_dot_product_attention({q}, {keys}.mT, {v}, attn_mask={mask}, scale={self._scale})"
+        mask = "None" if self.mask is None else names[self.mask]
+        q, keys, v = names[self.q], names[self.keys], names[self.v]
+        return f"F.scaled_dot_product_attention({q}, {keys}.mT, {v}, attn_mask={mask}, scale={self.scale!r})"
+
+
+@dataclass(frozen=True)
+class _Linear:
+    """The nodes of x @ weights + bias."""
+
+    nodes: frozenset[Node]
+    x: Value
+    weights: Value
+    bias: Value
+
+    def text(self, names: Mapping[Value, str]) -> str:
+        """The call, in which cuBLAS adds the bias."""
+        return f"F.linear({names[self.x]}, {names[self.weights]}.mT, {names[self.bias]})"
 
 
 def _attentions(graph: Graph) -> dict[Node, _Attention]:
     """Attention in its pieces, by the product that ends it."""
     found = {}
     for node in graph.nodes:
-        softmax = _only_producer(node.inputs[0], "Softmax") if node.is_op("MatMul") else None
+        if not node.is_op("MatMul"):
+            continue
+        weights, nodes = node.inputs[0], {node}
+        # Rows that see nothing are zero: so they are in torch, without being told.
+        if (guard := _only_producer(weights, "Where")) is not None and _scalar(guard.inputs[1]) == 0:
+            weights = guard.inputs[2]
+            nodes.add(guard)
+        softmax = _only_producer(weights, "Softmax")
         if softmax is None or softmax.int_attribute("axis", -1) not in (-1, 3):
             continue
+        nodes.add(softmax)
         value, mask, scale = softmax.inputs[0], None, 1.0
-        nodes = {node, softmax}
         if (added := _only_producer(value, "Add")) is not None:
             number = next((n for n in (0, 1) if _only_producer(added.inputs[n], "Mul", "MatMul") is not None), None)
             if number is None:
@@ -278,10 +305,10 @@ def _attentions(graph: Graph) -> dict[Node, _Attention]:
             value, mask = added.inputs[number], added.inputs[1 - number]
             nodes.add(added)
         if (scaled := _only_producer(value, "Mul")) is not None:
-            factor = scaled.inputs[1].constant if scaled.inputs[1] is not None else None
-            if factor is None or factor.size != 1:
+            factor = _scalar(scaled.inputs[1])
+            if factor is None:
                 continue
-            value, scale = scaled.inputs[0], float(factor.array().reshape(()))
+            value, scale = scaled.inputs[0], factor
             nodes.add(scaled)
         product = _only_producer(value, "MatMul")
         if product is None:
@@ -289,8 +316,30 @@ def _attentions(graph: Graph) -> dict[Node, _Attention]:
         q, keys, v = product.inputs[0], product.inputs[1], node.inputs[1]
         assert q is not None and keys is not None and v is not None
         if len(q.tensor_type.static_shape) == 4:
-            found[node] = _Attention(frozenset(nodes | {product}), q, keys, v, repr(scale), mask)
+            found[node] = _Attention(frozenset(nodes | {product}), q, keys, v, scale, mask)
     return found
+
+
+def _linears(graph: Graph) -> dict[Node, _Linear]:
+    """Products with a matrix of weights to which a bias is added, by the sum."""
+    found = {}
+    for node in graph.nodes:
+        for number in (0, 1) if node.is_op("Add") else ():
+            product, bias = _only_producer(node.inputs[number], "MatMul"), node.inputs[1 - number]
+            if product is None or bias is None or bias.constant is None or len(bias.constant.shape) != 1:
+                continue
+            x, weights = product.inputs
+            matrix = None if weights is None else weights.constant
+            if x is None or weights is None or matrix is None or len(matrix.shape) != 2:
+                continue
+            if bias.constant.shape[0] == matrix.shape[1]:
+                found[node] = _Linear(frozenset({node, product}), x, weights, bias)
+    return found
+
+
+def _scalar(value: Value | None) -> float | None:
+    tensor = None if value is None else value.constant
+    return None if tensor is None or tensor.size != 1 else float(tensor.array().reshape(()))
 
 
 def _only_producer(value: Value | None, *kinds: str) -> Node | None:
