@@ -12,7 +12,7 @@ demo_stamp := $(VENV)/.installed-demo
 bench_stamp := $(VENV)/.installed-bench
 serving_stamp := $(VENV)/.installed-bench-serving
 
-.PHONY: help test lint test-slow conformance fuzz-import docs demo bench bench-serving format clean
+.PHONY: help test lint test-slow conformance fuzz-import docs demo bench bench-gpu bench-serving format clean
 
 help:
 	@echo "make demo       compile a trained model, run it on four rotations of a page, compare with ONNX Runtime"
@@ -22,6 +22,7 @@ help:
 	@echo "make fuzz-import  damaged models against the importer and the compiler, for MINUTES=5"
 	@echo "make docs       write docs/operators.md anew"
 	@echo "make bench      the model zoo against ONNX Runtime and OpenVINO"
+	@echo "make bench-gpu  kernels and models for a GPU beside torch; needs a GPU, torch and the packages' compiler"
 	@echo "make bench-serving  the model server: images, overhead, reloads, faults, beside MLServer"
 	@echo "make format     rewrite the code in the project's style"
 	@echo "make clean      remove the environment and the caches"
@@ -54,6 +55,9 @@ demo: $(demo_stamp)
 
 bench: $(bench_stamp)
 	$(bin)/python -m bench --against onnxruntime,openvino --plot docs/assets/zoo.svg
+
+bench-gpu:
+	$(PYTHON) -m bench.gpu run --plot docs/assets/gpu.svg
 
 bench-serving: $(serving_stamp)
 	$(bin)/python -m bench.serving

@@ -55,7 +55,7 @@ def source_of(graph: Graph) -> tuple[str, dict[str, np.ndarray[Any, Any]]]:
     names: dict[Value, str] = {value: f"x{number}" for number, value in enumerate(graph.inputs)}
     constants: dict[str, np.ndarray[Any, Any]] = {}
     lines = []
-    fused: dict[Node, _Attention | _Linear] = {**_attentions(graph), **_linears(graph)}
+    fused: dict[Node, _Attention | _Same | _Linear] = {**_attentions(graph), **_linears(graph)}
     inside = {node for found in fused.values() for node in found.nodes}
     for number, node in enumerate(graph.nodes):
         if node.is_op("Constant"):
@@ -232,6 +232,7 @@ _FORMS: Mapping[str, Write] = {
     "ReduceSum": _reduce("sum"),
     "GlobalAveragePool": lambda node, names: f"F.adaptive_avg_pool2d({names[0]}, 1)",
     "Gelu": lambda node, names: f"F.gelu({names[0]}, approximate={node.str_attribute('approximate', 'none')!r})",
+    "Neg": lambda node, names: f"-{names[0]}",
     "Relu": lambda node, names: f"F.relu({names[0]})",
     "Tanh": lambda node, names: f"torch.tanh({names[0]})",
     "Sigmoid": lambda node, names: f"torch.sigmoid({names[0]})",
@@ -263,9 +264,23 @@ class _Attention:
 
     def text(self, names: Mapping[Value, str]) -> str:
         """The call; keys come as columns, and torch wants them as rows."""
-        mask = "None" if self.mask is None else names[self.mask]
+        mask = "" if self.mask is None else f"attn_mask={names[self.mask]}, "
+        if self.mask is not None and _is_causal(self.mask):
+            mask = "is_causal=True, "
         q, keys, v = names[self.q], names[self.keys], names[self.v]
-        return f"F.scaled_dot_product_attention({q}, {keys}.mT, {v}, attn_mask={mask}, scale={self.scale!r})"
+        return f"F.scaled_dot_product_attention({q}, {keys}.mT, {v}, {mask}scale={self.scale!r})"
+
+
+@dataclass(frozen=True)
+class _Same:
+    """A node that is left out: what it does, another call does."""
+
+    nodes: frozenset[Node]
+    source: Value
+
+    def text(self, names: Mapping[Value, str]) -> str:
+        """What it was given."""
+        return names[self.source]
 
 
 @dataclass(frozen=True)
@@ -282,9 +297,9 @@ class _Linear:
         return f"F.linear({names[self.x]}, {names[self.weights]}.mT, {names[self.bias]})"
 
 
-def _attentions(graph: Graph) -> dict[Node, _Attention]:
+def _attentions(graph: Graph) -> dict[Node, _Attention | _Same]:
     """Attention in its pieces, by the product that ends it."""
-    found = {}
+    found: dict[Node, _Attention | _Same] = {}
     for node in graph.nodes:
         if not node.is_op("MatMul"):
             continue
@@ -313,10 +328,22 @@ def _attentions(graph: Graph) -> dict[Node, _Attention]:
         product = _only_producer(value, "MatMul")
         if product is None:
             continue
-        q, keys, v = product.inputs[0], product.inputs[1], node.inputs[1]
+        nodes.add(product)
+        sides = []
+        for side in product.inputs:
+            # The scale may be spread over both operands.
+            turned = _only_producer(side, "Transpose")
+            scaled = _only_producer(side if turned is None else turned.inputs[0], "Mul")
+            if scaled is not None and (part := _scalar(scaled.inputs[1])) is not None:
+                source = scaled.inputs[0]
+                assert source is not None
+                scale *= part
+                found[scaled] = _Same(frozenset({scaled}), source)
+            sides.append(side)
+        (q, keys), v = sides, node.inputs[1]
         assert q is not None and keys is not None and v is not None
         if len(q.tensor_type.static_shape) == 4:
-            found[node] = _Attention(frozenset(nodes | {product}), q, keys, v, scale, mask)
+            found[node] = _Attention(frozenset(nodes), q, keys, v, scale, mask)
     return found
 
 
@@ -326,15 +353,23 @@ def _linears(graph: Graph) -> dict[Node, _Linear]:
     for node in graph.nodes:
         for number in (0, 1) if node.is_op("Add") else ():
             product, bias = _only_producer(node.inputs[number], "MatMul"), node.inputs[1 - number]
-            if product is None or bias is None or bias.constant is None or len(bias.constant.shape) != 1:
+            if product is None or bias is None:
                 continue
             x, weights = product.inputs
-            matrix = None if weights is None else weights.constant
-            if x is None or weights is None or matrix is None or len(matrix.shape) != 2:
-                continue
-            if bias.constant.shape[0] == matrix.shape[1]:
+            assert x is not None and weights is not None
+            matrix = weights.tensor_type.static_shape
+            if len(matrix) == 2 and bias.tensor_type.static_shape == matrix[1:]:
                 found[node] = _Linear(frozenset({node, product}), x, weights, bias)
     return found
+
+
+def _is_causal(mask: Value) -> bool:
+    """Whether a mask hides from each query the keys that come after it, and no others."""
+    if mask.constant is None or len(shape := mask.constant.shape) < 2 or shape[-1] != shape[-2]:
+        return False
+    array = mask.constant.array().astype(np.float32)
+    hidden = np.triu(np.ones(shape[-2:], bool), 1)
+    return bool((array[..., ~hidden] == 0).all() and (array[..., hidden] < -1e4).all())
 
 
 def _scalar(value: Value | None) -> float | None:
