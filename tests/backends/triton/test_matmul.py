@@ -193,6 +193,18 @@ def test_products_of_bytes(
     check_kernel(body(arrays, make), arrays, lower(*([1] if constant else []), matmul_tile=tile))
 
 
+@pytest.mark.parametrize("turned", [(0, 0), (1, 0), (0, 1), (1, 1)], ids=str)
+def test_tiles_by_the_copy_engine(turned: tuple[int, int]) -> None:
+    shapes = [(64, 88)[:: -1 if turned[0] else 1], (88, 72)[:: -1 if turned[1] else 1]]
+    arrays = [normal(*shape, dtype=dtypes.FLOAT16) for shape in shapes] + [normal(72, dtype=dtypes.FLOAT16)]
+    tile = [64, 32, 32, 3, 4, 1, "descriptors"]
+
+    def make(b: Builder, x: Value, y: Value, z: Value) -> Value:
+        return b.op("Relu", b.op("Gemm", x, y, z, transA=turned[0], transB=turned[1]))
+
+    check_kernel(body(arrays, make), arrays, lower(matmul_tile=tile))
+
+
 def test_what_is_no_product_is_refused() -> None:
     words = [np.ones((4, 4), np.int32), np.ones((4, 4), np.int32)]
     with pytest.raises(BackendError, match="bytes"):
@@ -287,6 +299,17 @@ def test_weights_of_one_row_are_read_in_whole_vectors() -> None:
     assert kernel.schedule["form"] == "rows"
     found = compiled(kernel, SM_80)[0]
     assert count(found, "LDG.128")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arithmetic", ["half", "tf32"])
+def test_the_copy_engine_is_asked(arithmetic: Any) -> None:
+    graph, constants, options = big(arithmetic)
+    problem = Problem(1, 1024, 1024, 1024, arithmetic, SIZES[arithmetic], 0, 0, 0, engine=True)
+    tile = next(tile for tile in candidates(problem, SM_90) if tile.form == "descriptors")
+    lowered = lower(*constants, **options, matmul_tile=tile.values())(graph, SM_90)
+    (found,) = compiled(lowered, SM_90)
+    assert count(found, "UTMALDG") and count(found, "HGMMA")
 
 
 UNITS = {"half": ("HMMA", "HGMMA"), "tf32": ("HMMA", "HGMMA"), "byte": ("IMMA", "IGMMA"), "double": ("DMMA", "DMMA")}

@@ -35,7 +35,7 @@ def lower(body: Graph, target: CudaTarget, constants: frozenset[int], options: M
     """
     plan = plan_of(body, target, constants, options)
     tile, problem = plan.tile, plan.problem
-    launches = launches_of(plan)
+    launches = launches_of(plan, target)
     operand = plan.right
     weights = (
         {}

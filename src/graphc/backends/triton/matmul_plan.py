@@ -18,6 +18,7 @@ from graphc.backends.triton.matmul_operands import (
     operand_of,
     packed,
 )
+from graphc.backends.triton.matmul_sides import sides_of
 from graphc.backends.triton.matmul_tiles import Tile
 from graphc.errors import BackendError
 from graphc.ir import Graph
@@ -131,5 +132,6 @@ def cost_of(
         result_bytes=outputs + bytes_read(problem, [result.element for result in problem.results]),
         neighbours="inner" if matrix is not None and matrix.inner == 1 else "column",
         copies=copies(left, multiplication) and copies(right, multiplication),
+        engine=sides_of(problem, multiplication, left, right) is not None and right.zero is None,
         splits=right.zero is None and (left.zero is None or right.sums is not None),
     )

@@ -76,6 +76,7 @@ class Problem:
         neighbours: Axis along which elements of the right operand are neighbours.
         copies: Whether both operands go to shared memory as they are; what is computed on its way waits in registers.
         splits: Whether the inner axis may be cut into parts.
+        engine: Whether the copy engine can bring both operands, where there is one.
     """
 
     batch: int
@@ -90,6 +91,7 @@ class Problem:
     neighbours: Literal["inner", "column"] = "column"
     copies: bool = True
     splits: bool = True
+    engine: bool = False
 
 
 _HALF = (
@@ -180,6 +182,10 @@ def candidates(problem: Problem, target: CudaTarget) -> Iterator[Tile]:
         fitting = _fitted(replace(tile, depth=depth), problem, target)
         if fitting is not None:
             yield from _split(fitting, problem, target)
+        if problem.engine and target.has_tensor_memory_access and tile.rows >= 64:
+            brought = _fitted(replace(tile, depth=depth, form="descriptors"), problem, target)
+            if brought is not None:
+                yield brought
     if problem.rows <= MOST_ROWS and problem.arithmetic != "byte":
         for tile in _ROWS[problem.neighbours]:
             yield from _split(replace(tile, rows=problem.rows, form="rows"), problem, target)
@@ -188,10 +194,13 @@ def candidates(problem: Problem, target: CudaTarget) -> Iterator[Tile]:
 def choose(problem: Problem, target: CudaTarget) -> Tile:
     """The candidate of least estimated time; the first of equals.
 
+    Tiles by the copy engine are left to tuning: the estimates do not tell them apart, and they were run on no GPU yet.
+
     Raises:
         BackendError: None fits the target.
     """
-    found = min(candidates(problem, target), key=lambda tile: seconds(tile, problem, target), default=None)
+    known = (tile for tile in candidates(problem, target) if tile.form != "descriptors")
+    found = min(known, key=lambda tile: seconds(tile, problem, target), default=None)
     if found is None:
         raise BackendError(f"no tile of a product fits {target}")
     return found
@@ -204,7 +213,9 @@ def shared_bytes(tile: Tile, problem: Problem, target: CudaTarget) -> int:
     # What lanes and the tensor cores before sm_90 multiply is in registers by then, and its place is free again.
     reads_shared = target.capability >= 90 and tile.rows >= 64 and problem.arithmetic not in ("single", "double")
     kept = tile.stages if reads_shared and problem.copies else tile.stages - 1
-    return (tile.rows + tile.columns) * tile.depth * problem.bytes * max(1, kept)
+    size = (tile.rows + tile.columns) * tile.depth * problem.bytes * max(1, kept)
+    # Results on their way to memory have a place of their own where the next tile is loaded meanwhile.
+    return size + (tile.rows * tile.columns * problem.bytes if tile.form == "descriptors" else 0)
 
 
 def _fitted(tile: Tile, problem: Problem, target: CudaTarget) -> Tile | None:
