@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from graphc.backends.base import Kernel
 from graphc.backends.triton import conv, conv_tiles, depthwise, templates
-from graphc.backends.triton.conv_weights import ConvWeights, joined_groups
+from graphc.backends.triton.conv_weights import ConvWeights, Order, joined_groups
 from graphc.backends.triton.cubin import compilation_of, compile_function
 from graphc.backends.triton.disassembly import ASYNCHRONOUS, count, instructions
 from graphc.backends.triton.occupancy import Arithmetic
@@ -197,10 +198,20 @@ def test_what_is_refused_says_why() -> None:
 
 
 def test_packed_weights_have_the_size_that_they_say() -> None:
-    for flat, dtype in ((False, dtypes.FLOAT16), (True, dtypes.FLOAT16), (False, dtypes.UINT8)):
-        shape = ConvWeights(dtype, 24, 20, 1, (3, 2), 1, flat, 16, 32)
+    for order, dtype in itertools.product(get_args(Order), (dtypes.FLOAT16, dtypes.UINT8)):
+        shape = ConvWeights(dtype, 24, 20, 1, (3, 2), 1, order, 16, 32)
         packed = shape.packing().apply(np.ones((24, 20, 3, 2), dtype.numpy))
         assert packed.nbytes == shape.bytes
+
+
+def test_tiles_worth_measuring_are_taken() -> None:
+    for case in (LAYERS["middle"], LAYERS["first"], replace(LAYERS["middle"], dtype=dtypes.INT8)):
+        choices = conv.alternatives(case.body(), H100, WEIGHTS, {})
+        assert len({str(choice) for choice in choices}) == len(choices) > 4
+        assert any(choice["conv_tile"][4] == 8 for choice in choices)
+        for choice in choices:
+            kernel = conv.lower(case.body(), H100, WEIGHTS, choice)
+            assert kernel.schedule["tile"].startswith("x".join(map(str, choice["conv_tile"][:3])))
 
 
 # Layers of ResNet-50, MobileNetV2, ResNeXt, and the first ones of each, at batch 1 and 32.

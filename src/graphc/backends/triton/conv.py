@@ -7,6 +7,7 @@ beside an image is masked. Small images with many channels are cut along the inn
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -25,7 +26,7 @@ from graphc.backends.conv_shapes import two_dimensional
 from graphc.backends.triton import conv_tiles
 from graphc.backends.triton.assemble import arguments_of, build_kernel
 from graphc.backends.triton.conv_tiles import MEASURED, TILES, Products
-from graphc.backends.triton.conv_weights import ConvWeights, joined_groups
+from graphc.backends.triton.conv_weights import ConvWeights, Order, joined_groups
 from graphc.backends.triton.function import Argument, Function, FunctionLaunch
 from graphc.backends.triton.matmul_tiles import Problem as Product
 from graphc.backends.triton.matmul_tiles import Tile
@@ -41,6 +42,9 @@ from graphc.target import CudaTarget
 
 OPERATORS = FLOAT_CONVOLUTIONS | INTEGER_CONVOLUTIONS
 DTYPES = frozenset({dtypes.FLOAT32, dtypes.FLOAT16, dtypes.BFLOAT16, dtypes.INT8, dtypes.UINT8})
+
+_VECTOR = 16
+"""Bytes that a thread reads at once."""
 
 _LEAST = 16
 """Channels below which groups are joined: fewer do not fill an instruction of a tensor core."""
@@ -102,31 +106,41 @@ def lower(body: Graph, target: CudaTarget, constants: frozenset[int], options: M
     Raises:
         BackendError: The body is something else; the message says what.
     """
-    body = two_dimensional(body, OPERATORS)
-    problem = convolution_of(body, operators=OPERATORS, dtypes=DTYPES, reads_bias=False)
-    check_weights(problem, body, constants)
-    if problem.is_depthwise and problem.group > 1:
-        raise BackendError("the convolution is depthwise: its channels are no product")
+    body, problem = _accepted(body, constants)
     plan = _plan(body, problem, target, options)
     return _Conv(body, plan).kernel(target)
 
 
 def alternatives(
-    body: Graph, target: CudaTarget, constants: frozenset[int], options: Mapping[str, Any]
+    body: Graph, target: CudaTarget, constants: frozenset[int], options: Mapping[str, Any], most: int = 16
 ) -> list[dict[str, Any]]:
-    """Options of `lower` worth measuring: every tile that fits.
+    """Options of `lower` worth measuring, the more promising ones first; those of eight warps are among the last.
 
     Raises:
         BackendError: As of `lower`.
     """
+    body, problem = _accepted(body, constants)
+    arithmetic = _arithmetic(body.inputs[problem.data].tensor_type, options)
+    products = _products(body, problem, arithmetic)
+    ranked: list[Tile] = []
+    for tiles in (TILES[arithmetic], MEASURED.get(arithmetic, ())):
+        found = sorted(conv_tiles.fitting(target, tiles, products), key=lambda choice: choice[0])
+        ranked += list(dict.fromkeys(tile for _, tile, _ in found))[:most]
+    return [{"conv_tile": [t.rows, t.columns, t.depth, t.stages, t.warps, t.splits]} for t in ranked]
+
+
+def _accepted(body: Graph, constants: frozenset[int]) -> tuple[Graph, Convolution]:
+    """The body with images, and the convolution that this template takes.
+
+    Raises:
+        BackendError: It does not; the message says why.
+    """
     body = two_dimensional(body, OPERATORS)
     problem = convolution_of(body, operators=OPERATORS, dtypes=DTYPES, reads_bias=False)
     check_weights(problem, body, constants)
-    arithmetic = _arithmetic(body.inputs[problem.data].tensor_type, options)
-    products = _products(body, problem, arithmetic)
-    tiles = [*TILES[arithmetic], *MEASURED.get(arithmetic, ())]
-    found = dict.fromkeys(tile for _, tile, _ in conv_tiles.fitting(target, tiles, products))
-    return [{"conv_tile": [t.rows, t.columns, t.depth, t.stages, t.warps, t.splits]} for t in found]
+    if problem.is_depthwise and problem.group > 1:
+        raise BackendError("the convolution is depthwise: its channels are no product")
+    return body, problem
 
 
 def _arithmetic(data: TensorType, options: Mapping[str, Any]) -> Arithmetic:
@@ -169,6 +183,8 @@ def _products(body: Graph, problem: Convolution, arithmetic: Arithmetic) -> Prod
 
     def candidate(tile: Tile) -> Iterator[tuple[Product, ConvWeights, float]]:
         for flat in (False, True) if kernel != (1, 1) and conv_tiles.can_gather(tile) else (False,):
+            # Neighbours in a row of weights should be neighbours in the image.
+            across: Order = "taps, channels" if strides.channel == 1 else "channels, taps"
             weights = ConvWeights(
                 kind.dtype,
                 problem.outputs,
@@ -176,13 +192,13 @@ def _products(body: Graph, problem: Convolution, arithmetic: Arithmetic) -> Prod
                 problem.group,
                 (kernel[0], kernel[1]),
                 joined,
-                flat,
+                across if flat else "taps",
                 tile.depth,
                 tile.columns,
             )
-            # Copies to shared memory are of at least four bytes, which lie side by side.
-            side_by_side = strides.channel == 1 and weights.channels * size % 4 == 0
-            copies = not flat and side_by_side and not (is_integer and data.dtype.kind == "uint")
+            side_by_side = _bytes_together(problem, strides, weights, size)
+            # What is copied to shared memory without passing through registers is four bytes at least.
+            copies = side_by_side % 4 == 0 and data.dtype.kind != "uint"
             product = Product(
                 batch=weights.groups,
                 rows=pixels,
@@ -198,10 +214,23 @@ def _products(body: Graph, problem: Convolution, arithmetic: Arithmetic) -> Prod
                 # Sums of integers are corrected for their zero points, which parts of them cannot be.
                 splits=not is_integer,
             )
-            vectors = not flat and strides.channel == 1 and weights.channels * size % 16 == 0
-            yield product, weights, 1.0 if vectors else conv_tiles.GATHERED
+            yield product, weights, 1.0 if side_by_side % _VECTOR == 0 else conv_tiles.GATHERED
 
     return candidate
+
+
+def _bytes_together(problem: Convolution, strides: Strides, weights: ConvWeights, size: int) -> int:
+    """What the bytes of a pixel that lie together, and where they start, are all multiples of."""
+    window = problem.window
+    starts = [strides.image, strides.row, window.strides[1] * strides.column]
+    if weights.order == "channels, taps":
+        # A row of taps: none of it may be beside the image.
+        together = window.kernel[1] if strides.column * window.dilations[1] == 1 and not any(problem.border[1]) else 1
+        starts += [strides.channel, window.dilations[0] * strides.row]
+    else:
+        together = weights.channels if strides.channel == 1 else 1
+        starts += [window.dilations[1] * strides.column]
+    return math.gcd(together, *starts) * size
 
 
 class _Conv:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
@@ -13,10 +13,13 @@ from graphc.ir.dtypes import DType
 
 Array = np.ndarray[Any, Any]
 
+Order: TypeAlias = Literal["taps", "taps, channels", "channels, taps"]
+"""How the columns of a matrix of weights follow each other."""
+
 
 @dataclass(frozen=True)
 class ConvWeights:
-    """A matrix of weights for each group: a row for each output channel, along it taps and within them channels.
+    """A matrix of weights for each group: a row for each output channel, along it taps and channels.
 
     Rows and columns are padded with zeros to whole blocks, so that they are read without a mask. Groups of few channels
     are joined: a matrix then has zeros where an output channel does not see an input channel of its neighbours (so a
@@ -30,7 +33,8 @@ class ConvWeights:
         group: Groups of channels that do not see each other.
         taps: Rows and columns of the kernel.
         joined: Groups of one matrix.
-        flat: Whether blocks of a row go across taps; the channels of each tap are padded to whole ones otherwise.
+        order: Of a row: taps, the channels of each padded to whole blocks; or without padding between them, so that
+            blocks go across taps, with taps or with channels outside.
         depth: Elements of a block along a row.
         rows: Rows of a block.
     """
@@ -41,9 +45,14 @@ class ConvWeights:
     group: int
     taps: tuple[int, int]
     joined: int
-    flat: bool
+    order: Order
     depth: int
     rows: int
+
+    @property
+    def flat(self) -> bool:
+        """Whether blocks of a row go across taps."""
+        return self.order != "taps"
 
     @property
     def groups(self) -> int:
@@ -93,8 +102,8 @@ class ConvWeights:
 
     def packing(self) -> Packing:
         """The transform, by name and parameters."""
-        names = ("group", "joined", "flat", "depth", "rows")
-        return Packing("conv_matrix", tuple((name, int(getattr(self, name))) for name in names), self.pack)
+        names = ("group", "joined", "order", "depth", "rows")
+        return Packing("conv_matrix", tuple((name, getattr(self, name)) for name in names), self.pack)
 
     def pack(self, weights: Array) -> Array:
         """Weights of shape [outputs, inputs / group, taps...] as one flat array."""
@@ -107,7 +116,9 @@ class ConvWeights:
             rows = slice(number * made, (number + 1) * made)
             seen = slice(number * channels, (number + 1) * channels)
             matrix[:, rows, :, :, seen] = own[:, number].transpose(0, 1, 3, 4, 2)
-        if not self.flat:
+        if self.order == "channels, taps":
+            matrix = np.moveaxis(matrix, -1, 2)
+        if self.order == "taps":
             padding = self.blocks * self.depth - self.channels
             matrix = np.pad(matrix, [(0, 0)] * 4 + [(0, padding)])
         rows_of_all = matrix.reshape(self.groups * self.height, -1)
