@@ -13,10 +13,10 @@ import onnx
 from graphc.errors import ModelError, OptionError
 from graphc.frontend.external import ExternalData, ExternalFiles
 from graphc.frontend.packing import packed_bytes, unpack_codes
-from graphc.frontend.value_types import MAX_RANK
 from graphc.frontend.wire import Payloads
 from graphc.ir import Tensor, dtypes
 from graphc.ir.dtypes import DType
+from graphc.ops.inference import RANK_LIMIT
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
@@ -132,8 +132,8 @@ class _Label:
 
 
 def _shape(dims: Any, label: _Label) -> tuple[int, ...]:
-    if len(dims) > MAX_RANK:
-        label.fail(f"has rank {len(dims)}; {MAX_RANK} is the limit")
+    if len(dims) > RANK_LIMIT:
+        label.fail(f"has rank {len(dims)}; {RANK_LIMIT} is the limit")
     shape = tuple(int(d) for d in dims)
     if any(extent < 0 for extent in shape):
         label.fail(f"has a negative extent in its shape {list(shape)}")

@@ -16,14 +16,12 @@ from graphc.ir.dim_parser import parse_dim
 from graphc.ir.dtypes import DType
 from graphc.ir.symbolic import substitute, symbols
 from graphc.ops.base import UNKNOWN_PREFIX
+from graphc.ops.inference import RANK_LIMIT
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _HYPHENATED = re.compile(r"[A-Za-z_]\w*(-[A-Za-z_]\w*)+")
 """`batch-size` is one name; a difference is written with spaces or numbers."""
 MAX_EXTENT = (1 << 63) - 1
-MAX_RANK = 64
-"""NumPy's limit; no operator of ONNX comes near it."""
-
 
 Resolve: TypeAlias = "Callable[[str, str], Dim]"
 """Answers the dimension that the file calls by the first argument (`""` for no name), at the place of the second."""
@@ -155,8 +153,8 @@ def _dtype(number: int, owner: str) -> DType:
 
 
 def _read_shape(proto: onnx.TensorShapeProto, resolve: Resolve, owner: str) -> tuple[Dim, ...]:
-    if len(proto.dim) > MAX_RANK:
-        raise ModelError(f"value {owner!r} has rank {len(proto.dim)}; {MAX_RANK} is the limit", nodes=(owner,))
+    if len(proto.dim) > RANK_LIMIT:
+        raise ModelError(f"value {owner!r} has rank {len(proto.dim)}; {RANK_LIMIT} is the limit", nodes=(owner,))
     dims: list[Dim] = []
     for index, dim in enumerate(proto.dim):
         kind = dim.WhichOneof("value")

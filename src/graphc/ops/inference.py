@@ -36,6 +36,9 @@ CONTENTS_LIMIT = 1024
 EXTENT_LIMIT = 1 << 63
 """Extents are 64-bit integers wherever they are written down."""
 
+RANK_LIMIT = 64
+"""Largest rank of a tensor: what NumPy holds."""
+
 FRESH_LIMIT = 4096
 """Most symbols that one node may need; a rank read from a damaged file can be any number."""
 
@@ -136,6 +139,9 @@ class Inference:
                 largest = max((extent for extent in kind.shape if isinstance(extent, int)), default=0)
                 if largest >= EXTENT_LIMIT:
                     raise TypeInferenceError(f"{node.op}: makes an extent of {largest}", nodes=node_names(node))
+                if len(kind.shape) > RANK_LIMIT:
+                    message = f"{node.op}: makes a tensor of rank {len(kind.shape)}; {RANK_LIMIT} is the limit"
+                    raise TypeInferenceError(message, nodes=node_names(node))
         return list(types[: len(node.outputs)])
 
     def _apply(self, operator: Operator, node: Node, inputs: tuple[Type | None, ...]) -> Sequence[Type | None]:
