@@ -13,8 +13,12 @@ from graphc.ops import compiler_ops as compiler_ops
 from graphc.ops import contraction as contraction
 from graphc.ops import contrib as contrib
 from graphc.ops import contrib_attention as contrib_attention
+from graphc.ops import contrib_forerunners as contrib_forerunners
+from graphc.ops import contrib_grouped as contrib_grouped
+from graphc.ops import contrib_images as contrib_images
 from graphc.ops import contrib_quantized as contrib_quantized
 from graphc.ops import contrib_state_space as contrib_state_space
+from graphc.ops import contrib_weights as contrib_weights
 from graphc.ops import control as control
 from graphc.ops import convolution as convolution
 from graphc.ops import cropping as cropping

@@ -101,7 +101,7 @@ def _skip_norm(b: Builder, node: Node, x: Values) -> Values:
     return [normal, mean, statistics[-1], total]
 
 
-def _embed_norm(b: Builder, node: Node, x: Values) -> Values:
+def embedded(b: Builder, node: Node, x: Values) -> Values:
     """Word, position and segment embeddings summed and normalized."""
     ids = needed(x, 0)
     words = b.op("Gather", needed(x, 2), ids)
@@ -172,45 +172,69 @@ def _fused_gemm(b: Builder, node: Node, x: Values) -> Values:
     return [_activated(b, node, result, [node.float_attribute(n, 0.0) for n in names if n in node.attributes])]
 
 
-def _fused_conv(b: Builder, node: Node, x: Values) -> Values:
+def activated_conv(b: Builder, node: Node, x: Values) -> Value:
+    """A convolution, something added to it and an activation that the node names."""
     geometry = kept(node, "kernel_shape", "strides", "pads", "dilations", "group", "auto_pad")
     result = b.op("Conv", needed(x, 0), needed(x, 1), given(x, 2), **geometry)
     parameters = node.attributes.get("activation_params", ())
     assert isinstance(parameters, tuple)
     limits = [float(p) for p in parameters if isinstance(p, int | float)]
-    return [_activated(b, node, added(b, result, given(x, 3)), limits)]
+    return _activated(b, node, added(b, result, given(x, 3)), limits)
 
 
-def _matmul_n_bits(b: Builder, node: Node, x: Values) -> Values:
-    """A product with weights of 4 bits, two in a byte, in blocks that each have a scale and a zero point."""
-    size, rows, columns = (node.int_attribute(name, 0) for name in ("block_size", "N", "K"))
-    if node.int_attribute("bits", 4) != 4 or given(x, 4) is not None:
-        raise ValueError("only 4-bit weights in the order of their columns are defined")
-    a, packed, scales, zeros = needed(x, 0), needed(x, 1), needed(x, 2), given(x, 3)
-    blocks = -(-columns // size)
+def _fused_conv(b: Builder, node: Node, x: Values) -> Values:
+    return [activated_conv(b, node, x)]
 
-    def unpacked(value: Value, shape: Sequence[int]) -> Value:
-        """Low and high halves of each byte, as floats of `shape` and what a last half byte leaves over."""
-        flat = b.op("Unsqueeze", value, numbers(b, -1))
-        low = b.op("BitwiseAnd", flat, b.constant(np.uint8(15)))
-        high = b.op("BitShift", flat, b.constant(np.uint8(4)), direction="RIGHT")
-        both = b.op("Concat", low, high, axis=-1)
-        return b.op("Reshape", b.op("Cast", both, to=a.tensor_type.dtype.onnx), numbers(b, *shape))
 
-    weights = unpacked(packed, [rows, blocks, size])
-    if zeros is None:
-        offset = scalar_like(b, 8, a)
-    elif zeros.tensor_type.dtype == dtypes.UINT8:
-        whole = unpacked(zeros, [rows, -1])
-        kept_zeros = b.op("Slice", whole, *(numbers(b, n) for n in (0, blocks, 1)))
-        offset = b.op("Unsqueeze", kept_zeros, numbers(b, -1))
+def _gemm_fast_gelu(b: Builder, node: Node, x: Values) -> Values:
+    product = b.op("MatMul", needed(x, 0), needed(x, 1))
+    return [b.op("Gelu", added(b, product, given(x, 2)), approximate="tanh")]
+
+
+def _bias_softmax(b: Builder, node: Node, x: Values) -> Values:
+    """A softmax of a sum, over all axes from `axis` on; the bias repeats at the front or before those axes."""
+    data, bias = needed(x, 0), needed(x, 1)
+    rank = rank_of(data)
+    axis = node.int_attribute("axis", 1) % rank
+    if node.int_attribute("is_inner_broadcast", 0) and rank_of(bias) != rank:
+        raise ValueError(f"a bias of rank {rank_of(bias)} that repeats inside does not fit scores of rank {rank}")
+    total = b.op("Add", data, bias)
+    if axis == rank - 1:
+        return [b.op("Softmax", total, axis=-1)]
+    rows = b.op("Softmax", b.op("Flatten", total, axis=axis), axis=-1)
+    return [b.op("Reshape", rows, b.op("Shape", data))]
+
+
+def _scaled_silu(b: Builder, node: Node, x: Values) -> Values:
+    data, scale = needed(x, 0), given(x, 1)
+    if scale is None:
+        factor = scalar_like(b, node.float_attribute("alpha", 1.0), data)
     else:
-        offset = b.op("Reshape", zeros, numbers(b, rows, blocks, 1))
-    scale = b.op("Reshape", scales, numbers(b, rows, blocks, 1))
-    values = b.op("Mul", b.op("Sub", weights, offset), scale)
-    whole = b.op("Reshape", values, numbers(b, rows, blocks * size))
-    matrix = b.op("Slice", whole, *(numbers(b, n) for n in (0, columns, 1)))
-    return [added(b, b.op("MatMul", a, b.op("Transpose", matrix, perm=[1, 0])), given(x, 5))]
+        factor = b.op("Reshape", b.op("Cast", scale, to=data.tensor_type.dtype.onnx), numbers(b))
+    return [silu(b, b.op("Mul", data, factor))]
+
+
+def silu(b: Builder, x: Value) -> Value:
+    """`x * sigmoid(x)`."""
+    return b.op("Mul", x, b.op("Sigmoid", x))
+
+
+def _gated_rms_norm(b: Builder, node: Node, x: Values) -> Values:
+    """A norm by the root of the mean square over groups as wide as the scale, times an activated gate, in float32."""
+    data, scale, gate = (b.op("Cast", needed(x, i), to=dtypes.FLOAT32.onnx) for i in range(3))
+    groups = b.op(
+        "Reshape", data, b.op("Concat", numbers(b, *[0] * (rank_of(data) - 1), -1), b.op("Shape", scale), axis=0)
+    )
+    normal = b.op("RMSNormalization", groups, scale, axis=-1, epsilon=node.float_attribute("epsilon", 1e-5))
+    opened = b.op("Sigmoid", gate) if node.str_attribute("activation", "silu") == "sigmoid" else silu(b, gate)
+    result = b.op("Mul", b.op("Reshape", normal, b.op("Shape", data)), opened)
+    return [b.op("Cast", result, to=needed(x, 0).tensor_type.dtype.onnx)]
+
+
+def _gated_add(b: Builder, node: Node, x: Values) -> Values:
+    if given(x, 3) is not None:
+        raise ValueError("a gate with weights of its own is not defined")
+    return [b.op("Add", needed(x, 0), b.op("Mul", needed(x, 1), needed(x, 2)))]
 
 
 CONTRACTION = frozenset({Trait.CONTRACTION})
@@ -221,9 +245,13 @@ decomposed("QuickGelu", _quick_gelu, domain=DOMAIN)
 decomposed("SimplifiedLayerNormalization", _simplified_norm)
 for _name in ("SkipLayerNormalization", "SkipSimplifiedLayerNormalization"):
     decomposed(_name, _skip_norm, domain=DOMAIN)
-decomposed("EmbedLayerNormalization", _embed_norm, domain=DOMAIN)
+decomposed("EmbedLayerNormalization", embedded, domain=DOMAIN)
 for _name in ("FusedMatMul", "TransposeMatMul"):
     decomposed(_name, _fused_matmul, domain=DOMAIN, traits=CONTRACTION)
 decomposed("FusedGemm", _fused_gemm, domain=DOMAIN, traits=CONTRACTION)
 decomposed("FusedConv", _fused_conv, domain=DOMAIN, traits=CONTRACTION)
-decomposed("MatMulNBits", _matmul_n_bits, domain=DOMAIN, traits=CONTRACTION)
+decomposed("GemmFastGelu", _gemm_fast_gelu, domain=DOMAIN, traits=CONTRACTION)
+decomposed("BiasSoftmax", _bias_softmax, domain=DOMAIN)
+decomposed("ScaledSiLU", _scaled_silu, domain=DOMAIN)
+decomposed("GatedRMSNorm", _gated_rms_norm, domain=DOMAIN)
+decomposed("GatedAdd", _gated_add, domain=DOMAIN)

@@ -47,20 +47,34 @@ def _additive_mask(
     return b.op("Where", kept, scalar_like(b, 0, like), hidden)
 
 
-def _attend(
-    b: Builder, node: Node, q: Value, k: Value, v: Value, bias: Value | None, past: tuple[Value | None, Value | None]
+def attend(
+    b: Builder,
+    node: Node,
+    q: Value,
+    k: Value,
+    v: Value,
+    bias: Value | None,
+    past: tuple[Value | None, Value | None] = (None, None),
+    *,
+    causal: bool,
+    softcap: float | None = None,
 ) -> tuple[Value, Value, Value]:
     """(result, present key, present value) over operands of four axes."""
     made = b.op(
         "Attention",
         *(q, k, v, bias, *past),
         outputs=3,
-        is_causal=node.int_attribute("unidirectional", 0),
+        is_causal=int(causal),
+        softcap=softcap,
         scale=node.float_attribute("scale", 0.0) or None,
     ).producer
     assert made is not None
     result, key, value = made.outputs
     return result, key, value
+
+
+def _is_causal(node: Node) -> bool:
+    return bool(node.int_attribute("unidirectional", 0))
 
 
 def _biases(b: Builder, bias: Value | None, sizes: Values) -> list[Value | None]:
@@ -73,11 +87,28 @@ def _biases(b: Builder, bias: Value | None, sizes: Values) -> list[Value | None]
     return list(made.outputs)
 
 
+def _three(b: Builder, x: Values) -> tuple[Value, Value, Value]:
+    """Query, key and value, which may come packed: (batch, positions, heads, 3 or 2, size)."""
+    q, k, v = needed(x, 0), given(x, 1), given(x, 2)
+    if k is not None and v is not None:
+        if rank_of(q) != 3:
+            raise ValueError(f"a query of rank {rank_of(q)} is not (batch, positions, heads * size)")
+        return q, k, v
+    packed = q if k is None else k
+    if rank_of(packed) != 5:
+        raise ValueError(f"packed operands have 5 axes, not {rank_of(packed)}")
+    if given(x, 3) is not None and k is not None:
+        raise ValueError("packed key and value with a bias are not defined")
+    parts = [
+        b.op("Reshape", b.op("Gather", packed, number(b, i), axis=3), numbers(b, 0, 0, -1))
+        for i in range(3 - (k is not None))
+    ]
+    return (q, parts[0], parts[1]) if k is not None else (parts[0], parts[1], parts[2])
+
+
 def _multi_head(b: Builder, node: Node, x: Values) -> Values:
     heads = node.int_attribute("num_heads", 1)
-    q, k, v = needed(x, 0), given(x, 1), given(x, 2)
-    if k is None or v is None or rank_of(q) != 3:
-        raise ValueError("packed query, key and value are not defined")
+    q, k, v = _three(b, x)
     if rank_of(k) == 3:
         parts = _biases(b, given(x, 3), (q, k, v))
         q, k, v = (split_heads(b, added(b, part, bias), heads) for part, bias in zip((q, k, v), parts, strict=True))
@@ -92,31 +123,43 @@ def _multi_head(b: Builder, node: Node, x: Values) -> Values:
     bias = given(x, 5)
     if mask is not None and bias is not None:
         bias = b.op("Add", bias, mask)
-    result, key, value = _attend(b, node, q, k, v, mask if bias is None else bias, past)
+    result, key, value = attend(b, node, q, k, v, mask if bias is None else bias, past, causal=_is_causal(node))
     return [join_heads(b, result), key, value]
 
 
 def _attention(b: Builder, node: Node, x: Values) -> Values:
     """Query, key and value by one product with their weights side by side, then attention."""
+    projected = added(b, b.op("MatMul", needed(x, 0), needed(x, 1)), given(x, 2))
+    return _self_attention(b, node, projected, given(x, 3), given(x, 4), given(x, 5))
+
+
+def _quantized_attention(b: Builder, node: Node, x: Values) -> Values:
+    """Attention whose product is of integers."""
+    product = b.op("MatMulInteger", needed(x, 0), needed(x, 1), given(x, 6), given(x, 7))
+    scale = b.op("Mul", needed(x, 3), needed(x, 4))
+    projected = b.op("Mul", b.op("Cast", product, to=scale.tensor_type.dtype.onnx), scale)
+    return _self_attention(b, node, added(b, projected, needed(x, 2)), given(x, 5), given(x, 8), None)
+
+
+def _self_attention(
+    b: Builder, node: Node, projected: Value, mask: Value | None, past: Value | None, bias: Value | None
+) -> Values:
     heads, sizes = node.int_attribute("num_heads", 1), node.ints_attribute("qkv_hidden_sizes")
     if node.int_attribute("do_rotary", 0) or node.int_attribute("past_present_share_buffer", 0):
         raise ValueError("do_rotary and past_present_share_buffer are not defined")
-    projected = added(b, b.op("MatMul", needed(x, 0), needed(x, 1)), given(x, 2))
     cut = None if sizes is None else numbers(b, *sizes)
     made = b.op("Split", projected, cut, axis=-1, outputs=3, num_outputs=None if sizes else 3).producer
     assert made is not None
     q, k, v = (split_heads(b, part, heads) for part in made.outputs)
-    past = given(x, 4)
     keys = b.op("Shape", k, start=2, end=3)
     pasts: tuple[Value | None, Value | None] = (None, None)
     if past is not None:
         pasts = (b.op("Gather", past, number(b, 0)), b.op("Gather", past, number(b, 1)))
         keys = b.op("Add", keys, b.op("Shape", past, start=3, end=4))
-    mask = _additive_mask(b, node, given(x, 3), q, b.op("Squeeze", keys, numbers(b, 0)))
-    bias = given(x, 5)
-    if mask is not None and bias is not None:
-        bias = b.op("Add", bias, mask)
-    result, key, value = _attend(b, node, q, k, v, mask if bias is None else bias, pasts)
+    added_mask = _additive_mask(b, node, mask, q, b.op("Squeeze", keys, numbers(b, 0)))
+    if added_mask is not None:
+        bias = added_mask if bias is None else b.op("Add", bias, added_mask)
+    result, key, value = attend(b, node, q, k, v, bias, pasts, causal=_is_causal(node))
     present = None
     if wants(node, 1):
         present = b.op("Concat", *(b.op("Unsqueeze", part, numbers(b, 0)) for part in (key, value)), axis=0)
@@ -156,4 +199,5 @@ def _rotary(b: Builder, node: Node, x: Values) -> Values:
 
 decomposed("MultiHeadAttention", _multi_head, domain=DOMAIN, traits=CONTRACTION)
 decomposed("Attention", _attention, domain=DOMAIN, traits=CONTRACTION)
+decomposed("QAttention", _quantized_attention, domain=DOMAIN, traits=CONTRACTION)
 decomposed("RotaryEmbedding", _rotary, domain=DOMAIN)

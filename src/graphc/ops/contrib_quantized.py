@@ -6,9 +6,11 @@ import numpy as np
 
 from graphc.ir import Builder, Node, Value, dtypes
 from graphc.ops.base import Trait
-from graphc.ops.contrib import DOMAIN, Values, added, given, kept, needed, numbers
+from graphc.ops.contrib import DOMAIN, Values, added, embedded, given, kept, needed, numbers
+from graphc.ops.contrib_images import channels_first, channels_last
 from graphc.ops.decomposition import Decompose, decomposed, rank_of
 
+_GEOMETRY = ("kernel_shape", "strides", "pads", "dilations", "group", "auto_pad")
 CONTRACTION = frozenset({Trait.CONTRACTION})
 
 
@@ -27,9 +29,10 @@ def _unary(op_type: str, *names: str) -> Decompose:
     """(X, scale, zero, Y scale, Y zero) through a standard operator with the attributes `names`."""
 
     def decompose(b: Builder, node: Node, x: Values) -> Values:
-        if node.int_attribute("channels_last", 0):
-            raise ValueError("channels_last is not defined")
-        result = b.op(op_type, dequantized(b, x, 0), **kept(node, *names))
+        last = node.int_attribute("channels_last", 0)
+        data = dequantized(b, x, 0)
+        result = b.op(op_type, channels_first(b, data) if last else data, **kept(node, *names))
+        result = channels_last(b, result) if last else result
         return [_quantized(b, result, needed(x, 3), given(x, 4), needed(x, 0))]
 
     return decompose
@@ -41,6 +44,50 @@ def _binary(op_type: str) -> Decompose:
         return [_quantized(b, result, needed(x, 6), given(x, 7), needed(x, 0))]
 
     return decompose
+
+
+def _where(b: Builder, node: Node, x: Values) -> Values:
+    result = b.op("Where", needed(x, 0), dequantized(b, x, 1), dequantized(b, x, 4))
+    return [_quantized(b, result, needed(x, 7), given(x, 8), needed(x, 1))]
+
+
+def _mean(b: Builder, node: Node, x: Values) -> Values:
+    axes = node.ints_attribute("axes")
+    reduced = b.op("ReduceMean", dequantized(b, x, 0), numbers(b, *axes) if axes else None, **kept(node, "keepdims"))
+    return [_quantized(b, reduced, needed(x, 3), given(x, 4), needed(x, 0))]
+
+
+def _sum_of_integers(b: Builder, node: Node, x: Values) -> Values:
+    axes = node.ints_attribute("axes")
+    wide = b.op("Cast", needed(x, 0), to=dtypes.INT32.onnx)
+    return [b.op("ReduceSum", wide, numbers(b, *axes) if axes else None, **kept(node, "keepdims"))]
+
+
+def _product_of_integers(b: Builder, node: Node, x: Values) -> Values:
+    def centred(value: Value, zero: Value | None) -> Value:
+        wide = b.op("Cast", value, to=dtypes.INT32.onnx)
+        return wide if zero is None else b.op("Sub", wide, b.op("Cast", zero, to=dtypes.INT32.onnx))
+
+    return [b.op("Mul", centred(needed(x, 0), given(x, 1)), centred(needed(x, 2), given(x, 3)))]
+
+
+def _conv(b: Builder, node: Node, x: Values) -> Values:
+    """QLinearConv of ai.onnx, of an image whose channels may come last; its weights are as ever."""
+    last = node.int_attribute("channels_last", 0)
+    data = channels_first(b, needed(x, 0)) if last else needed(x, 0)
+    result = b.op("QLinearConv", data, *x[1:], **kept(node, *_GEOMETRY))
+    return [channels_last(b, result) if last else result]
+
+
+def _embeddings(b: Builder, node: Node, x: Values) -> Values:
+    """EmbedLayerNormalization of tables of 8-bit integers, of which only the rows that are read become floats."""
+
+    def table(values: int, scale: int) -> Value:
+        return b.op("DequantizeLinear", needed(x, values), needed(x, scale), needed(x, scale + 5))
+
+    segments = (None, None) if given(x, 4) is None else (needed(x, 1), table(4, 10))
+    floats = [needed(x, 0), segments[0], table(2, 8), table(3, 9), segments[1], table(5, 11), table(6, 12), given(x, 7)]
+    return embedded(b, node, floats)[:2]
 
 
 def _concat(b: Builder, node: Node, x: Values) -> Values:
@@ -140,12 +187,18 @@ for _name, _decompose in (
     ),
     ("QLinearSoftmax", _unary("Softmax", "axis")),
     ("QLinearConcat", _concat),
+    ("QLinearWhere", _where),
+    ("QLinearReduceMean", _mean),
+    ("ReduceSumInteger", _sum_of_integers),
+    ("MulInteger", _product_of_integers),
+    ("QEmbedLayerNormalization", _embeddings),
     ("QuantizeLinear", _quantize),
     ("DequantizeLinear", _dequantize),
 ):
     decomposed(_name, _decompose, domain=DOMAIN)
 for _name, _decompose in (
     ("QGemm", _gemm),
+    ("QLinearConv", _conv),
     ("MatMulIntegerToFloat", _matmul_to_float),
     ("DynamicQuantizeMatMul", _dynamic_matmul),
     ("DynamicQuantizeLSTM", _dynamic_lstm),
