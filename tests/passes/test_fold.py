@@ -189,3 +189,12 @@ def test_an_open_condition_leaves_the_if_and_folds_inside_it() -> None:
     assert result == np.exp(np.float32(-1))
     with pytest.raises(InputError):
         evaluate_graph(graph, [])
+
+
+@pytest.mark.parametrize(("extent", "left"), [(1, ["Expand"]), (1 << 16, [])])
+def test_what_a_little_swells_to_is_left_and_what_much_is_made_of_is_not(extent: int, left: list[str]) -> None:
+    graph, b = building()
+    small = b.constant(np.zeros(extent, np.float32))
+    graph.outputs = [b.op("Expand", small, b.constant(np.array([2, 1 << 16])))]
+    run_passes(graph, "fold{grown_bytes=1024}")
+    assert operators(graph) == left

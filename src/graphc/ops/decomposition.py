@@ -23,6 +23,8 @@ Decompose: TypeAlias = Callable[[Builder, Node, Sequence[Value | None]], Sequenc
 None says that it stands for nothing as long as these inputs are not known better; nothing was added then.
 """
 
+_UNFIT = (ValueError, IndexError, KeyError, TypeError, ArithmeticError, AssertionError)
+
 OPSET = 25
 """Version of ai.onnx that decompositions are written in where no graph around them says otherwise."""
 
@@ -73,7 +75,11 @@ def expand(node: Node) -> bool:
     if decompose is None or graph is None:
         return False
     builder = Builder(graph, before=node, origins=node.origins or ((node.name,) if node.name else ()), infer=_types)
-    results = decompose(builder, node, node.inputs)
+    try:
+        results = decompose(builder, node, node.inputs)
+    except _UNFIT as error:
+        # Inputs of a model that is not valid, which inference let pass.
+        raise TypeInferenceError(str(error), nodes=node_names(node)) from error
     if results is None:
         return False
     made = [(old, new) for old, new in zip(node.outputs, results, strict=False) if new is not None]

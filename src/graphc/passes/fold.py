@@ -16,6 +16,9 @@ from graphc.ops.inference import Inference
 from graphc.passes.base import PassContext, register_pass
 from graphc.passes.edit import cannot_replace, copy_nodes, erase_unused, replace_value
 
+_GROWTH = 8
+"""How much larger than its inputs a value may be that is made a constant, unless it is small."""
+
 
 @register_pass
 @dataclass(frozen=True)
@@ -29,12 +32,14 @@ class Fold:
     Args:
         max_bytes: Largest value that is made a constant. Larger ones are left to the run, so that a broadcast does not
             swell the package.
+        grown_bytes: Largest value of more than `_GROWTH` times the bytes of what it is made of.
         lazy_bytes: Values above this are evaluated when they are read, and again at each reading, so that folding a
             model's weights never holds all of them in memory.
     """
 
     name: ClassVar[str] = "fold"
     max_bytes: int = 1 << 29
+    grown_bytes: int = 1 << 26
     lazy_bytes: int = 1 << 20
 
     def run(self, graph: Graph, context: PassContext) -> int:
@@ -109,10 +114,11 @@ class _Folding:
         types = [value.tensor_type for value in _read(node)]
         size = sum(t.numel * t.dtype.itemsize for t in types if t.is_static)
         assert isinstance(size, int), types
-        if size > self.options.max_bytes:
-            self.context.refused(
-                "fold", node, f"its result would be {size} bytes; max_bytes is {self.options.max_bytes}"
-            )
+        has_grown = size > _GROWTH * sum(c.nbytes for c in constants if c is not None)
+        limits = (self.options.max_bytes, "max_bytes"), (self.options.grown_bytes, "grown_bytes")
+        limit, name = min(limits[: 1 + has_grown])
+        if size > limit:
+            self.context.refused("fold", node, f"its result would be {size} bytes; {name} is {limit}")
             return None
         if size > self.options.lazy_bytes and all(t.is_static for t in types):
             detached = _Detached(node, constants)

@@ -10,6 +10,9 @@ import numpy as np
 
 from graphc.ir import DType, Tensor
 
+_PIECE = 1 << 16
+"""Elements that are looked at in one go, so that weights are not widened whole, nor beyond the first that differs."""
+
 
 class Chooser(Protocol):
     """A source of choices: random numbers in a command, Hypothesis's `draw` in a test."""
@@ -52,7 +55,9 @@ class Filled:
         if tensor.dtype.kind not in ("float", "int", "uint", "bool") or tensor.size == 0:
             return False
         array = tensor.array().reshape(-1)
-        return self._is(array[:1], tensor.dtype) and self._is(array, tensor.dtype)
+        if not self._is(array[:1], tensor.dtype):
+            return False
+        return all(self._is(array[at : at + _PIECE], tensor.dtype) for at in range(0, array.size, _PIECE))
 
     def _is(self, array: np.ndarray[Any, Any], dtype: DType) -> bool:
         if not dtype.is_float:
