@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 
 from graphc.backends.base import Kernel
 from graphc.backends.moved import as_bits
-from graphc.backends.problem import Problem, build_problem, groups_of, merged, touched_of, work_of
-from graphc.backends.triton.assemble import arguments_of, build_kernel
-from graphc.backends.triton.function import Function, FunctionLaunch
-from graphc.backends.triton.module import render_module
+from graphc.backends.problem import build_problem, groups_of, merged, touched_of, work_of
+from graphc.backends.triton.assemble import build_kernel
+from graphc.backends.triton.drafts import Draft, Stage
 from graphc.backends.triton.render import Renderer
 from graphc.backends.triton.scope import Code
 from graphc.backends.triton.tiles import THREADS, enter, tile_of
@@ -34,12 +33,12 @@ def lower(body: Graph, target: CudaTarget) -> Kernel:
     flops: Dim = 0
     for work in works:
         flops = flops + work.operations
-    launches = [launch_of(problem, numbers, reads, body, target) for problem, numbers in problems]
+    drafts = [draft(Stage(problem, tuple(f"out{n}" for n in numbers)), target, {}) for problem, numbers in problems]
     return build_kernel(
         "generic",
         body,
         target,
-        launches,
+        [found.launch(body, reads, ()) for found in drafts],
         flops=flops,
         schedule={},
         reads=reads,
@@ -47,40 +46,21 @@ def lower(body: Graph, target: CudaTarget) -> Kernel:
     )
 
 
-def launch_of(
-    problem: Problem, numbers: Sequence[int], reads: Sequence[int], body: Graph, target: CudaTarget
-) -> FunctionLaunch:
-    """A launch that computes some of a body's outputs, all of one shape.
+def draft(stage: Stage, target: CudaTarget, names: Mapping[int, str]) -> Draft:
+    """A function that computes an element at each place of a block.
 
     Args:
-        problem: Their elements.
-        numbers: Which outputs.
-        reads: Inputs that the kernel reads, in the order of its operands.
-        body: The region's body.
+        stage: What it computes; outputs of one shape.
         target: The GPU.
+        names: Of pointers to inputs that are called otherwise than `in` and their number.
     """
-    problem = merged(problem)
+    problem = merged(stage.problem)
     problem = replace(problem, elements=tuple(resolved(e, problem.axes, {}) for e in problem.elements))
     tile = tile_of(problem, target)
-    code = Code()
-    renderer = Renderer(code, problem.inputs)
-    scope = enter(code, tile)
+    renderer = Renderer(Code(), problem.inputs, names=names)
+    scope = enter(renderer.code, tile)
     index = [axis.index for axis in problem.axes]
-    for number, element, kind in zip(numbers, problem.elements, problem.outputs, strict=True):
-        renderer.store(element, kind, f"out{number}", index, scope)
-    names = [
-        *(f"in{number}" for number in sorted(renderer.reads)),
-        *(f"out{number}" for number in numbers),
-        *(["status"] if renderer.reports else []),
-    ]
-    outputs = [value.tensor_type for value in body.outputs]
-    for number, kind in zip(numbers, problem.outputs, strict=True):
-        outputs[number] = kind
-    function = Function(
-        render_module("generic", code.functions, name="generic", parameters=names, body=code.text),
-        "generic",
-        arguments_of(names, reads, problem.inputs, outputs),
-        warps=max(1, min(THREADS, math.prod(tile.shape)) // WARP),
-        stages=1,
-    )
-    return FunctionLaunch(function, (tile.programs, 1, 1))
+    for name, element, kind in zip(stage.outputs, problem.elements, problem.outputs, strict=True):
+        renderer.store(element, kind, name, index, scope)
+    warps = max(1, min(THREADS, math.prod(tile.shape)) // WARP)
+    return Draft("generic", replace(stage, problem=problem), renderer, tile.programs, warps)

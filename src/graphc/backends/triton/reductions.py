@@ -123,13 +123,13 @@ def arg_reduce(site: Site, scalar: ArgReduce) -> Value:
         inner = site.at(site.scope.inner({scalar.axis.name: symbol(f"{scalar.axis.name}@")}, _renamed(places)))
         value = inner.tensor(scalar.body)
         text = code.bind(f"{value.text}.to(tl.uint8)") if is_bool else value.text
-        chosen = code.bind(_beats(scalar, text, best, dtype.is_float), "m")
+        chosen = code.bind(beats(scalar, text, best, dtype.is_float), "m")
         code.emit(f"{best} = tl.where({chosen}, {text}, {best})")
         code.emit(f"{at} = tl.where({chosen}, tl.cast({index}, tl.int64), {at})")
     return Value(at, dims, depth=value.depth)
 
 
-def _beats(scalar: ArgReduce, value: str, best: str, is_float: bool) -> str:
+def beats(scalar: ArgReduce, value: str, best: str, is_float: bool) -> str:
     """Whether an element takes the lead; a NaN beats every number and keeps the lead."""
     sign = {"argmax": ">", "argmin": "<"}[scalar.op] + ("=" if scalar.last else "")
     better = f"{value} {sign} {best}"

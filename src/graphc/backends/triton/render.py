@@ -28,18 +28,30 @@ class Renderer:
         inputs: Type of each numbered input.
         given: Inputs that are values at hand and not memory (an anchor's result), by number; they stand at the index
             at which they are read.
+        names: Of pointers to inputs; `in` and the number where there is none.
 
     Attributes:
-        reads: Numbers of the inputs that are read from memory, through pointers called `in0`, `in1`...
+        reads: Numbers of the inputs that are read from memory.
         reports: Whether bad indices are reported, through a pointer called `status`.
     """
 
-    def __init__(self, code: Code, inputs: Sequence[TensorType], given: Mapping[int, Value] | None = None) -> None:
+    def __init__(
+        self,
+        code: Code,
+        inputs: Sequence[TensorType],
+        given: Mapping[int, Value] | None = None,
+        names: Mapping[int, str] | None = None,
+    ) -> None:
         self.code = code
         self.inputs = inputs
         self.given = dict(given or {})
+        self.names = dict(names or {})
         self.reads: set[int] = set()
         self.reports = False
+
+    def name_of(self, number: int) -> str:
+        """The name of the pointer to an input."""
+        return self.names.get(number, f"in{number}")
 
     def render(self, scalar: Scalar, scope: Scope) -> Value:
         """The value of `scalar` in its computing type, a name or a literal; its statements are written.
@@ -88,7 +100,8 @@ class Renderer:
         at = index_value(self.code, scope, offset)
         mask = masks_of(self.code, scope, at.dims)
         masked = f", mask={mask.text}" if mask is not None else ""
-        self.code.emit(f"tl.store({pointer} + {at.text}, {value.text}{masked})")
+        spread = "" if value.dims <= at.dims else f" + tl.zeros({scope.shape(value.dims)}, tl.int32)"
+        self.code.emit(f"tl.store({pointer} + {at.text}{spread}, {value.text}{masked})")
 
 
 @dataclass(frozen=True)
@@ -145,7 +158,12 @@ class Rendering:
                 return found
         made = self._compute(scalar)
         if not made.literal and not made.text.isidentifier():
-            made = replace(made, text=self.code.bind(made.text, "x" if isinstance(scalar, Load) else "v"))
+            # Equal texts are equal values: what is read in two expressions is loaded once.
+            known = self.scope.texts.get(made.text)
+            if known is None:
+                name = self.code.bind(made.text, "x" if isinstance(scalar, Load) else "v")
+                known = self.scope.texts[made.text] = Value(name)
+            made = replace(made, text=known.text)
         (self.scope.values, *self.branches)[made.depth][id(scalar)] = made
         return made
 
@@ -271,7 +289,7 @@ class Rendering:
                 mask = self._and(mask, self._condition(guard))
         if unsafe and not self.guards:
             mask = self._and(mask, self._range(scope, places, type_.dims))
-        text = f"in{scalar.input} + {at.text}"
+        text = f"{self.renderer.name_of(scalar.input)} + {at.text}"
         if mask is not None:
             if not mask.dims <= at.dims:
                 text = f"{text} + {self.code.bind(f'tl.zeros_like({mask.text}.to(tl.int32))', 'i')}"

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 from graphc.backends.base import Kernel
 from graphc.backends.conv_product import as_product, of_convolution
-from graphc.backends.triton import attention, conv, depthwise, generic, matmul, scan, scatter, top_k
+from graphc.backends.triton import attention, conv, depthwise, generic, matmul, rows, scan, scatter, top_k
 from graphc.errors import BackendError
 from graphc.ir import Graph
 from graphc.target import CudaTarget
@@ -32,6 +32,7 @@ TEMPLATES: tuple[tuple[str, Lower], ...] = (
     ("conv", conv.lower),
     ("matmul", matmul.lower),
     ("attention", attention.lower),
+    ("rows", rows.lower),
     ("generic", _generic),
 )
 """Templates of regions by name, the most special first; the last takes whatever has tensor expressions."""
