@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+import numpy as np
+
 from graphc.package import Package, Variant
 from graphc.runtime.program import Program
 
@@ -75,3 +77,9 @@ class Engine(Protocol):
         Raises:
             InputError: It lies where this cannot read it.
         """
+
+    def room(self, size: int) -> Any:
+        """Bytes that outputs are written to, over and over: something with `nbytes`."""
+
+    def window(self, room: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
+        """An array at the beginning of what `room` gave, for `out` of a call."""

@@ -249,6 +249,8 @@ class Executable:
     def bind_state(self, pairs: Mapping[str, str], initial: Mapping[str, Array] | None = None) -> Stateful:
         """The model with outputs bound to inputs of the next call: caches and recurrent states, which never leave.
 
+        Where a GPU runs the model, they never leave its memory either.
+
         Args:
             pairs: Names of outputs by the inputs that they become: `{"past_0_k": "present_0_k"}`.
             initial: What those inputs are in the first call; zeros where left out, if their shapes are fixed.
@@ -260,7 +262,7 @@ class Executable:
             OptionError: A name is unknown, or an output cannot become the input.
             InputError: An initial state does not fit its input, or has to be given.
         """
-        return Stateful(self, pairs, initial)
+        return Stateful(self, self._engine, pairs, initial)
 
     def with_threads(self, threads: int) -> Executable:
         """The same package, its calls using another number of threads.

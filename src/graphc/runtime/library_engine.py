@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
+
+import numpy as np
 
 from graphc.errors import PackageError
 from graphc.package import Package, Variant
@@ -12,6 +15,7 @@ from graphc.runtime.engine import Engine, Unit
 from graphc.runtime.host import load_evaluator
 from graphc.runtime.library import load_library
 from graphc.runtime.library_program import LibraryProgram, OpenProgram
+from graphc.runtime.memory import Array, allocate
 from graphc.runtime.program import Program
 from graphc.runtime.values import refuse_gpu
 
@@ -60,6 +64,15 @@ class LibraryEngine(Engine):
     def adopt(self, value: Any, place: str) -> None:
         """Nothing: a CPU reads no memory of GPUs, which is an error."""
         refuse_gpu(value, place)
+
+    def room(self, size: int) -> Array:
+        """Bytes of this machine's memory."""
+        return allocate(size)
+
+    def window(self, room: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+        """A view of them."""
+        view: Array = room[: math.prod(shape) * dtype.itemsize].view(dtype).reshape(shape)
+        return view
 
 
 class _Unit(Unit):

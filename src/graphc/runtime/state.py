@@ -15,7 +15,8 @@ import numpy as np
 
 from graphc.errors import InputError, OptionError
 from graphc.package import TensorSpec, numpy_dtype
-from graphc.runtime.memory import Array, allocate
+from graphc.runtime.engine import Engine
+from graphc.runtime.memory import Array
 
 if TYPE_CHECKING:
     from graphc.runtime.executable import Executable
@@ -29,6 +30,7 @@ class Stateful:
 
     Args:
         model: The executable.
+        engine: What runs it.
         pairs: Names of outputs by the inputs that they become.
         initial: What those inputs are in the first call; zeros where left out, if their shapes are fixed.
 
@@ -37,8 +39,13 @@ class Stateful:
         InputError: An initial state does not fit its input, or has to be given.
     """
 
-    def __init__(self, model: Executable, pairs: Mapping[str, str], initial: Mapping[str, Array] | None = None) -> None:
+    def __init__(
+        self, model: Executable, engine: Engine, pairs: Mapping[str, str], initial: Mapping[str, Any] | None = None
+    ) -> None:
         self.model = model
+        self._engine = engine
+        # A GPU's memory is far away: what lies there stays there, however small.
+        self._large = _LARGE if engine.device == "cpu" else 0
         self._pairs = dict(pairs)
         self._inputs = {spec.name: spec for spec in model.inputs}
         outputs = {spec.name: spec for spec in model.outputs}
@@ -46,17 +53,17 @@ class Stateful:
             _check_pair(name, output, self._inputs, outputs)
         if len(set(self._pairs.values())) != len(self._pairs):
             raise OptionError("an output becomes two inputs; bind it to one, and give the other with each call")
-        self._blocks: dict[tuple[str, int], Array] = {}
+        self._blocks: dict[tuple[str, int], Any] = {}
         self._turn = 0
-        self._state: dict[str, Array] = {}
+        self._state: dict[str, Any] = {}
         self.reset(initial)
 
     @property
-    def state(self) -> dict[str, Array]:
-        """The state by input; its arrays are overwritten two calls later."""
+    def state(self) -> dict[str, Any]:
+        """The state by input; its arrays are overwritten two calls later, and `DeviceArray`s where a GPU made them."""
         return dict(self._state)
 
-    def reset(self, initial: Mapping[str, Array] | None = None) -> None:
+    def reset(self, initial: Mapping[str, Any] | None = None) -> None:
         """Begins anew.
 
         Args:
@@ -68,7 +75,7 @@ class Stateful:
         given = dict(initial or {})
         if unknown := sorted(given.keys() - self._pairs.keys()):
             raise InputError(f"{unknown[0]!r} is no state; the states are {', '.join(self._pairs)}")
-        self._state = {name: _initial(self._inputs[name], given.get(name)) for name in self._pairs}
+        self._state = {name: self._initial(self._inputs[name], given.get(name)) for name in self._pairs}
 
     def __call__(self, inputs: Mapping[str, Any], out: Mapping[str, Array] | None = None) -> dict[str, Any]:
         """Runs the model on its state.
@@ -94,25 +101,34 @@ class Stateful:
         self._state = {name: outputs.pop(output) for name, output in self._pairs.items()}
         return outputs
 
-    def _room(self, feed: Mapping[str, Any]) -> dict[str, Array]:
+    def _room(self, feed: Mapping[str, Any]) -> dict[str, Any]:
         """Where the large states that this call makes go."""
         shapes = self.model.output_shapes(feed)
-        room: dict[str, Array] = {}
+        room: dict[str, Any] = {}
         for name, output in self._pairs.items():
             spec, shape = self._inputs[name], shapes[output]
             dtype = numpy_dtype(spec.dtype)
             if shape is None or spec.dtype == "string":
                 continue
             size = math.prod(shape) * dtype.itemsize
-            if size < _LARGE:
+            if size < self._large:
                 continue
             block = self._blocks.get((name, self._turn))
             if block is None or block.nbytes < size:
                 # A cache that has grown will grow again.
                 grows = self._state[name].nbytes != size
-                block = self._blocks[name, self._turn] = allocate(2 * size if grows else size)
-            room[output] = block[:size].view(dtype).reshape(shape)
+                block = self._blocks[name, self._turn] = self._engine.room(2 * size if grows else size)
+            room[output] = self._engine.window(block, shape, dtype)
         return room
+
+    def _initial(self, spec: TensorSpec, given: Any) -> Any:
+        if given is None:
+            return _zeros(spec)
+        array = self._engine.adopt(given, f"initial state of {spec.name!r}")
+        array = np.asarray(given) if array is None else array
+        if array.dtype != numpy_dtype(spec.dtype) or array.ndim != len(spec.shape):
+            raise InputError(f"initial state: expected {spec}, got {array.dtype}{list(array.shape)}")
+        return array
 
 
 def _check_pair(name: str, output: str, inputs: Mapping[str, TensorSpec], outputs: Mapping[str, TensorSpec]) -> None:
@@ -127,12 +143,7 @@ def _check_pair(name: str, output: str, inputs: Mapping[str, TensorSpec], output
         raise OptionError(f"output {after} cannot become input {before}")
 
 
-def _initial(spec: TensorSpec, given: Array | None) -> Array:
-    if given is not None:
-        array = np.asarray(given)
-        if array.dtype != numpy_dtype(spec.dtype) or array.ndim != len(spec.shape):
-            raise InputError(f"initial state: expected {spec}, got {array.dtype}{list(array.shape)}")
-        return array
+def _zeros(spec: TensorSpec) -> Array:
     if any(not isinstance(extent, int) for extent in spec.shape):
         raise InputError(
             f"the shape of {spec} is open, so it needs an initial state",

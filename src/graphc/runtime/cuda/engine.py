@@ -6,9 +6,11 @@ import threading
 import weakref
 from typing import Any
 
+import numpy as np
+
 from graphc.errors import PackageError
 from graphc.package import Package, Variant
-from graphc.runtime.cuda.array import DeviceArray, adopt
+from graphc.runtime.cuda.array import DeviceArray, adopt, new_array
 from graphc.runtime.cuda.code import Code
 from graphc.runtime.cuda.device import Device
 from graphc.runtime.cuda.program import CudaProgram
@@ -68,6 +70,14 @@ class CudaEngine(Engine):
     def adopt(self, value: Any, place: str) -> DeviceArray | None:
         """An array in this GPU's memory as it is; None where `value` is in the host's."""
         return adopt(self._device, value, place)
+
+    def room(self, size: int) -> DeviceArray:
+        """Bytes of the GPU's memory."""
+        return new_array(self._device, (size,), np.dtype(np.uint8), "kept between calls")
+
+    def window(self, room: DeviceArray, shape: tuple[int, ...], dtype: np.dtype[Any]) -> DeviceArray:
+        """An array at the beginning of them."""
+        return DeviceArray(self._device, room.address, shape, dtype, room)
 
 
 class _Unit(Unit):
