@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
 
 from graphc.runtime import load
+from graphc.runtime.cuda.launcher import Launcher
 from tests.runtime.cuda.conftest import Fake, affine_of, x_of
 
 
@@ -53,3 +57,23 @@ def test_calls_in_flight_have_contexts_of_their_own(affine: Path, fake: Fake) ->
         model.trim()
         assert model.memory == 0
         np.testing.assert_array_equal(model([inputs[0]])["y"], affine_of(inputs[0]))
+
+
+def test_what_garbage_collection_frees_ends_no_capture(
+    affine: Path, fake: Fake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    enqueue, collected = Launcher.__call__, []
+
+    def collecting(launcher: Launcher) -> None:
+        enqueue(launcher)
+        collected.append(gc.collect())
+
+    with load(affine) as model:
+        loop: list[Any] = [model([x_of()], device_outputs=True)["y"]]
+        loop.append(loop)
+        used = fake.used()
+        del loop
+        monkeypatch.setattr(Launcher, "__call__", collecting)
+        np.testing.assert_array_equal(model([x_of()])["y"], affine_of(x_of()))
+        assert fake.calls("cuStreamBeginCapture") == 1 and collected[0] > 0
+        assert fake.used() == used - 1024

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import weakref
 from collections.abc import Iterator, Sequence
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -81,6 +82,9 @@ class CudaContext:
                 for step, calls in program.calls.items()
             }
             failing.pop_all()
+        # Where it goes with all that holds it, nobody closes it.
+        self._freed = weakref.finalize(self, self._owned.close)
+        self._freed.atexit = False
 
     def _owns(self, part: PartT) -> PartT:
         return self._owned.enter_context(contextlib.closing(part))
@@ -92,7 +96,7 @@ class CudaContext:
         self._object_blocks = {}
         # They hold this, and this the program with its weights.
         self._launchers = {}
-        self._owned.close()
+        self._freed()
 
     def execute(self, inputs: Sequence[Any], outputs: dict[str, Any], stamps: Array | None = None) -> None:
         """As of every context."""

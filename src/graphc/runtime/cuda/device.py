@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from graphc.errors import DeviceError
@@ -13,6 +14,7 @@ from graphc.runtime.cuda.driver import OutOfDeviceMemoryError, call, enumerator
 
 _lock = threading.Lock()
 _open: weakref.WeakValueDictionary[int, Device] = weakref.WeakValueDictionary()
+_capture = threading.local()
 
 
 class Device:
@@ -71,7 +73,13 @@ class Device:
             return int(call("cuMemGetInfo")[0])
 
     def free(self, function: str, handle: Any) -> None:
-        """Frees something by a function of the driver."""
+        """Frees something by a function of the driver: at once, or after the capture that the calling thread is in.
+
+        What nobody holds any more is freed wherever Python finds that, and would end a capture.
+        """
+        if (later := getattr(_capture, "later", None)) is not None:
+            later.append((self, function, handle))
+            return
         driver.attempt("cuCtxPushCurrent", self._context)
         driver.attempt(function, handle)
         driver.attempt("cuCtxPopCurrent")
@@ -133,3 +141,15 @@ def devices() -> tuple[Device, ...]:
     """
     driver.initialize()
     return tuple(open_device(ordinal) for ordinal in range(call("cuDeviceGetCount")))
+
+
+@contextlib.contextmanager
+def freeing_later() -> Iterator[None]:
+    """The calling thread captures a graph: nothing is freed before the end."""
+    _capture.later = []
+    try:
+        yield
+    finally:
+        later, _capture.later = _capture.later, None
+        for device, function, handle in later:
+            device.free(function, handle)

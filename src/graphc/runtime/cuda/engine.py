@@ -93,6 +93,8 @@ class _Unit(Unit):
         self._programs: weakref.WeakSet[CudaProgram] = weakref.WeakSet()
         self._lock = threading.Lock()
         device.reclaim_from(self)
+        # An executable that is dropped without being closed: its programs and their contexts hold each other.
+        weakref.finalize(self, _close_all, self._programs).atexit = False
 
     @property
     def package(self) -> Package:
@@ -130,10 +132,14 @@ class _Unit(Unit):
 
     def close(self) -> None:
         """Frees contexts, those in use when their calls end; code and weights go with the last of them."""
-        for program in self._listed():
-            program.close()
+        _close_all(self._programs)
         self._code = self._weights = None
 
     def _listed(self) -> list[CudaProgram]:
         with self._lock:
             return list(self._programs)
+
+
+def _close_all(programs: weakref.WeakSet[CudaProgram]) -> None:
+    for program in list(programs):
+        program.close()

@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable
 from typing import Any
 
 from graphc.runtime.cuda import driver
-from graphc.runtime.cuda.device import Device
+from graphc.runtime.cuda.device import Device, freeing_later
 from graphc.runtime.cuda.driver import call, enumerator
 
 _KEPT = 48
@@ -47,14 +47,15 @@ class Graphs:
     def _capture(self, enqueue: Callable[[], None]) -> Any:
         # Of this thread alone: others go on allocating and loading meanwhile.
         mode = enumerator("CUstreamCaptureMode", "CU_STREAM_CAPTURE_MODE_THREAD_LOCAL")
-        call("cuStreamBeginCapture", self._stream, mode)
-        try:
-            enqueue()
-        except BaseException:
-            if (unfinished := driver.attempt("cuStreamEndCapture", self._stream)) is not None:
-                driver.attempt("cuGraphDestroy", unfinished)
-            raise
-        graph = call("cuStreamEndCapture", self._stream)
+        with freeing_later():
+            call("cuStreamBeginCapture", self._stream, mode)
+            try:
+                enqueue()
+            except BaseException:
+                if (unfinished := driver.attempt("cuStreamEndCapture", self._stream)) is not None:
+                    driver.attempt("cuGraphDestroy", unfinished)
+                raise
+            graph = call("cuStreamEndCapture", self._stream)
         try:
             made = call("cuGraphInstantiate", graph, 0)
         finally:
