@@ -139,6 +139,16 @@ tl.store(x + 3, n)"""
     assert interpret(once(made), [np.zeros(6, np.int32)]).arrays[0].tolist() == [6, 1, 2, 3, 4, 0]
 
 
+def test_a_scalar_comparison_masks_a_block() -> None:
+    body = """\
+first = tl.program_id(0) < 1
+i = tl.program_id(0) * 4 + tl.arange(0, 4)
+tl.store(y + i, tl.load(x + i, mask=first, other=7.0) + tl.load(x + i - 4, mask=first ^ True, other=1.0))"""
+    made = function_of(body, pointer("x", 0), pointer("y", 1))
+    done = interpret(once(made, 2), [np.arange(4, dtype=np.float32), np.zeros(8, np.float32)])
+    assert done.arrays[1].tolist() == [1, 2, 3, 4, 7, 8, 9, 10]
+
+
 def test_a_launch_of_no_programs_is_left_out() -> None:
     made = function_of("tl.store(x + 1000000, 2.0)", pointer("x", 0))
     assert interpret([FunctionLaunch(made, (3, 0, 1))], [np.ones(1, np.float32)]).arrays[0] == 1

@@ -1,7 +1,8 @@
 """What Triton's interpreter gets wrong, set right. Runs in the interpreter's process.
 
 It holds a bfloat16 as a word of 16 bits. Found wrong in 3.9: products and other arithmetic of bfloat16 (words are
-multiplied as integers), casts to it (cut off, where a GPU rounds to nearest even) and integers cast to it or from it.
+multiplied as integers), casts to it (cut off, where a GPU rounds to nearest even) and integers cast to it or from it;
+and a scalar comparison as the mask of a block.
 3.6 cannot take a scalar for an integer of Python where NumPy is newer than it.
 """
 
@@ -42,7 +43,9 @@ def apply() -> None:
 
     def binary_op(left: Any, right: Any, *rest: Any) -> Any:
         _refuse(left, right)
-        return binary(left, right, *rest)
+        made = binary(left, right, *rest)
+        # A comparison of numbers is no number: a mask made from one would be of their type.
+        return interpreter.TensorHandle(made.data, tl.int1) if made.data.dtype == np.bool_ else made
 
     def unary_op(source: Any, *rest: Any) -> Any:
         _refuse(source)
