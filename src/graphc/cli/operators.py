@@ -12,7 +12,8 @@ from graphc.cli.table import table
 from graphc.cli.toolchain import installed
 from graphc.errors import OptionError
 
-DESCRIPTION = """Say for every operator of ONNX, or for those named, where it runs on a CPU, by its first input's dtype.
+DESCRIPTION = """Say for every operator of ONNX, or for those named, where it runs on a CPU, by its first input's dtype,
+and on a GPU over all dtypes.
 
 ● compiled, ◐ compiled for some inputs and attributes, ○ a host step in NumPy, – refused; nothing where ONNX does not
 allow the dtype. It is tried out: models of the ONNX backend suite are rewritten to each dtype and lowered."""
@@ -35,7 +36,7 @@ def run(options: argparse.Namespace) -> int:
     """Prints the table."""
     with installed():
         from graphc.testing.isolation import default_workers
-        from graphc.testing.operators import GROUPS, cells, known_operators, markdown, operator_rows
+        from graphc.testing.operators import GROUPS, cells, gpu_cell, known_operators, markdown, operator_rows
     known = known_operators()
     for name in options.names:
         if name not in known:
@@ -50,8 +51,13 @@ def run(options: argparse.Namespace) -> int:
         print(markdown(rows), end="")
     else:
         shown = [
-            (f"{row.domain}::{row.name}" if row.domain else row.name, *cells(row), row.places.get("", ""))
+            (
+                f"{row.domain}::{row.name}" if row.domain else row.name,
+                *cells(row),
+                gpu_cell(row),
+                row.places.get("", ""),
+            )
             for row in rows
         ]
-        print(table(("operator", *GROUPS, ""), shown, left=(0, len(GROUPS) + 1), indent=0))
+        print(table(("operator", *GROUPS, "GPU", ""), shown, left=(0, len(GROUPS) + 2), indent=0))
     return 0

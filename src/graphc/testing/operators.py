@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Literal, TypeAlias
 
@@ -35,8 +36,9 @@ class OperatorRow:
         domain: Its domain, empty for ai.onnx.
         name: Its name.
         versions: Operator-set versions that changed it.
-        places: By dtype of its first input; `""` where that is no tensor.
+        places: On a CPU, by dtype of its first input; `""` where that is no tensor.
         cases: How many models were looked at.
+        gpu: The same on a GPU; empty where what compiles for GPUs is not installed.
     """
 
     domain: str
@@ -44,6 +46,7 @@ class OperatorRow:
     versions: tuple[int, ...]
     places: Mapping[str, Place]
     cases: int
+    gpu: Mapping[str, Place] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -72,11 +75,12 @@ def operator_rows(
     wanted = set(names)
     tasks = [task for task in _tasks() if not wanted or task.name in wanted]
     rows = []
+    failed: tuple[Mapping[str, Place], Mapping[str, Place]] = {"": "no"}, {"": "no"}
     with Isolation(judge_operator, workers, SECONDS) as pool:
         for done, (task, outcome) in enumerate(pool.run((task, task) for task in tasks)):
             progress("trying operators", done + 1, len(tasks))
-            places: Mapping[str, Place] = outcome.value if outcome.status == "done" else {"": "no"}
-            rows.append(OperatorRow(task.domain, task.name, task.versions, places, len(task.cases)))
+            places, gpu = outcome.value if outcome.status == "done" else failed
+            rows.append(OperatorRow(task.domain, task.name, task.versions, places, len(task.cases), gpu))
     return sorted(rows, key=lambda row: (row.domain, row.name.lower()))
 
 
@@ -121,18 +125,23 @@ def cases_by_operator() -> dict[tuple[str, str], list[Case]]:
     return {key: cases[:: max(1, len(cases) // CASES_PER_OPERATOR)] for key, cases in found.items()}
 
 
-def judge_operator(task: OperatorTask) -> dict[str, Place]:
-    """Where the operator runs, by dtype of its first input; for a process of its own."""
+def judge_operator(task: OperatorTask) -> tuple[dict[str, Place], dict[str, Place]]:
+    """Where the operator runs on a CPU and on a GPU, by dtype of its first input; for a process of its own."""
+    installed = importlib.util.find_spec("triton") is not None
+    return _judge(task, "cpu"), _judge(task, GPU) if installed else {}
+
+
+def _judge(task: OperatorTask, target: str) -> dict[str, Place]:
     if not task.cases:
         return {"": _defined(task)}
     places: dict[str, Place] = {}
     schema = onnx.defs.get_schema(task.name, max(task.versions), task.domain)
     for dtype in allowed_dtypes(schema):
-        found = [place for case in task.cases if (place := _place(case, schema, dtype)) is not None]
+        found = [place for case in task.cases if (place := _place(case, schema, dtype, target)) is not None]
         if found:
             places[dtype.name] = _together(found)
     if not places:
-        found = [place for case in task.cases if (place := _place(case, schema, None)) is not None]
+        found = [place for case in task.cases if (place := _place(case, schema, None, target)) is not None]
         places[""] = _together(found or ["no"])
     return places
 
@@ -167,7 +176,7 @@ def _allowed(formal: Any) -> list[DType]:
     return [dtype for dtype in dtypes.ALL if dtype in known]
 
 
-def _place(case: Case, schema: Any, dtype: DType | None) -> Place | None:
+def _place(case: Case, schema: Any, dtype: DType | None, target: str) -> Place | None:
     """Where a case's node runs once its first input is of `dtype`; None where the case cannot be so."""
     from graphc.compiler import CompileOptions, lower_model
 
@@ -178,9 +187,9 @@ def _place(case: Case, schema: Any, dtype: DType | None) -> Place | None:
     values = dict(zip(names, case.data_sets[0][0], strict=False))
     options = CompileOptions(verify=False)
     try:
-        lowered = lower_model(model, options=options)
+        lowered = lower_model(model, target=target, options=options)
         if decided := {name: values[name] for name in lowered.undecided if name in values}:
-            lowered = lower_model(model, options=options, values=decided)
+            lowered = lower_model(model, target=target, options=options, values=decided)
     except ModelError:
         # The dtype does not go with what the case's attributes and other inputs say.
         return None
@@ -225,6 +234,9 @@ GROUPS: Mapping[str, tuple[DType, ...]] = {
 }
 """Columns of the table."""
 
+GPU = "cuda:sm_80"
+"""The architecture that the column of GPUs is of: later ones have all that it has."""
+
 MARKS: Mapping[Place, str] = {"compiled": "●", "partly": "◐", "host": "○", "no": "–"}
 _DOMAINS = {"": "ai.onnx", "com.microsoft": "com.microsoft (ONNX Runtime)"}
 
@@ -238,16 +250,21 @@ def cells(row: OperatorRow) -> list[str]:
     return marks
 
 
+def gpu_cell(row: OperatorRow) -> str:
+    """A mark for GPUs over all dtypes."""
+    return MARKS[_together(tuple(row.gpu.values()))] if row.gpu else ""
+
+
 def markdown(rows: Sequence[OperatorRow]) -> str:
     """The page that docs/operators.md is."""
     lines = [
         "# Operators",
         "",
         "What graphc does with every operator that ONNX defines, by dtype of its first input. `graphc operators",
-        "--markdown` wrote this page: it lowers models of the ONNX backend suite, rewritten to each dtype, for a CPU.",
-        "`graphc check MODEL` says the same about a model of yours, node by node.",
+        "--markdown` wrote this page: it lowers models of the ONNX backend suite, rewritten to each dtype, for a CPU",
+        "and for a GPU. `graphc check MODEL` says the same about a model of yours, node by node.",
         "",
-        "| mark | on a CPU |",
+        "| mark | |",
         "|---|---|",
         "| ● | compiled |",
         "| ◐ | compiled for some of the dtypes, attributes and inputs tried, a host step for the others |",
@@ -256,7 +273,8 @@ def markdown(rows: Sequence[OperatorRow]) -> str:
         "|   | ONNX does not allow it |",
         "",
         "The versions are those of the operator set that changed the operator; a model of any of them, or of one",
-        "between, is read. The reference backend runs whatever is not refused, in NumPy.",
+        "between, is read. The dtypes are those on a CPU; the last column is a GPU, over all of them. The reference",
+        "backend runs whatever is not refused, in NumPy.",
     ]
     for domain in sorted({row.domain for row in rows}):
         own = [row for row in rows if row.domain == domain]
@@ -264,13 +282,15 @@ def markdown(rows: Sequence[OperatorRow]) -> str:
         plain = [row for row in own if set(row.places) == {""}]
         typed = [row for row in own if row not in plain]
         if typed:
-            lines += [f"| operator | versions | {' | '.join(GROUPS)} |", "|---|---|" + ":-:|" * len(GROUPS)]
-            lines += [f"| {row.name} | {_versions(row)} | {' | '.join(cells(row))} |" for row in typed]
+            lines += [f"| operator | versions | {' | '.join(GROUPS)} | GPU |", "|---|---|" + ":-:|" * (len(GROUPS) + 1)]
+            lines += [
+                f"| {row.name} | {_versions(row)} | {' | '.join([*cells(row), gpu_cell(row)])} |" for row in typed
+            ]
         if plain:
             if typed:
                 lines += ["", "Of sequences, optionals and maps, or without a model in the suite to try:", ""]
-            lines += ["| operator | versions | |", "|---|---|:-:|"]
-            lines += [f"| {row.name} | {_versions(row)} | {MARKS[row.places['']]} |" for row in plain]
+            lines += ["| operator | versions | CPU | GPU |", "|---|---|:-:|:-:|"]
+            lines += [f"| {row.name} | {_versions(row)} | {MARKS[row.places['']]} | {gpu_cell(row)} |" for row in plain]
     return "\n".join(lines) + "\n"
 
 
