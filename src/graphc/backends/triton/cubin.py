@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import metadata
 
@@ -15,7 +15,7 @@ from graphc.backends.triton.worker import WorkerError, WorkerPool
 from graphc.errors import BackendError, ToolchainError
 from graphc.ir import Dim
 from graphc.ir.symbolic import substitute, symbol
-from graphc.package.cuda import MAX_THREADS, CudaKernel, CudaObject, Integer, Launch, cubin_name
+from graphc.package.cuda import MAX_THREADS, CudaKernel, CudaObject, Integer, Launch, Pointer, cubin_name
 from graphc.target.cuda import CudaTarget
 
 COMPILE_SECONDS = 300.0
@@ -120,8 +120,9 @@ def compile_functions(launches: Sequence[FunctionLaunch], target: CudaTarget, di
     """
     compiled: dict[Function, CompiledFunction] = {}
     for launch in launches:
-        if launch.function not in compiled:
-            compiled[launch.function] = compile_function(launch.function, target)
+        function = _without_values(launch.function)
+        if function not in compiled:
+            compiled[function] = compile_function(launch.function, target)
     names = {name: symbol(f"d{number}") for number, name in enumerate(dims)}
 
     def extent(dim: Dim) -> int | str:
@@ -129,7 +130,9 @@ def compile_functions(launches: Sequence[FunctionLaunch], target: CudaTarget, di
 
     made = []
     for launch in launches:
-        function, code = launch.function, compiled[launch.function]
+        function, code = launch.function, compiled[_without_values(launch.function)]
+        for argument in function.arguments:
+            _check_multiple(f"kernel {function.name} for {target}", argument)
         x, y, z = launch.grid
         made.append(
             Launch(
@@ -183,6 +186,12 @@ def compile_function(function: Function, target: CudaTarget) -> CompiledFunction
     if made.threads > MAX_THREADS:
         raise BackendError(f"{what} wants blocks of {made.threads} threads; there are {MAX_THREADS} at most")
     return made
+
+
+def _without_values(function: Function) -> Function:
+    """What decides the machine code: steps of a loop, which differ in their numbers, are compiled once."""
+    unset = tuple(replace(argument, value=Pointer(0)) for argument in function.arguments)
+    return replace(function, arguments=unset)
 
 
 def _check_multiple(what: str, argument: Argument) -> None:

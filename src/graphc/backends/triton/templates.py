@@ -7,9 +7,10 @@ from typing import Any, TypeAlias
 
 from graphc.backends.base import Kernel
 from graphc.backends.conv_product import as_product, of_convolution
-from graphc.backends.triton import attention, conv, depthwise, generic, matmul, rows, scan, scatter, top_k
+from graphc.backends.triton import attention, conv, depthwise, generic, matmul, recurrent, rows, scan, scatter, top_k
 from graphc.errors import BackendError
-from graphc.ir import Graph
+from graphc.ir import GRAPHC_DOMAIN, Graph
+from graphc.ops.recurrent import RECURRENCE
 from graphc.target import CudaTarget
 
 Lower: TypeAlias = "Callable[[Graph, CudaTarget, frozenset[int], Mapping[str, Any]], Kernel]"
@@ -44,6 +45,7 @@ OPERATORS: Mapping[tuple[str, str], Lower] = {
     ("", "ScatterElements"): scatter.lower,
     ("", "ScatterND"): scatter.lower,
     ("", "TopK"): top_k.lower,
+    (GRAPHC_DOMAIN, RECURRENCE): recurrent.lower,
 }
 """Templates of single operators, by domain and name. Tensors without elements come to them too."""
 

@@ -1,0 +1,108 @@
+"""Recurrences on GPUs: every cell, direction, layout and option, against the operator's NumPy meaning."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from graphc.backends.base import Kernel
+from graphc.backends.triton import recurrent
+from graphc.errors import BackendError
+from graphc.ir import Graph
+from graphc.ops.recurrent import CELLS
+from graphc.package.cuda import CudaObject, Integer
+from graphc.target.cuda import GPUS, CudaTarget
+from graphc.testing.triton.kernels import check_kernel
+from tests.backends.bodies import Array
+from tests.backends.recurrences import operands, region
+from tests.backends.triton.harness import machine_code
+
+every_cell = pytest.mark.parametrize("cell", CELLS)
+
+
+def lower(graph: Graph, target: CudaTarget) -> Kernel:
+    return recurrent.lower(graph, target, frozenset(), {})
+
+
+def run(graph: Graph, arrays: list[Array | None], **more: Any) -> Kernel:
+    return check_kernel(graph, [array for array in arrays if array is not None], lower, **more)
+
+
+@every_cell
+@settings(max_examples=8)
+@given(st.data())
+def test_any_recurrence(cell: str, data: st.DataObject) -> None:
+    def flag(name: str) -> bool:
+        return data.draw(st.booleans(), name)
+
+    steps, batch = data.draw(st.integers(1, 3), "steps"), data.draw(st.integers(1, 6), "batch")
+    hidden, layout = data.draw(st.integers(2, 20), "hidden"), data.draw(st.integers(0, 1), "layout")
+    direction = data.draw(st.sampled_from(("forward", "reverse", "bidirectional")), "direction")
+    directions = 2 if direction == "bidirectional" else 1
+    attributes: dict[str, Any] = {"direction": direction, "layout": layout}
+    if cell == "GRU" and flag("linear_before_reset"):
+        attributes["linear_before_reset"] = 1
+    if cell == "LSTM" and flag("input_forget"):
+        attributes["input_forget"] = 1
+    if flag("clip"):
+        attributes["clip"] = 0.5
+    if flag("activations"):
+        count = len(CELLS[cell].activations) * directions
+        names = [data.draw(st.sampled_from(("Sigmoid", "Tanh", "Relu", "HardSigmoid"))) for _ in range(count)]
+        attributes["activations"] = tuple(names)
+    # What is no length means nothing or everything; it must not be read or written at.
+    lengths = [data.draw(st.integers(-1, steps + 1)) for _ in range(batch)] if flag("lengths") else None
+    arrays = operands(
+        cell,
+        steps,
+        batch,
+        hidden,
+        directions=directions,
+        layout=layout,
+        inputs=data.draw(st.sampled_from((0, 0, 2, 70)), "inputs"),
+        states=flag("states"),
+        lengths=lengths if batch > 1 else None,
+        bias=flag("bias") and (cell == "GRU" and "linear_before_reset" in attributes),
+        peepholes=cell == "LSTM" and flag("peepholes"),
+    )
+    everything = range(1 + CELLS[cell].states)
+    read = tuple(i for i in everything if flag(f"output {i}")) or (0,)
+    run(region(cell, arrays, read, **attributes), arrays)
+
+
+@every_cell
+def test_double_precision(cell: str) -> None:
+    arrays = operands(cell, 2, 5, 18, dtype=np.float64)
+    run(region(cell, arrays), arrays, tolerance=1e-13)
+
+
+def test_many_sequences_of_wide_states() -> None:
+    arrays = operands("LSTM", 2, 18, 70)
+    kernel = run(region("LSTM", arrays), arrays)
+    assert kernel.schedule == {"launches": 3, "tile": "32x16"}
+
+
+def test_steps_are_launches_of_one_function() -> None:
+    kernel = lower(region("RNN", operands("RNN", 3, 1, 16)), GPUS["sm_90"])
+    made = CudaObject.from_bytes(kernel.compile())
+    assert len(made.cubins) == 2
+    assert [launch.parameters[-1] for launch in made.kernel.launches[1:]] == [Integer(step) for step in range(3)]
+
+
+def test_more_steps_than_launches_are_refused() -> None:
+    arrays = operands("LSTM", recurrent.MOST_LAUNCHES + 1, 1, 2)
+    with pytest.raises(BackendError, match="4097 launches"):
+        lower(region("LSTM", arrays), GPUS["sm_90"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["sm_80", "sm_90"])
+@pytest.mark.parametrize(("batch", "dtype"), [(1, np.float32), (32, np.float32)])
+def test_machine_code(batch: int, dtype: type, target: str) -> None:
+    for cell in ("LSTM", "GRU"):
+        arrays = operands(cell, 1, batch, 256, dtype=dtype)
+        machine_code(lower(region(cell, arrays), GPUS[target]), GPUS[target])
