@@ -8,6 +8,7 @@ block waits for another; inside a CUDA graph they follow one another within a fe
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -109,7 +110,7 @@ def _node_of(body: Graph) -> Node:
             raise BackendError(f"%{value.name} has an extent that is not bound, or zero")
         if value not in body.inputs:
             raise BackendError(f"%{value.name} is a constant of one element")
-        if value.tensor_type.numel >= _LIMIT:
+        if math.prod(value.tensor_type.static_shape) >= _LIMIT:
             raise BackendError(f"%{value.name} has more elements than 32 bits count")
     try:
         output = infer_node(node)[0]
@@ -117,7 +118,7 @@ def _node_of(body: Graph) -> Node:
         raise BackendError(error.message) from error
     if not isinstance(output, TensorType) or output.dtype not in (dtypes.FLOAT32, dtypes.FLOAT64):
         raise BackendError(f"a recurrence of {output}, not of float32 or float64")
-    if output.static_shape[0] and output.numel >= _LIMIT:
+    if math.prod(output.static_shape) >= _LIMIT:
         raise BackendError("the result has more elements than 32 bits count")
     return node
 
