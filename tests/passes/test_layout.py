@@ -10,7 +10,9 @@ from graphc.ir.verify import verify
 from graphc.ops import infer_graph
 from graphc.ops.evaluate import evaluate_graph
 from graphc.passes import PassContext
+from graphc.passes.buffers import assign_buffers
 from graphc.passes.layout import AssignLayout
+from graphc.passes.views import is_view
 from graphc.target import GPUS
 from graphc.testing import check_pass
 
@@ -177,3 +179,24 @@ def test_signals_and_integers_are_stored_channels_last_too() -> None:
 def test_random_graphs_keep_their_meaning_with_channels_last() -> None:
     operators = ("Conv", "MaxPool", "GlobalAveragePool", "Relu", "Add", "Concat", "Transpose")
     assert check_pass("layout{channels_last=true}", examples=200, operators=operators, max_nodes=12) > 0
+
+
+def test_axes_that_are_turned_to_channels_last_and_back_are_views() -> None:
+    graph, b, x = _image(2, 3, 8, 8)
+    y = _conv(b, x, 3, 16, 3)
+    tokens = b.op("LayerNormalization", b.op("Transpose", y, perm=(0, 2, 3, 1)), b.constant(np.ones(16, np.float32)))
+    graph.outputs = [_conv(b, b.op("Add", b.op("Transpose", tokens, perm=(0, 3, 1, 2)), y), 16, 8, 3)]
+    found = _assign(graph, channels_last=True)
+    assert [name for name, layout in found.items() if layout == NHWC] == ["Conv0", "Transpose3", "Add4", "Conv5"]
+    turned = [node for node in graph.nodes if node.is_op("Transpose")]
+    assert all(is_view(node) for node in turned)
+    plan = assign_buffers(graph)
+    assert not set(turned) & set(plan.steps)
+    assert plan.storage[turned[0].output] is plan.storage[y]
+
+
+def test_axes_are_turned_as_written_where_nothing_reads_images() -> None:
+    graph, b, x = _image(1, 4, 6, 5)
+    y = b.op("Relu", b.op("Transpose", x, perm=(0, 3, 1, 2)))
+    graph.outputs = [y, _conv(b, x, 4, 4, 3)]
+    assert _assign(graph, channels_last=True)["Transpose0"] == "row_major"

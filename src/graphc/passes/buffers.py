@@ -11,20 +11,21 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeGuard
 
 from graphc.ir import Dim, Graph, Node, TensorType, Type, Value, captured_values
-from graphc.ops.base import Trait, find
+from graphc.passes import views
 
 Kind = Literal["arena", "weight", "input", "output", "object"]
 
 
 def is_view(node: Node) -> bool:
     """Whether a node's output is its first input's bytes: no step is needed for it."""
-    operator = find(node)
-    if operator is None or not operator.has(Trait.VIEW) or not node.inputs or node.inputs[0] is None:
+    if not views.is_view(node) or not node.inputs or node.inputs[0] is None:
         return False
     values = (node.inputs[0], node.output)
     opened = open_symbols(node.graph)
+    plain = views.turns_no_bytes(node) or all(value.tensor_type.layout.is_row_major for value in values)
     return (
-        all(_has_bytes(value.type, opened) and value.tensor_type.layout.is_row_major for value in values)
+        plain
+        and all(_has_bytes(value.type, opened) for value in values)
         and len([value for value in node.outputs if value.is_used]) <= 1
     )
 

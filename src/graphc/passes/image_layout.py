@@ -8,6 +8,7 @@ from typing import Protocol
 from graphc.ir import Layout, Node, TensorType, Value, blocked, channels_last
 from graphc.ir.dtypes import FLOAT32
 from graphc.ops.convolution import conv_window
+from graphc.ops.movement import permutation
 from graphc.target import CudaTarget
 
 Border = tuple[tuple[int, int], ...]
@@ -30,6 +31,10 @@ class ImageLayout(Protocol):
 
     def converts(self, value: Value) -> bool:
         """Whether it pays to store a row-major image so for one convolution, where `refusal` says nothing."""
+        ...
+
+    def turns(self, node: Node) -> bool:
+        """Whether `node` turns row-major storage into an image that is stored so already."""
         ...
 
     def layout(self, value: Value, border: Border) -> Layout:
@@ -75,6 +80,10 @@ class Blocks:
         """Always."""
         return True
 
+    def turns(self, node: Node) -> bool:
+        """No: blocks are made."""
+        return False
+
     def layout(self, value: Value, border: Border) -> Layout:
         """Blocked, with the border."""
         halo = ((0, 0), (0, 0), *border) if self.halo and any(map(any, border)) else ()
@@ -112,6 +121,11 @@ class ChannelsLast:
         """Not the few channels of a photo."""
         channels = value.tensor_type.dims[1]
         return isinstance(channels, int) and channels >= FEWEST_CHANNELS
+
+    def turns(self, node: Node) -> bool:
+        """A Transpose that brings the last axis to the channels' place."""
+        rank = len(node.output.tensor_type.dims)
+        return node.is_op("Transpose") and permutation(node, rank) == (0, rank - 1, *range(1, rank - 1))
 
     def layout(self, value: Value, border: Border) -> Layout:
         """Channels last; borders are masked when they are read."""

@@ -13,7 +13,7 @@ from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
-from graphc.ir import GRAPHC_DOMAIN, ROW_MAJOR, Graph, Layout, Node, TensorType, Value
+from graphc.ir import GRAPHC_DOMAIN, ROW_MAJOR, Graph, Layout, Node, Value
 from graphc.ir.layout_checks import ANY_OPERATOR, register_layout_rule, row_major_only
 from graphc.ops.base import Trait, find
 from graphc.passes.base import Finding, PassContext, register_pass
@@ -112,7 +112,7 @@ def _why_row_major(node: Node, chosen: Container[Value], images: ImageLayout, co
     verdict = None if context.capability is None else context.capability.supports(node)
     if verdict is not None and not verdict:
         return f"{node.op} runs on the host: {verdict.reason}"
-    if images.takes(node):
+    if images.takes(node) or (images.turns(node) and _meets_images(node.output, chosen, images)):
         return None
     if not _computes_in_any_layout(node):
         return f"{node.op} is computed on row-major storage"
@@ -139,6 +139,14 @@ def _reads_any_layout(node: Node, value: Value, images: ImageLayout) -> bool:
     if images.takes(node):
         return node.input(0) is value
     return _computes_in_any_layout(node) or (node.is_op("Transpose") and isinstance(images, ChannelsLast))
+
+
+def _meets_images(value: Value, chosen: Container[Value], images: ImageLayout) -> bool:
+    """Whether all that reads `value` would read it as an image is stored, and some of it reads images anyway."""
+    if value.is_graph_output or not all(_reads_any_layout(node, value, images) for node in value.consumers):
+        return False
+    others = [other for node in value.consumers for other in _data_inputs(node) if other is not value]
+    return any(images.takes(node) for node in value.consumers) or any(other in chosen for other in others)
 
 
 def _convert_readers(graph: Graph, value: Value, images: ImageLayout) -> int:
@@ -200,9 +208,7 @@ def _accepts(node: Node) -> str | None:
     if _computes_in_any_layout(node):
         return None
     if node.is_op("Transpose"):
-        made = node.output.type
-        plain = not isinstance(made, TensorType) or made.layout.is_row_major
-        return None if plain else f"the result of {node.op} must be row-major, not {made}"
+        return None
     if not is_convolution(node) or convolution_rank(node) not in (3, 4):
         return row_major_only(node)
     data, *weights = node.inputs

@@ -182,7 +182,7 @@ def _products(body: Graph, problem: Convolution, arithmetic: Arithmetic) -> Prod
     left, right = (bytes_ for bytes_ in own if isinstance(bytes_, int))
 
     def candidate(tile: Tile) -> Iterator[tuple[Product, ConvWeights, float]]:
-        for flat in (False, True) if kernel != (1, 1) and conv_tiles.can_gather(tile) else (False,):
+        for flat in (False, True) if kernel != (1, 1) and conv_tiles.can_gather(tile, arithmetic) else (False,):
             # Neighbours in a row of weights should be neighbours in the image.
             across: Order = "taps, channels" if strides.channel == 1 else "channels, taps"
             weights = ConvWeights(

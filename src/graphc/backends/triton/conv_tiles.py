@@ -95,10 +95,12 @@ _GATHERING_REGISTERS = 176
 """Of a thread, for its sums and for the address and condition of each element that it gathers."""
 
 
-def can_gather(tile: Tile) -> bool:
+def can_gather(tile: Tile, arithmetic: Arithmetic) -> bool:
     """Whether a block whose elements are gathered one by one has registers for it."""
     threads = WARP * tile.warps
-    return tile.rows * (tile.columns + 3 * tile.depth) <= _GATHERING_REGISTERS * threads
+    # Lanes that multiply have their operands in registers too.
+    sums = tile.columns * (2 if arithmetic == "single" else 1)
+    return tile.rows * (sums + 3 * tile.depth) < _GATHERING_REGISTERS * threads
 
 
 Products: TypeAlias = Callable[[Tile], Iterator[tuple[Problem, ConvWeights, float]]]

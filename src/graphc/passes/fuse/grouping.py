@@ -9,6 +9,7 @@ from graphc.ir import GRAPHC_DOMAIN, Graph, Node, TensorType, Value
 from graphc.ops.base import Trait, express, find, parameters
 from graphc.ops.expr import Load, Scalar, walk
 from graphc.passes.base import PassContext
+from graphc.passes.views import is_view
 
 REGION = "Region"
 
@@ -231,11 +232,6 @@ def has(node: Node | None, traits: Iterable[Trait]) -> bool:
     """Whether a node is of one of these traits."""
     operator = None if node is None else find(node)
     return operator is not None and any(operator.has(trait) for trait in traits)
-
-
-def is_view(node: Node) -> bool:
-    """Whether a node only says that storage has another shape."""
-    return has(node, {Trait.VIEW})
 
 
 def _is_relayout(node: Node) -> bool:

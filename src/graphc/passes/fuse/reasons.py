@@ -14,10 +14,10 @@ from graphc.passes.fuse.grouping import (
     Grouping,
     has,
     inputs_of,
-    is_view,
     read_outside,
     result_of,
 )
+from graphc.passes.views import is_view
 
 
 def findings(grouping: Grouping) -> Iterator[Finding]:

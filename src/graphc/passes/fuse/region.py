@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from graphc.ir import GRAPHC_DOMAIN, Graph, Node, Value, clone_node
-from graphc.passes.fuse.grouping import REGION, Group, inner_constants, is_view, read_outside
+from graphc.passes.fuse.grouping import REGION, Group, inner_constants, read_outside
+from graphc.passes.views import is_view
 
 
 def make_region(graph: Graph, group: Group) -> Node:
