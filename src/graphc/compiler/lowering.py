@@ -78,7 +78,7 @@ class Lowering:
         self.capability = _On(backend, target)
         self.chosen = {
             "winograd": options.winograd,
-            "tf32": options.computed_in == "tf32",
+            "precision": options.computed_in,
             "tuned": tuned_for(target, options),
         }
         passes = options.passes if options.passes is not None else default_pipeline(options.level, target.kind)
