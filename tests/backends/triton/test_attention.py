@@ -160,6 +160,19 @@ def test_keys_that_come_transposed_are_read_in_place() -> None:
     check_kernel(body(arrays, make, opset=24), arrays, lower)
 
 
+@pytest.mark.parametrize("keys", [(4, 4), (2, 5)])
+def test_windows_of_an_image_are_read_where_they_lie(keys: tuple[int, int]) -> None:
+    high, wide = keys
+    arrays = [normal(2 * high, 3 * wide, 16, seed=s) for s in range(3)]
+
+    def windows(b: Builder, x: Value) -> Value:
+        cut = b.op("Reshape", x, b.constant(np.array([2, high, 3, wide, 16])))
+        turned = b.op("Transpose", cut, perm=[0, 2, 1, 3, 4])
+        return b.op("Reshape", turned, b.constant(np.array([6, 1, high * wide, 16])))
+
+    check_kernel(body(arrays, lambda b, *v: b.op("Attention", *(windows(b, x) for x in v)), opset=24), arrays, lower)
+
+
 def test_what_no_tile_takes_is_refused() -> None:
     arrays = [normal(1, 1, 4, 600), normal(1, 1, 5, 600), normal(1, 1, 5, 600)]
     with pytest.raises(BackendError, match="600 elements"):

@@ -225,6 +225,7 @@ class _Text:
             bias=biases[0],
             bias_edge=biases[1],
             blocks=schedule.blocks,
+            computed=any(part["lines"] for part in (*sizes, *values)),
             dims=[*self.sizes, *self.values],
             edges=edges,
             guarded=bool(heads.bias or moved or heads.left is not None or schedule.parts > 1),
@@ -323,17 +324,21 @@ class _Text:
 
     def _stepped(
         self, lines: _Lines, view: View, along: Mapping[str, str], side: str, name: str, what: str
-    ) -> dict[str, str]:
-        """Where a step's keys or values are read: a pointer that is made once, and how it moves with `first`."""
+    ) -> dict[str, Any]:
+        """Where a step's keys or values are read: a pointer that is made once, and how it moves with `first`.
+
+        Where keys are no constant distance apart (windows of an image), each step computes their places.
+        """
         heads = self.heads
         axes = {heads.batch.name: "batch", heads.group.name: "group", **along}
         stride = view.stride(heads.key)
         if stride is None:
-            raise BackendError(f"{what}s are no constant distance apart")
+            moved, written = lines.now(view.offset, {**axes, heads.key.name: f"key now{side}"})
+            return {f"{what}_start": "", what: f"in{view.input} + {moved}", "lines": written}
         start = lines.index(view.offset, {**axes, heads.key.name: f"key{side}"})
         wide = self.keys * stride >= _LIMIT
         step = "tl.cast(first, tl.int64)" if wide else "first"
-        return {f"{what}_start": f"in{view.input} + {start}", what: f"{name} + {step} * {stride}"}
+        return {f"{what}_start": f"in{view.input} + {start}", what: f"{name} + {step} * {stride}", "lines": []}
 
 
 class _Lines:
@@ -357,6 +362,16 @@ class _Lines:
         """An index expression, with the symbol of the place of each axis."""
         scope = self._at(axes)
         return index_value(self.code, scope, place(scope, offset)).text
+
+    def now(self, offset: Dim, axes: Mapping[str, str]) -> tuple[str, list[str]]:
+        """As `index`, and the statements that compute it, which stand elsewhere: others do not see their names."""
+        before = len(self.code.lines)
+        scope = self._at(axes)
+        scope = replace(scope, texts=dict(scope.texts))
+        text = index_value(self.code, scope, place(scope, offset)).text
+        written = self.code.lines[before:]
+        del self.code.lines[before:]
+        return text, written
 
     def scalar(self, scalar: Scalar, axes: Mapping[str, str], masks: Sequence[Mask] = ()) -> str:
         """The value of a scalar; what it computes on the way is not kept for others, whose masks may differ."""
