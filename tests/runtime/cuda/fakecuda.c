@@ -1,9 +1,11 @@
 // A libcuda.so.1 without a GPU. "Device memory" is the CPU's, kernels are the C functions below, named by cubins of text
-// ("FAKECUBIN 80" and their names). What is asynchronous runs as late as it may, at the next synchronization, so that
-// who reads too early finds what lay there before. What a real driver would let pass or crash on (wild and misaligned
-// pointers, pageable memory in an asynchronous copy, use after free) is noted as a violation, which the tests look at.
+// ("FAKECUBIN 80" and their names); those of real cubins are checked and do nothing. What is asynchronous runs as late as
+// it may, at the next synchronization, so that who reads too early finds what lay there before. What a real driver would
+// let pass or crash on (wild and misaligned pointers, pageable memory in an asynchronous copy, use after free) is noted as
+// a violation, which the tests look at.
 #define _GNU_SOURCE
 #include <dlfcn.h>
+#include <elf.h>
 #include <pthread.h>
 #include <stdarg.h>
 #include <stdint.h>
@@ -17,15 +19,16 @@ enum { OK = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NOT_INITIALIZED = 3, NO_DEV
        ILLEGAL_ADDRESS = 700, LAUNCH_FAILED = 719, CAPTURE_UNSUPPORTED = 900 };
 typedef int R;
 typedef uint64_t u64;
-enum { MAX_DEVICES = 4, MAX_PARAMETERS = 8, MAX_CALLS = 128 };
+enum { MAX_DEVICES = 4, MAX_PARAMETERS = 62, MAX_CALLS = 128 };
 
 typedef enum { CONTEXT = 1, STREAM, EVENT, MODULE, GRAPH, EXEC, DEVICE_MEMORY, PINNED_MEMORY, KINDS } Kind;
 typedef struct Object { struct Object* next; Kind kind; int live, device; } Object;
 typedef struct { const char* name; const char* layout; } Entry;  // p pointer, i int32, l int64
 typedef struct { Object head; int capability, retained; } Context;
 typedef struct { Object head; char* start; size_t size; } Memory;
-typedef struct { Object head; char names[512]; } Module;
-typedef struct { const Entry* entry; Module* module; int shared_limit; } Function;
+typedef struct { char name[256], layout[64]; unsigned threads; } Info;  // what a real cubin says of a function
+typedef struct { Object head; char names[512]; Info* infos; int info_count; } Module;
+typedef struct { const Entry* entry; Module* module; int shared_limit; unsigned threads; } Function;
 typedef enum { COPY_STAGED, COPY_IN, COPY_OUT, COPY_WITHIN, SET, SET_WORDS, LAUNCH, RECORD, WAIT } OpKind;
 struct Stream;
 struct Event;
@@ -479,11 +482,42 @@ R cuEventElapsedTime(float* milliseconds, Event* from, Event* to) {
   if (!valid(from, EVENT, "event") || !valid(to, EVENT, "event")) return INVALID_HANDLE;
   return *milliseconds = (to->ticks - from->ticks) * 1e-3f, OK;
 }
+// Of a real cubin, the parameters that its functions take and the threads that they were compiled for: sections
+// .nv.info.NAME, attributes EIATTR_KPARAM_INFO (0x17) and EIATTR_REQNTID (0x10). Its kernels are checked, and do nothing.
+static void read_cubin(Module* module, const char* image) {
+  const Elf64_Ehdr* header = (const Elf64_Ehdr*)image;
+  const Elf64_Shdr* sections = (const Elf64_Shdr*)(image + header->e_shoff);
+  const char* names = image + sections[header->e_shstrndx].sh_offset;
+  module->infos = calloc(header->e_shnum, sizeof(Info));
+  for (int s = 0; s < header->e_shnum; s++) {
+    const char* name = names + sections[s].sh_name;
+    if (strncmp(name, ".nv.info.", 9)) continue;
+    Info* info = &module->infos[module->info_count++];
+    snprintf(info->name, sizeof info->name, "%s", name + 9);
+    const unsigned char *at = (const unsigned char*)image + sections[s].sh_offset, *end = at + sections[s].sh_size;
+    while (at + 4 <= end) {
+      unsigned size = at[0] == 4 ? at[2] | at[3] << 8 : 0, words[3];
+      if (at[1] == 0x17 && size == 12) {
+        memcpy(words, at + 4, 12);
+        info->layout[words[1] & 0xFFFF] = words[2] >> 18 == 4 ? 'i' : words[2] >> 18 == 8 ? 'l' : '?';
+      }
+      if (at[1] == 0x10 && size == 12) memcpy(&info->threads, at + 4, 4);
+      at += 4 + size;
+    }
+    size_t count = strlen(info->layout);
+    if (count < 2) violation("%s: its cubin says nothing of its parameters", info->name);
+    else info->layout[count - 2] = 0;  // the two hidden pointers
+  }
+}
 R cuModuleLoadData(Module** module, const char* image) {
   ENTER;
   NEEDS_CONTEXT;
   int capability = 0, length = 0;
   if (capturing()) return CAPTURE_UNSUPPORTED;
+  if (!memcmp(image, "\177ELF", 4)) {
+    *module = make(MODULE, sizeof(Module), DEVICE);
+    return read_cubin(*module, image), OK;
+  }
   if (sscanf(image, "FAKECUBIN %d%n", &capability, &length) != 1) return INVALID_IMAGE;
   int here = capabilities[DEVICE];
   if (capability >= 90 ? capability != here : capability / 10 != here / 10 || capability > here) return NO_BINARY;
@@ -497,10 +531,18 @@ R cuModuleGetFunction(Function** function, Module* module, const char* name) {
   char word[80];
   if (!valid(module, MODULE, "module")) return INVALID_HANDLE;
   snprintf(word, sizeof word, " %s ", name);
+  for (int i = 0; i < module->info_count; i++)
+    if (!strcmp(module->infos[i].name, name)) {
+      Entry* entry = calloc(1, sizeof *entry);
+      *entry = (Entry){module->infos[i].name, module->infos[i].layout};
+      *function = calloc(1, sizeof **function);
+      **function = (Function){entry, module, 49152, module->infos[i].threads};
+      return OK;
+    }
   for (size_t i = 0; i < sizeof entries / sizeof *entries; i++)
     if (!strcmp(entries[i].name, name) && strstr(module->names, word)) {
       *function = calloc(1, sizeof **function);
-      **function = (Function){&entries[i], module, 49152};
+      **function = (Function){&entries[i], module, 49152, 0};
       return OK;
     }
   return NOT_FOUND;
@@ -529,13 +571,16 @@ static R launch(Function* f, const unsigned* grid, const unsigned* block, unsign
   if (!block[0] || block[0] > 1024 || block[0] % 32 || block[1] != 1 || block[2] != 1) return INVALID_VALUE;
   if (!grid[0] || !grid[1] || !grid[2] || grid[1] > 65535 || grid[2] > 65535) return INVALID_VALUE;
   if ((int)shared > f->shared_limit) return INVALID_VALUE;
+  if (f->threads && f->threads != block[0]) return violation("%s: %u threads", name, block[0]), INVALID_VALUE;
   memcpy(op.grid, grid, sizeof op.grid);
   size_t count = strlen(layout);
   for (size_t i = 0; i < count + 2; i++) {
     op.parameters[i] = i < count && layout[i] == 'i' ? (u64)(int64_t)*(int32_t*)given[i] : *(u64*)given[i];
-    if (i < count && layout[i] != 'p') continue;
+    // A number that large is an address: a cubin does not tell the two apart.
+    int pointer = i >= count || layout[i] == 'p' || (layout[i] == 'l' && op.parameters[i] >> 32);
+    if (!pointer) continue;
     if (!op.parameters[i] && i >= count) continue;
-    if (op.parameters[i] % (strcmp(name, "gather") || i != 3 ? 16 : 4)) violation("%s: pointer %zu is misaligned", name, i);
+    if (op.parameters[i] % 16) violation("%s: pointer %zu is misaligned", name, i);
     if (!memory_at((char*)op.parameters[i], 1, DEVICE_MEMORY)) violation("%s: pointer %zu is wild", name, i);
   }
   return enqueue(stream, op);

@@ -13,6 +13,9 @@ from graphc.runtime.cuda.device import Device
 from graphc.runtime.cuda.driver import call
 from graphc.runtime.cuda.memory import Block, Pinned
 
+_SPACING = 16
+"""Bytes from word to word: what kernels may assume of every pointer."""
+
 
 class Status:
     """The status words of one context: an int32 for each step whose kernels have one.
@@ -28,15 +31,15 @@ class Status:
         self._variant = variant
         self._words = words
         self._stream = stream
-        self._size = 4 * len(words)
+        self._size = _SPACING * len(words)
         if words:
             self._block = Block(device, self._size, "the status of a call")
             self._pinned = Pinned(device, self._size, "the status of a call (pinned memory)")
-            self._found = self._pinned.bytes[: self._size].view(np.int32)
+            self._found = self._pinned.bytes[: self._size].view(np.int32)[:: _SPACING // 4]
 
     def address(self, step: KernelStep) -> int:
         """Where the step's word lies; 0 where it has none."""
-        return self._block.address + 4 * self._words[step] if step in self._words else 0
+        return self._block.address + _SPACING * self._words[step] if step in self._words else 0
 
     def clear(self) -> None:
         """Enqueues that all is well."""
