@@ -35,10 +35,11 @@ class Weights:
 
     def place(self, tensor: Tensor, packing: Packing | None) -> Location:
         """Where a constant lies, packed if asked."""
+        # Held from here on, so that it is loaded once for the digest and for what is packed.
+        array = tensor.array()
         key = (tensor.digest(), packing)
         found = self._places.get(key)
         if found is None:
-            array = tensor.array()
             packed = array if packing is None else packing.apply(array)
             found = self._places[key] = self.builder.add(np.ascontiguousarray(packed).reshape(packed.shape))
         return found

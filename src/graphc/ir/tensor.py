@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,9 @@ import numpy as np
 
 from graphc.ir import dtypes
 from graphc.ir.dtypes import DType
+
+SAMPLES = 64
+"""Elements of a sample, at least, of a tensor that has so many."""
 
 
 class Tensor:
@@ -22,7 +26,7 @@ class Tensor:
         keep: Whether the loaded array stays in memory (small or already resident data).
     """
 
-    __slots__ = ("_array", "_digest", "_keep", "_load", "dtype", "shape")
+    __slots__ = ("_alive", "_array", "_digest", "_keep", "_load", "_sample", "dtype", "shape")
 
     def __init__(
         self, dtype: DType, shape: tuple[int, ...], load: Callable[[], np.ndarray[Any, Any]], *, keep: bool = False
@@ -32,7 +36,9 @@ class Tensor:
         self._load = load
         self._keep = keep
         self._array: np.ndarray[Any, Any] | None = None
+        self._alive: weakref.ref[np.ndarray[Any, Any]] | None = None
         self._digest: bytes | None = None
+        self._sample: np.ndarray[Any, Any] | None = None
 
     @staticmethod
     def of(value: Any, dtype: DType | None = None) -> Tensor:
@@ -48,11 +54,24 @@ class Tensor:
         """The elements, to be treated as read-only."""
         if self._array is not None:
             return self._array
+        # What somebody holds need not be loaded twice: loading may mean to convert, or to copy.
+        array = None if self._alive is None else self._alive()
+        if array is not None:
+            return array
         array = self._load()
         assert array.shape == self.shape and array.dtype == self.dtype.numpy, (array.shape, array.dtype, self)
         if self._keep:
             self._array = array
+        else:
+            self._alive = weakref.ref(array)
         return array
+
+    def sample(self) -> np.ndarray[Any, Any]:
+        """A few elements, spread over all of it; equal tensors have equal samples, which are kept."""
+        if self._sample is None:
+            flat = self.array().reshape(-1)
+            self._sample = flat[:: max(1, flat.size // SAMPLES)].copy()
+        return self._sample
 
     @property
     def size(self) -> int:
