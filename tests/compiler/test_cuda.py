@@ -15,6 +15,7 @@ import graphc
 from graphc.backends import base
 from graphc.backends.base import register_backend
 from graphc.compiler import CompileOptions, compile_package
+from graphc.compiler.on_demand import compile_on_demand
 from graphc.errors import OptionError, PackageError, UnsupportedError
 from graphc.package import CudaCode, Manifest, Package, WeightsBuilder, write_package
 from graphc.package.cuda import cubin_member, kernels_member
@@ -146,3 +147,27 @@ def test_damaged_cubins_are_noticed(tmp_path: Path) -> None:
     (tmp_path / "n.graphc").write_bytes(data)
     with pytest.raises(PackageError, match="checksum"):
         Package(tmp_path / "n.graphc").cubin("sm_90", name)
+
+
+OPEN = """<ir_version: 10, opset_import: ["" : 20]>
+open (float[batch, 3] x) => (float[batch, 3] y) <float[3] b = {1, 2, 3}> { y = Add(x, b) }"""
+
+
+def test_shapes_that_come_later_are_compiled_as_the_package_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GRAPHC_CACHE", str(tmp_path / "cache"))
+    manifest = compiled(tmp_path / "m.graphc", model=OPEN, precision="bf16,io")
+    assert not manifest.variants and not manifest.open and "open extents" in manifest.options["closed"]
+    path = compile_on_demand(Package(tmp_path / "m.graphc"), {"batch": 7}, {})
+    assert path is not None
+    made = Package(path).manifest
+    assert [(v.isa, dict(v.bindings), v.inputs) for v in made.variants] == [
+        ("sm_80", {"batch": 7}, ((7, 3),)),
+        ("sm_90", {"batch": 7}, ((7, 3),)),
+    ]
+    assert made.inputs == manifest.inputs and made.inputs[0].dtype == "bfloat16"
+    assert made.options["precision"] == "bf16,io" and made.options["backend"] == "fake-cuda"
+    changed = path.stat().st_mtime_ns
+    assert compile_on_demand(Package(tmp_path / "m.graphc"), {"batch": 7}, {}) == path
+    assert path.stat().st_mtime_ns == changed, "it is kept"
