@@ -14,7 +14,8 @@ from typing import TypeAlias
 from graphc.backends.element_types import compute_dtype
 from graphc.backends.extents import bound, unflatten
 from graphc.backends.problem import FreeSymbols, Problem
-from graphc.ir import TensorType
+from graphc.ir import Dim, TensorType
+from graphc.ir.symbolic import SymbolicInt, simplify, symbols
 from graphc.ops.expr import (
     REDUCE_IDENTITY,
     ArgReduce,
@@ -22,6 +23,7 @@ from graphc.ops.expr import (
     Call,
     Cast,
     Index,
+    IndexValue,
     Load,
     Reduce,
     Scalar,
@@ -43,6 +45,9 @@ SHORT = 27
 
 SHORT_SHARED = 4
 """As `SHORT`, of reductions that do not depend on all of the axes of what they are needed for."""
+
+PART_MULTIPLE = 128
+"""Parts of rows are multiples of so many elements."""
 
 Reduction: TypeAlias = Reduce | ArgReduce
 """What walks axes of its own."""
@@ -144,36 +149,120 @@ def extracted(problem: Problem, reductions: Sequence[Reduction]) -> tuple[list[P
     Returns:
         The problems; the first output of the first is the next input of all, and so on.
     """
-    free = FreeSymbols(problem.elements)
     every = {axis.name: axis for element in problem.elements for axis in (*problem.axes, *reduction_axes(element))}
-    groups: dict[tuple[tuple[str, ...], int | None], list[Reduction]] = {}
+    coarse = {id(reduction): _coarse(reduction, tuple(every.values())) for reduction in reductions}
+    groups: dict[tuple[tuple[Dim, ...], int | None], list[Reduction]] = {}
     for reduction in reductions:
-        names = tuple(name for name in every if name in free[reduction])
-        groups.setdefault((names, elements_of(reduction)), []).append(reduction)
+        groups.setdefault((coarse[id(reduction)].index, elements_of(reduction)), []).append(reduction)
     parts, types, loads = [], list(problem.inputs), dict[int, Scalar]()
-    for (names, _), group in groups.items():
-        axes = tuple(every[name] for name in names)
-        kinds = [TensorType(compute_dtype(r.dtype), tuple(axis.extent for axis in axes)) for r in group]
-        parts.append(Problem(axes, tuple(map(_held, group)), problem.inputs, tuple(kinds)))
+    for group in groups.values():
+        first = coarse[id(group[0])]
+        kinds = [TensorType(compute_dtype(r.dtype), tuple(axis.extent for axis in first.axes)) for r in group]
+        # Of several that differ along the same axes, all are over those of the first.
+        same = [coarse[id(r)].over(first.axes) for r in group]
+        parts.append(Problem(first.axes, tuple(_held(r) for r in same), problem.inputs, tuple(kinds)))
         for reduction, kind in zip(group, kinds, strict=True):
-            loads[id(reduction)] = load(len(types), reduction.dtype, [axis.index for axis in axes])
+            loads[id(reduction)] = load(len(types), reduction.dtype, first.index)
             types.append(kind)
     elements = tuple(substituted(element, loads) for element in problem.elements)
     return parts, replace(problem, elements=elements, inputs=tuple(types))
 
 
+@dataclass(frozen=True)
+class _Coarse:
+    """A reduction over as few places as it has different values.
+
+    Args:
+        reduction: Over `axes`.
+        axes: That it depends on.
+        index: Where its value for a place of the original axes stands.
+    """
+
+    reduction: Reduction
+    axes: tuple[Axis, ...]
+    index: tuple[Dim, ...]
+
+    def over(self, axes: Sequence[Axis]) -> Scalar:
+        """The reduction over other axes of the same extents."""
+        places = {mine.name: other.index for mine, other in zip(self.axes, axes, strict=True)}
+        return transform(self.reduction, lambda node: None, places)
+
+
+def _coarse(reduction: Reduction, axes: Sequence[Axis]) -> _Coarse:
+    """A reduction without axes that it does not depend on, and over groups of those of which it sees only the group."""
+    free = FreeSymbols([reduction])[reduction]
+    kept, index, places = list[Axis](), list[Dim](), dict[str, Dim]()
+    for axis in axes:
+        if axis.name not in free:
+            continue
+        size = _group(reduction, axis)
+        if size == 1:
+            kept.append(axis)
+            index.append(axis.index)
+            continue
+        (group,) = axes_of([bound(axis.extent) // size], "group")
+        kept.append(group)
+        index.append(axis.index // size)
+        places[axis.name] = group.index * size
+    found = transform(reduction, lambda node: None, places) if places else reduction
+    assert isinstance(found, Reduce | ArgReduce)
+    return _Coarse(found, tuple(kept), tuple(index))
+
+
+def _group(reduction: Reduction, axis: Axis) -> int:
+    """How many neighbours along an axis a reduction is the same for, as that of a group of channels is."""
+    found = 1
+    for size in _divisors(reduction, axis):
+        if isinstance(axis.extent, int) and axis.extent % size == 0 and size > found:
+            # An index that only divides by the size does not change from a group's first to its last.
+            ends = (axis.index * size, axis.index * size + (size - 1))
+            first, last = (_indices(transform(reduction, lambda node: None, {axis.name: end})) for end in ends)
+            if first == last:
+                found = size
+    return found
+
+
+def _divisors(reduction: Reduction, axis: Axis) -> set[int]:
+    """By what indices along an axis are divided."""
+    found: set[int] = set()
+    for index in _indices(reduction):
+        for monomial, _ in index.terms if isinstance(index, SymbolicInt) else ():
+            for atom in monomial:
+                if atom.op == "floordiv" and axis.name in symbols(atom.arguments[0]):
+                    divisor = simplify(atom.arguments[1], {})
+                    found |= {divisor} if isinstance(divisor, int) and divisor > 1 else set()
+    return found
+
+
+def _indices(scalar: Scalar) -> list[Dim]:
+    """Every affine index in an expression, in order."""
+    found: list[Dim] = []
+    for node in walk(scalar):
+        if isinstance(node, IndexValue):
+            found.append(node.index)
+        elif isinstance(node, Load):
+            found += [index for index in node.indices if not isinstance(index, Scalar)]
+        elif isinstance(node, Reduce):
+            found += [axis.extent for axis in node.axes]
+    return found
+
+
 def in_parts(problem: Problem, reductions: Sequence[Reduce], count: int) -> tuple[Problem, Problem]:
-    """Rows in `count` parts: the problem of the parts' reductions, and that of reducing these, which loads them.
+    """Rows in parts: the problem of the parts' reductions, and that of reducing these, which loads them.
 
     Args:
         problem: Whose axes number the rows.
         reductions: All of its long ones, none within another.
-        count: Parts of a row.
+        count: Most parts of a row.
     """
-    (part,) = axes_of([count], "part")
     total = elements_of(reductions[0]) or 0
-    length = -(-total // count)
-    kinds = [TensorType(compute_dtype(r.dtype), (*(axis.extent for axis in problem.axes), count)) for r in reductions]
+    # Parts start where vectors do.
+    length = -(-total // (count * PART_MULTIPLE)) * PART_MULTIPLE
+    count = -(-total // length)
+    (part,) = axes_of([count], "part")
+    # Parts come first: rows next to each other in memory stay so.
+    shape = (count, *(axis.extent for axis in problem.axes))
+    kinds = [TensorType(compute_dtype(r.dtype), shape) for r in reductions]
     pieces: list[Scalar] = []
     loads: dict[int, Scalar] = {}
     for number, reduction in enumerate(reductions):
@@ -185,15 +274,15 @@ def in_parts(problem: Problem, reductions: Sequence[Reduce], count: int) -> tupl
             identity = const(REDUCE_IDENTITY[reduction.op](reduction.dtype), reduction.dtype)
             piece = select(compare("lt", flat, total), piece, identity)
         pieces.append(_held(Reduce(reduction.dtype, reduction.op, (along,), piece)))
-        index: list[Index] = [*(axis.index for axis in problem.axes), again.index]
+        index: list[Index] = [again.index, *(axis.index for axis in problem.axes)]
         whole = load(len(problem.inputs) + number, reduction.dtype, index)
         loads[id(reduction)] = Reduce(reduction.dtype, reduction.op, (again,), whole)
-    first = Problem((*problem.axes, part), tuple(pieces), problem.inputs, tuple(kinds))
+    first = Problem((part, *problem.axes), tuple(pieces), problem.inputs, tuple(kinds))
     elements = tuple(substituted(element, loads) for element in problem.elements)
     return first, replace(problem, elements=elements, inputs=(*problem.inputs, *kinds))
 
 
-def _held(reduction: Reduction) -> Scalar:
+def _held(reduction: Scalar) -> Scalar:
     """A reduction in the type in which it is computed: a workspace keeps all of it."""
     return cast(reduction, compute_dtype(reduction.dtype))
 

@@ -27,7 +27,9 @@ def lower(body: Graph, target: CudaTarget) -> Kernel:
     Raises:
         BackendError: Some operator has no tensor expression, or a type no form on GPUs.
     """
-    problems = [(as_bits(build_problem(body, numbers)), numbers) for numbers in groups_of(body)]
+    # What has no elements needs no launch.
+    groups = [numbers for numbers in groups_of(body) if body.outputs[numbers[0]].tensor_type.numel != 0]
+    problems = [(as_bits(build_problem(body, numbers)), numbers) for numbers in groups]
     reads = sorted({node.input for problem, _ in problems for node in problem.scalars() if isinstance(node, Load)})
     works = [work_of(problem) for problem, _ in problems]
     flops: Dim = 0

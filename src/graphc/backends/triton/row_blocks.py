@@ -32,7 +32,7 @@ from graphc.target.cuda import WARP
 LONGEST = 16_384
 """Elements of a row that a block keeps in registers."""
 
-STEP = 2048
+STEP = 4096
 """Elements of a longer row that are swept at once."""
 
 LEAST_BLOCK = 1024

@@ -76,7 +76,10 @@ def lower(body: Graph, target: CudaTarget, constants: frozenset[int], options: M
         target,
         [each.launch(body, reads, plan.workspaces) for each in drafts],
         flops=flops,
-        schedule={"launches": len(drafts), "row": max(b.row.extent for _, b in plan.stages if b is not None)},
+        schedule={
+            "launches": len(drafts),
+            "row": max((b.row.extent for _, b in plan.stages if b is not None), default=0),
+        },
         reads=reads,
         touched=touched_of(body, works),
         workspaces=[kind.storage_bytes for kind in plan.workspaces],

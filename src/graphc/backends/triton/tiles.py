@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from graphc.backends.contraction import storage_offset
 from graphc.backends.extents import bound, bounds_of, unflatten
-from graphc.backends.problem import Problem
+from graphc.backends.problem import FreeSymbols, Problem
 from graphc.backends.triton.element_types import storage_dtype
 from graphc.backends.triton.scope import Code, Dims, Mask, Place, Scope
 from graphc.ir import Dim, symbol
@@ -130,7 +130,10 @@ def _power_below(value: int) -> int:
 
 def _per_thread(problem: Problem) -> int:
     """Elements of a block for each thread: what its widest tensor moves at once, twice that where there are few."""
-    read = {node.input for node in problem.scalars() if isinstance(node, Load)}
+    inner = problem.axes[-1].name
+    free = FreeSymbols(problem.elements)
+    # What is the same all along the innermost axis, such as the index of a row, is no stream.
+    read = {node.input for node in problem.scalars() if isinstance(node, Load) and inner in free[node]}
     kinds = [*(problem.inputs[number] for number in read), *problem.outputs]
     widest = max(storage_dtype(kind.dtype).itemsize for kind in kinds)
     repeated = any(isinstance(node, Reduce | ArgReduce) for node in problem.scalars())
