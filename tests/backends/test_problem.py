@@ -8,10 +8,10 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from graphc.backends.problem import Problem, build_problem, in_storage_order, merged
+from graphc.backends.problem import Problem, build_problem, in_storage_order, merged, work_of
 from graphc.ir import ROW_MAJOR, Builder, Graph, TensorType, Value, channels_last, dtypes
 from graphc.ops import evaluate_expression, evaluate_graph, infer_graph
-from graphc.ops.expr import TensorExpr
+from graphc.ops.expr import TensorExpr, axes_of, call, load, reduce
 
 NHWC = channels_last(4)
 
@@ -68,3 +68,15 @@ def test_pixels_merge_where_all_tensors_walk_them_in_step() -> None:
     assert [axis.extent for axis in mixed.axes] == [2, 4 * 5, 3], (
         "a row-major image has its channels outside its pixels"
     )
+
+
+def test_work_counts_a_scalar_once_for_each_place_that_it_depends_on() -> None:
+    rows, columns = axes_of([8, 16])
+    (along,) = axes_of([16], "r")
+    kind = TensorType(dtypes.FLOAT32, (8, 16))
+    largest = reduce("max", [along], load(0, dtypes.FLOAT32, [rows.index, along.index]))
+    element = call("sub", load(0, dtypes.FLOAT32, [rows.index, columns.index]), call("exp", largest))
+    work = work_of(Problem((rows, columns), (element,), (kind,), (kind,)))
+    # The subtraction for each element, the maximum for each of a row once, its exponential once for a row.
+    assert work.operations == 8 * 16 + 8 * 16 + 8
+    assert work.reads == {0: 2 * 8 * 16}

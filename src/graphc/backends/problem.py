@@ -88,28 +88,28 @@ class Work:
 
 
 def work_of(problem: Problem) -> Work:
-    """Counts a problem's work, what several elements share once."""
-    work, seen = Work(), set[int]()
-
-    def visit(scalar: Scalar, times: Dim) -> None:
-        if id(scalar) in seen:
-            return
-        seen.add(id(scalar))
-        if isinstance(scalar, Reduce):
-            times = multiply(times, product([axis.extent for axis in scalar.axes]))
-        if isinstance(scalar, ArgReduce):
-            times = multiply(times, scalar.axis.extent)
+    """Counts a problem's work: each scalar is computed once for each place along the axes that it depends on."""
+    work, free = Work(), FreeSymbols(problem.elements)
+    scalars = problem.scalars()
+    extents = {axis.name: axis.extent for axis in (*problem.axes, *(a for s in scalars for a in _reduced(s)))}
+    for scalar in scalars:
+        within = {axis.name for axis in _reduced(scalar)}
+        times = product([extents[name] for name in sorted(free[scalar] | within) if name in extents])
         if isinstance(scalar, Load):
             work.reads[scalar.input] = work.reads.get(scalar.input, 0) + times
         elif isinstance(scalar, Call | Reduce | ArgReduce):
             work.operations = work.operations + times
-        for child in children(scalar):
-            visit(child, times)
-
-    points = product([axis.extent for axis in problem.axes])
-    for element in problem.elements:
-        visit(element, points)
     return work
+
+
+def _reduced(scalar: Scalar) -> tuple[Axis, ...]:
+    """Axes that a scalar runs over itself."""
+    match scalar:
+        case Reduce(axes=axes):
+            return axes
+        case ArgReduce(axis=axis):
+            return (axis,)
+    return ()
 
 
 def touched_of(body: Graph, works: Iterable[Work]) -> dict[int, Dim]:
