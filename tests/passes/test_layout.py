@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from graphc.ir import Builder, Graph, TensorType, Value, blocked, channels_last, dtypes
+from graphc.ir import Builder, Graph, Node, TensorType, Value, blocked, channels_last, dtypes
 from graphc.ir.verify import verify
 from graphc.ops import infer_graph
 from graphc.ops.evaluate import evaluate_graph
@@ -13,7 +13,7 @@ from graphc.passes import PassContext
 from graphc.passes.buffers import assign_buffers
 from graphc.passes.layout import AssignLayout
 from graphc.passes.views import is_view
-from graphc.target import GPUS
+from graphc.target import GPUS, Verdict, accepted, refused
 from graphc.testing import check_pass
 
 RNG = np.random.default_rng(0)
@@ -177,7 +177,7 @@ def test_signals_and_integers_are_stored_channels_last_too() -> None:
 
 
 def test_random_graphs_keep_their_meaning_with_channels_last() -> None:
-    operators = ("Conv", "MaxPool", "GlobalAveragePool", "Relu", "Add", "Concat", "Transpose")
+    operators = ("Conv", "MaxPool", "GlobalAveragePool", "Relu", "Add", "Concat", "Transpose", "Pad", "Split")
     assert check_pass("layout{channels_last=true}", examples=200, operators=operators, max_nodes=12) > 0
 
 
@@ -200,3 +200,42 @@ def test_axes_are_turned_as_written_where_nothing_reads_images() -> None:
     y = b.op("Relu", b.op("Transpose", x, perm=(0, 3, 1, 2)))
     graph.outputs = [y, _conv(b, x, 4, 4, 3)]
     assert _assign(graph, channels_last=True)["Transpose0"] == "row_major"
+
+
+def test_what_moves_or_reduces_images_takes_them_with_channels_last() -> None:
+    graph, b, x = _image(1, 3, 8, 8)
+    y = _conv(b, x, 3, 16, 3)
+    half = b.op("Split", y, outputs=2, axis=1, num_outputs=2)
+    assert half.producer is not None
+    left, right = half.producer.outputs
+    padded = b.op("Pad", b.op("LRN", left, size=3), b.constant(np.array([0, 0, 1, 1, 0, 0, 1, 1])))
+    mean = b.op("ReduceMean", right, b.constant(np.array([-1, -2])))
+    deep = b.op("ReduceMean", right, b.constant(np.array([1])))
+    graph.outputs = [b.op("Mul", padded, mean), deep]
+    found = _assign(graph, channels_last=True)
+    last = {name.rstrip("0123456789") for name, layout in found.items() if layout == NHWC}
+    assert last == {"Conv", "Split", "LRN", "Pad", "Mul"}
+    assert right.tensor_type.layout == channels_last(4)
+    assert sum(name.startswith("Relayout") for name in found) == 2, "before the mean of channels, and at the end"
+
+
+class _NoConvolutions:
+    """A backend that leaves convolutions of fewer than six channels, and sums, to the host."""
+
+    def supports(self, node: Node) -> Verdict:
+        x = node.input(0)
+        few = node.is_op("Conv") and x is not None and x.tensor_type.static_shape[1] < 6
+        return refused("not here") if few or node.is_op("Add") else accepted()
+
+
+@pytest.mark.parametrize("options", [{"block": 4}, {"channels_last": True}])
+def test_the_host_is_given_what_is_row_major(options: dict[str, int]) -> None:
+    graph, b, x = _image(1, 4, 6, 6)
+    y = b.op("Relu", _conv(b, _conv(b, x, 4, 16, 3), 16, 16, 3))
+    graph.outputs = [b.op("Relu", b.op("Add", y, y))]
+    infer_graph(graph)
+    AssignLayout(**options).run(graph, PassContext(capability=_NoConvolutions()))  # type: ignore[arg-type]
+    verify(graph)
+    for node in graph.nodes:
+        if not _NoConvolutions().supports(node):
+            assert all(v is None or v.tensor_type.layout.is_row_major for v in (*node.inputs, *node.outputs))

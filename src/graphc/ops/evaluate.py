@@ -19,6 +19,8 @@ Accepts: TypeAlias = Callable[[Node, int, Layout], bool]
 
 _LAYOUT_AWARE = frozenset({Trait.POINTWISE, Trait.WINDOW, Trait.CONTRACTION, Trait.REDUCTION, Trait.NORMALIZATION})
 
+_MOVES = frozenset({"Transpose", "Concat", "Slice", "Split", "Pad", "DepthToSpace", "Resize"})
+
 
 def captured_inputs(node: Node) -> tuple[Value, ...]:
     """Values of enclosing graphs that a node's subgraphs read.
@@ -110,11 +112,11 @@ def evaluate_graph(
 def accepts_by_trait(node: Node, index: int, layout: Layout) -> bool:
     """Whether kernels of this kind of operator read any layout: those that compute each element where it lies.
 
-    And those that only turn axes round, for which where an element lies is all there is.
+    And those that only move elements, for which where one lies is all there is.
     """
     operator = find(node)
     computed = operator is not None and bool(operator.traits & _LAYOUT_AWARE)
-    return computed or layout.is_row_major or node.domain == GRAPHC_DOMAIN or node.is_op("Transpose")
+    return computed or layout.is_row_major or node.domain == GRAPHC_DOMAIN or node.op_type in _MOVES
 
 
 def poison(dtype: DType) -> Any:

@@ -33,6 +33,14 @@ class ImageLayout(Protocol):
         """Whether it pays to store a row-major image so for one convolution, where `refusal` says nothing."""
         ...
 
+    def follows(self, node: Node) -> bool:
+        """Whether `node`, beside what computes in any layout, makes images of images that are stored so."""
+        ...
+
+    def reads(self, node: Node) -> bool:
+        """Whether `node`, beside those, reads images that are stored so."""
+        ...
+
     def turns(self, node: Node) -> bool:
         """Whether `node` turns row-major storage into an image that is stored so already."""
         ...
@@ -80,6 +88,14 @@ class Blocks:
         """Always."""
         return True
 
+    def follows(self, node: Node) -> bool:
+        """Nothing: parts of blocks are work of their own."""
+        return False
+
+    def reads(self, node: Node) -> bool:
+        """Nothing."""
+        return False
+
     def turns(self, node: Node) -> bool:
         """No: blocks are made."""
         return False
@@ -92,6 +108,25 @@ class Blocks:
     def describe(self, layout: Layout) -> str:
         """Names the block and the border."""
         return f"stored in blocks of {self.block} channels{' with a border of zeros' if layout.halo else ''}"
+
+
+_ANY_ORDER = frozenset({"Pad", "Split", "LRN", "LpPool"})
+_REDUCTIONS = frozenset({"ReduceMean", "ReduceMax", "ReduceMin", "ReduceSum"})
+
+
+def computes_in_any_order(node: Node) -> bool:
+    """Whether `node` reads and makes tensors whose axes are stored in any order, row-major ones among them."""
+    return node.domain == "" and node.op_type in _ANY_ORDER | _REDUCTIONS | {"Transpose"}
+
+
+def _reduces_pixels(node: Node) -> bool:
+    """Whether `node` reduces each channel of images by itself."""
+    axes = node.input(1)
+    if node.domain or node.op_type not in _REDUCTIONS or axes is None or axes.constant is None:
+        return False
+    image = node.inputs[0]
+    rank = 0 if image is None else len(image.tensor_type.dims)
+    return all(int(axis) % rank > 1 for axis in axes.constant.array().reshape(-1)) if rank else False
 
 
 FEWEST_CHANNELS = 16
@@ -121,6 +156,14 @@ class ChannelsLast:
         """Not the few channels of a photo."""
         channels = value.tensor_type.dims[1]
         return isinstance(channels, int) and channels >= FEWEST_CHANNELS
+
+    def follows(self, node: Node) -> bool:
+        """What moves whole elements, and windows that are no pool's."""
+        return node.domain == "" and node.op_type in _ANY_ORDER
+
+    def reads(self, node: Node) -> bool:
+        """A Transpose, which may find there what it makes, and what reduces pixels."""
+        return node.is_op("Transpose") or _reduces_pixels(node)
 
     def turns(self, node: Node) -> bool:
         """A Transpose that brings the last axis to the channels' place."""

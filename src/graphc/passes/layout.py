@@ -13,14 +13,14 @@ from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
-from graphc.ir import GRAPHC_DOMAIN, ROW_MAJOR, Graph, Layout, Node, Value
+from graphc.ir import GRAPHC_DOMAIN, ROW_MAJOR, Graph, Layout, Node, TensorType, Value
 from graphc.ir.layout_checks import ANY_OPERATOR, register_layout_rule, row_major_only
 from graphc.ops.base import Trait, find
 from graphc.passes.base import Finding, PassContext, register_pass
 from graphc.passes.image_layout import (
-    ChannelsLast,
     ImageLayout,
     border_of,
+    computes_in_any_order,
     convolution_rank,
     image_layout,
     is_convolution,
@@ -63,9 +63,10 @@ class AssignLayout:
             value.type = kind.with_layout(_layout(value, images))
         changes = len(chosen)
         for value in chosen:
-            changes += _convert_readers(graph, value, images)
+            changes += _convert_readers(graph, value, images, context)
         for node in list(graph.nodes):
-            changes += _convert_inputs(graph, node, images)
+            if _is_compiled(node, context):
+                changes += _convert_inputs(graph, node, images)
         return changes
 
     def explain(self, graph: Graph, context: PassContext) -> Iterator[Finding]:
@@ -79,7 +80,7 @@ class AssignLayout:
                 continue
             reason = _why_row_major(node, chosen, images, context)
             if reason is None:
-                chosen[node.output] = None
+                chosen.update(dict.fromkeys(_images_of(node)))
         for node in graph.nodes:
             if node.output in chosen:
                 yield Finding(node, images.describe(_layout(node.output, images)), done=True)
@@ -94,7 +95,7 @@ class AssignLayout:
         chosen: dict[Value, None] = {}
         for node in graph.nodes:
             if _why_row_major(node, chosen, images, context) is None and context.permit(self.name, node):
-                chosen[node.output] = None
+                chosen.update(dict.fromkeys(_images_of(node)))
         return list(chosen)
 
 
@@ -114,7 +115,7 @@ def _why_row_major(node: Node, chosen: Container[Value], images: ImageLayout, co
         return f"{node.op} runs on the host: {verdict.reason}"
     if images.takes(node) or (images.turns(node) and _meets_images(node.output, chosen, images)):
         return None
-    if not _computes_in_any_layout(node):
+    if not _computes_in_any_layout(node) and not images.follows(node):
         return f"{node.op} is computed on row-major storage"
     if not any(value in chosen for value in _data_inputs(node)):
         return f"nothing that {node.op} reads is stored as convolutions want it"
@@ -138,7 +139,12 @@ def _reads_any_layout(node: Node, value: Value, images: ImageLayout) -> bool:
     """Whether `node` reads `value` as it is stored: what turns channels last itself should find them there."""
     if images.takes(node):
         return node.input(0) is value
-    return _computes_in_any_layout(node) or (node.is_op("Transpose") and isinstance(images, ChannelsLast))
+    return _computes_in_any_layout(node) or images.follows(node) or images.reads(node)
+
+
+def _images_of(node: Node) -> list[Value]:
+    """The results of a node that are images: all parts of a split one, never the places of maxima."""
+    return [value for value in node.outputs if value.name] if node.is_op("Split") else [node.output]
 
 
 def _meets_images(value: Value, chosen: Container[Value], images: ImageLayout) -> bool:
@@ -149,7 +155,11 @@ def _meets_images(value: Value, chosen: Container[Value], images: ImageLayout) -
     return any(images.takes(node) for node in value.consumers) or any(other in chosen for other in others)
 
 
-def _convert_readers(graph: Graph, value: Value, images: ImageLayout) -> int:
+def _is_compiled(node: Node, context: PassContext) -> bool:
+    return context.capability is None or bool(context.capability.supports(node))
+
+
+def _convert_readers(graph: Graph, value: Value, images: ImageLayout, context: PassContext) -> int:
     """Gives readers that need row-major storage a converted copy."""
     readers = [
         use
@@ -158,6 +168,8 @@ def _convert_readers(graph: Graph, value: Value, images: ImageLayout) -> int:
         # A body reads what it captures as it is declared.
         or use.user.graph is not graph
         or not _reads_any_layout(use.user, value, images)
+        # The host reads arrays in their own order.
+        or not _is_compiled(use.user, context)
     ]
     if not readers or value.producer is None:
         return 0
@@ -207,8 +219,8 @@ def _accepts(node: Node) -> str | None:
     """The verifier's rule: a convolution reads images with a border of zeros; its weights are row-major."""
     if _computes_in_any_layout(node):
         return None
-    if node.is_op("Transpose"):
-        return None
+    if computes_in_any_order(node):
+        return None if all(map(_has_one_order, (*node.inputs, *node.outputs))) else row_major_only(node)
     if not is_convolution(node) or convolution_rank(node) not in (3, 4):
         return row_major_only(node)
     data, *weights = node.inputs
@@ -218,6 +230,12 @@ def _accepts(node: Node) -> str | None:
         if value is not None and not value.tensor_type.layout.is_row_major:
             return f"weights of a convolution must be row-major, not {value.type}"
     return None
+
+
+def _has_one_order(value: Value | None) -> bool:
+    """Whether a tensor's axes are only stored in another order, if in any layout at all."""
+    kind = None if value is None else value.type
+    return not isinstance(kind, TensorType) or kind.layout == Layout(order=kind.layout.order)
 
 
 register_layout_rule(ANY_OPERATOR, _accepts)
