@@ -194,43 +194,47 @@ def kernels(arch: int = 80) -> dict[str, CudaObject]:
 Build = Callable[..., Path]
 
 
+def write_cuda_package(
+    path: Path,
+    inputs: Sequence[TensorSpec],
+    outputs: Sequence[TensorSpec],
+    steps: Sequence[Any] = (),
+    *,
+    arena_size: int = 0,
+    weights: WeightsBuilder | None = None,
+    archs: Sequence[int] = (80,),
+    extra: dict[str, CudaObject] | None = None,
+    variant: dict[str, Any] | None = None,
+    **fields: Any,
+) -> Path:
+    """Writes a package with the fake driver's kernels and those of `extra`."""
+    weights = weights or WeightsBuilder(256)
+    shapes: list[Any] = [tuple(spec.shape for spec in specs) for specs in (inputs, outputs)]
+    given = {"inputs": shapes[0], "outputs": shapes[1], "arena_size": arena_size, "steps": tuple(steps)}
+    variants = tuple(Variant(f"sm_{arch}", {}, **{**given, **(variant or {})}) for arch in archs)
+    files: dict[str, bytes] = {}
+    for arch in archs:
+        files |= cuda_members(f"sm_{arch}", {**kernels(arch), **(extra or {})})
+    manifest = Manifest(
+        path.stem,
+        tuple(inputs),
+        tuple(outputs),
+        variants,
+        {f"sm_{arch}": Code(f"cuda/sm_{arch}/kernels.json", "cuda", (f"sm_{arch}",)) for arch in archs},
+        weights_size=weights.size,
+        host_steps=any(v.host_steps for v in variants),
+        **fields,
+    )
+    write_package(path, manifest, files=files, weights=weights)
+    return path
+
+
 @pytest.fixture
 def build(tmp_path: Path) -> Build:
-    """Writes a package: `build(inputs, outputs, steps, arena_size=..., weights=..., archs=(80,), **fields)`."""
+    """`build(inputs, outputs, steps, name=..., ...)`: as `write_cuda_package`."""
 
-    def builder(
-        inputs: Sequence[TensorSpec],
-        outputs: Sequence[TensorSpec],
-        steps: Sequence[Any] = (),
-        *,
-        arena_size: int = 0,
-        weights: WeightsBuilder | None = None,
-        archs: Sequence[int] = (80,),
-        extra: dict[str, CudaObject] | None = None,
-        name: str = "model",
-        variant: dict[str, Any] | None = None,
-        **fields: Any,
-    ) -> Path:
-        weights = weights or WeightsBuilder(256)
-        shapes: list[Any] = [tuple(spec.shape for spec in specs) for specs in (inputs, outputs)]
-        given = {"inputs": shapes[0], "outputs": shapes[1], "arena_size": arena_size, "steps": tuple(steps)}
-        variants = tuple(Variant(f"sm_{arch}", {}, **{**given, **(variant or {})}) for arch in archs)
-        files: dict[str, bytes] = {}
-        for arch in archs:
-            files |= cuda_members(f"sm_{arch}", {**kernels(arch), **(extra or {})})
-        manifest = Manifest(
-            name,
-            tuple(inputs),
-            tuple(outputs),
-            variants,
-            {f"sm_{arch}": Code(f"cuda/sm_{arch}/kernels.json", "cuda", (f"sm_{arch}",)) for arch in archs},
-            weights_size=weights.size,
-            host_steps=any(v.host_steps for v in variants),
-            **fields,
-        )
-        path = tmp_path / f"{name}.graphc"
-        write_package(path, manifest, files=files, weights=weights)
-        return path
+    def builder(*parts: Any, name: str = "model", **fields: Any) -> Path:
+        return write_cuda_package(tmp_path / f"{name}.graphc", *parts, **fields)
 
     return builder
 

@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from graphc.errors import InputError, OptionError
 from graphc.package import KernelStep, Location, TensorSpec
 from graphc.runtime import load
 from graphc.runtime.cuda import DeviceArray
-from tests.runtime.cuda.conftest import Build, Fake, affine_of, x_of
+from tests.runtime.cuda.conftest import Build, Fake, affine_of, write_cuda_package, x_of
 
 
 @pytest.mark.parametrize("own_stream", [True, False])
@@ -160,3 +162,42 @@ def test_parameters_may_lie_there_too(build: Build, fake: Fake) -> None:
         x: Any = np.arange(4, dtype=np.float32)
         for _ in range(3):
             np.testing.assert_array_equal(model([fake.array(x), fake.array(np.int64(7))])["y"], 2 * x)
+
+
+HOW = st.sampled_from(["host", "new", "kept"])
+
+
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(calls=st.lists(st.tuples(HOW, HOW, HOW, st.sampled_from(["host", "left", "kept"])), min_size=1, max_size=12))
+def test_any_mix_of_arrays(calls: list[tuple[str, str, str, str]], tmp_path_factory: Any, fake: Fake) -> None:
+    """y = 2 (a + b), z = a + b: each from the host, from new arrays of the GPU, or from arrays that come again."""
+    path = _mixture(tmp_path_factory)
+    kept = {name: fake.array(np.full(8, value, np.float32)) for value, name in enumerate("abyz", 1)}
+    with load(path) as model:
+        for number, (a, b, y, z) in enumerate(calls):
+            feed: dict[str, Any] = {}
+            values = {"a": np.full(8, 10 * number, np.float32), "b": np.full(8, number, np.float32)}
+            for name, how in (("a", a), ("b", b)):
+                feed[name] = {"host": values[name], "new": fake.array(values[name]), "kept": kept[name]}[how]
+                if how == "kept":
+                    values[name] = np.full(8, 1 + "ab".index(name), np.float32)
+            out: dict[str, Any] = {name: kept[name] for name, how in (("y", y), ("z", z)) if how == "kept"}
+            if y == "new":
+                out["y"] = fake.array(np.zeros(8, np.float32))
+            found = model(feed, out=out, device_outputs=["z"] if z == "left" else [])
+            total = values["a"] + values["b"]
+            np.testing.assert_array_equal(np.asarray(found["y"]), 2 * total)
+            np.testing.assert_array_equal(np.asarray(found["z"]), total)
+            del found, feed, out
+    del kept
+    assert not fake.violations
+
+
+def _mixture(tmp_path_factory: Any) -> Path:
+    specs = [[TensorSpec(name, "float32", (8,)) for name in names] for names in ("ab", "yz")]
+    steps = (
+        KernelStep("add", (Location("input"), Location("input", 1), Location("output", 1)), (8,)),
+        KernelStep("scale", (Location("output", 1), Location("output")), (8,)),
+    )
+    path: Path = tmp_path_factory.getbasetemp() / "mixture.graphc"
+    return path if path.exists() else write_cuda_package(path, *specs, steps)

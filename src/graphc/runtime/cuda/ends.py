@@ -61,6 +61,7 @@ class Ends:
             size += aligned(nbytes or 0)
         self._own = Block(device, size, f"a call of {model!r} (its inputs and outputs)")
         self._pinned: Pinned | None = None
+        self._views: dict[int, Array] = {}
         self._event = call("cuEventCreate", _NO_TIMING)
         self._seen: OrderedDict[Binding, None] = OrderedDict()
         self._addresses = [self._own.address + offset for offset in self._offsets]
@@ -87,21 +88,18 @@ class Ends:
         self._arrays = list(arrays)
         wanted = tuple(map(self._wanted, arrays, self._sizes))
         binding = wanted
-        if any(entry > 0 for entry in wanted):
+        if max(wanted, default=HOST) > 0:
             if wanted not in self._seen:
                 binding = tuple(min(entry, OWN) for entry in wanted)
             self._seen[wanted] = None
             self._seen.move_to_end(wanted)
             if len(self._seen) > _SEEN:
                 self._seen.popitem(last=False)
-        self.binding = binding
-        for number, entry in enumerate(binding):
-            self._addresses[number] = entry if entry > 0 else self._own.address + self._offsets[number]
-        if HOST in binding and self._pinned is None:
-            self._pinned = Pinned(self._device, self._own.size, f"a call of {self._model!r} (pinned memory)")
+        if binding != self.binding:
+            self._bind(binding)
         for number, array in enumerate(arrays[: self._count]):
             if binding[number] == HOST:
-                np.copyto(self._view(number), array)
+                np.copyto(self._views[number], array)
             elif binding[number] != ABSENT:
                 self._wait_for(array)
                 if binding[number] == OWN:
@@ -135,7 +133,7 @@ class Ends:
         """Fills the arrays of the host, when all that was enqueued has run."""
         for number, array in enumerate(outputs, self._count):
             if self.binding[number] == HOST:
-                np.copyto(array, self._view(number))
+                np.copyto(array, self._views[number])
 
     def forget(self) -> None:
         """Lets go of the call's arrays."""
@@ -158,13 +156,17 @@ class Ends:
             return HOST
         return array.address if array.is_aligned and nbytes else OWN
 
-    def _view(self, number: int) -> Array:
-        """An input or output in pinned memory."""
-        assert self._pinned is not None
-        _, shape, dtype = self._rows[number]
-        start, nbytes = self._offsets[number], self._sizes[number]
-        assert shape is not None and nbytes is not None
-        return self._pinned.bytes[start : start + nbytes].view(dtype).reshape(shape)
+    def _bind(self, binding: Binding) -> None:
+        for number, entry in enumerate(binding):
+            self._addresses[number] = entry if entry > 0 else self._own.address + self._offsets[number]
+        if HOST in binding and self._pinned is None:
+            self._pinned = Pinned(self._device, self._own.size, f"a call of {self._model!r} (pinned memory)")
+            for number, ((_, shape, dtype), nbytes) in enumerate(zip(self._rows, self._sizes, strict=True)):
+                if shape is not None and nbytes is not None:
+                    start = self._offsets[number]
+                    view = self._pinned.bytes[start : start + nbytes].view(dtype).reshape(shape)
+                    self._views[number] = view
+        self.binding = binding
 
     def _host_ranges(self, first: int, last: int) -> list[tuple[int, int]]:
         """Inputs or outputs [first, last) that are copied from or to the host, neighbours together."""
