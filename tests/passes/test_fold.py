@@ -198,3 +198,20 @@ def test_what_a_little_swells_to_is_left_and_what_much_is_made_of_is_not(extent:
     graph.outputs = [b.op("Expand", small, b.constant(np.array([2, 1 << 16])))]
     run_passes(graph, "fold{grown_bytes=1024}")
     assert operators(graph) == left
+
+
+def test_weights_of_bytes_stay_for_the_products_that_widen_them() -> None:
+    def build(reader: str) -> Graph:
+        graph, b = building(x=TensorType(dtypes.FLOAT32, (2, 4)))
+        weight = b.constant(np.arange(12, dtype=np.int8).reshape(3, 4))
+        wide = b.op("DequantizeLinear", weight, b.constant(np.ones(3, np.float32)), axis=0)
+        turned = b.op("Transpose", wide, perm=[1, 0])
+        y = b.op("MatMul", graph.inputs[0], turned)
+        graph.outputs = [y if reader == "MatMul" else b.op("Add", y, b.op("ReduceSum", turned, keepdims=0))]
+        return graph
+
+    for reader, kept in (("MatMul", True), ("both", False)):
+        for option, expected in (("", False), ("{keep_bytes=true}", kept)):
+            graph = build(reader)
+            run_passes(graph, f"fold{option},dce")
+            assert ("DequantizeLinear" in operators(graph)) is expected

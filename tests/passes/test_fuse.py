@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -23,7 +25,7 @@ def _graph(**inputs: tuple[int, ...]) -> tuple[Graph, Builder]:
     return graph, Builder(graph)
 
 
-def _fuse(graph: Graph, **options: int) -> list[list[str]]:
+def _fuse(graph: Graph, **options: Any) -> list[list[str]]:
     """Operators of each region after fusing, constants left out; checks that the meaning stayed."""
     infer_graph(graph)
     verify(graph)
@@ -198,3 +200,27 @@ def test_a_dissolved_region_leaves_its_nodes() -> None:
     assert [node.op_type for node in graph.nodes] == ["Exp", "Tanh"]
     assert graph.outputs[0].name == "y"
     assert str(graph).count("Tanh") == before.count("Tanh")
+
+
+def test_products_take_the_movement_around_them_where_their_kernels_can() -> None:
+    def build() -> Graph:
+        graph, b = _graph(x=(2, 3, 8), y=(2, 5, 8), r=(2, 3, 5))
+        x, y, r = graph.inputs
+        turned = b.op("Transpose", b.op("Cast", b.op("Cast", y, to=10), to=1), perm=[0, 2, 1])
+        product = b.op("Reshape", b.op("MatMul", x, turned), b.constant(np.array([6, 5])))
+        rest = b.op("Reshape", r, b.constant(np.array([6, 5])))
+        graph.outputs = [b.op("Reshape", b.op("Relu", b.op("Add", product, rest)), b.constant(np.array([30])))]
+        return graph
+
+    # The last reshape costs nothing outside.
+    taken = ["Cast", "Cast", "Transpose", "MatMul", "Reshape", "Add", "Relu"]
+    graph = build()
+    (region,) = (operators for operators in _fuse(graph, moves=True) if "MatMul" in operators)
+    assert region == taken
+    assert not any("MatMul" in operators for operators in _fuse(build()))
+
+
+def test_a_transposition_that_scatters_both_axes_is_a_kernel_of_its_own() -> None:
+    graph, b = _graph(x=(4, 6, 8))
+    graph.outputs = [b.op("MatMul", b.op("Transpose", graph.inputs[0], perm=[2, 0, 1]), _weight(b, 6, 5))]
+    assert _fuse(graph, moves=True) == []

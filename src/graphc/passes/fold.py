@@ -35,12 +35,15 @@ class Fold:
         grown_bytes: Largest value of more than `_GROWTH` times the bytes of what it is made of.
         lazy_bytes: Values above this are evaluated when they are read, and again at each reading, so that folding a
             model's weights never holds all of them in memory.
+        keep_bytes: Whether weights of a product that are integers with scales stay so: its kernel widens them where it
+            reads them, from half the memory or less. Kernels of GPUs do.
     """
 
     name: ClassVar[str] = "fold"
     max_bytes: int = 1 << 29
     grown_bytes: int = 1 << 26
     lazy_bytes: int = 1 << 20
+    keep_bytes: bool = False
 
     def run(self, graph: Graph, context: PassContext) -> int:
         """One sweep in order suffices: inputs are folded before their readers."""
@@ -108,6 +111,8 @@ class _Folding:
         operator = find(node)
         constants = [None if value is None else value.constant for value in node.inputs]
         if operator is None or operator.has(Trait.RANDOM) or operator.has(Trait.CONTROL):
+            return None
+        if self.options.keep_bytes and _is_weight_of_bytes(node):
             return None
         if not node.inputs or any(c is None and v is not None for c, v in zip(constants, node.inputs, strict=True)):
             return None
@@ -177,6 +182,24 @@ def _shaped(array: np.ndarray[Any, Any], type_: TensorType) -> np.ndarray[Any, A
 
 def _tensor(value: Value, array: Any) -> Tensor:
     return Tensor.of(np.asarray(array), value.tensor_type.dtype)
+
+
+def _is_weight_of_bytes(node: Node) -> bool:
+    """Whether a node widens integers that nothing but products read, as they are or moved."""
+    data = node.input(0)
+    return node.is_op("DequantizeLinear") and data is not None and data.constant is not None and _feeds(node.output)
+
+
+def _feeds(value: Value) -> bool:
+    return (
+        bool(value.consumers)
+        and not value.is_graph_output
+        and all(
+            (node.op_type in ("Gemm", "MatMul") and value in node.inputs[:2])
+            or (node.op_type in ("Cast", "Transpose") and _feeds(node.output))
+            for node in value.consumers
+        )
+    )
 
 
 def _read(node: Node) -> list[Value]:

@@ -24,15 +24,18 @@ class Fuse:
     Args:
         max_nodes: Most nodes of a region, so that kernels stay small enough to compile quickly.
         max_inputs: Most inputs of a region: each is a pointer that a kernel keeps in a register.
+        moves: Whether products of matrices take what moves or widens their operands, and what follows a reshape of
+            their results. Kernels of GPUs do, those of CPUs do not.
     """
 
     name: ClassVar[str] = "fuse"
     max_nodes: int = 24
     max_inputs: int = 16
+    moves: bool = False
 
     def run(self, graph: Graph, context: PassContext) -> int:
         """Groups, then replaces each group by its region; answers how many regions were made."""
-        plan = Grouping(graph, context, max_nodes=self.max_nodes, max_inputs=self.max_inputs)
+        plan = self._grouping(graph, context)
         groups = [group for group in plan.groups() if len(group.nodes) > 1]
         made = 0
         for group in groups:
@@ -46,4 +49,7 @@ class Fuse:
 
     def explain(self, graph: Graph, context: PassContext) -> Iterator[Finding]:
         """The regions that would be made, and why nodes beside each other would not be in one."""
-        return findings(Grouping(graph, context, max_nodes=self.max_nodes, max_inputs=self.max_inputs))
+        return findings(self._grouping(graph, context))
+
+    def _grouping(self, graph: Graph, context: PassContext) -> Grouping:
+        return Grouping(graph, context, max_nodes=self.max_nodes, max_inputs=self.max_inputs, moves=self.moves)

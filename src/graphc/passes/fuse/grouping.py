@@ -16,6 +16,9 @@ REGION = "Region"
 HEAVY = frozenset({Trait.CONTRACTION, Trait.WINDOW})
 ROWS = frozenset({Trait.REDUCTION, Trait.NORMALIZATION})
 INLINED = frozenset({Trait.POINTWISE, Trait.MOVEMENT})
+PRODUCTS = frozenset({"Gemm", "MatMul", "MatMulInteger"})
+"""Operators whose kernels can be told to move what they read and make."""
+
 _DUPLICATION = 1.5
 """A producer may be inlined where this computes it at most so many times as often as storing it would."""
 
@@ -39,11 +42,16 @@ class Grouping:
         context: Says what has a compiled form.
         max_nodes: Most nodes of a group.
         max_inputs: Most inputs of a group.
+        moves: Whether kernels of products store what is reshaped where it belongs, and read operands that are moved or
+            widened from where they come.
     """
 
-    def __init__(self, graph: Graph, context: PassContext, *, max_nodes: int, max_inputs: int) -> None:
+    def __init__(
+        self, graph: Graph, context: PassContext, *, max_nodes: int, max_inputs: int, moves: bool = False
+    ) -> None:
         self.graph = graph
         self.context = context
+        self.moves = moves
         self.max_nodes, self.max_inputs = max_nodes, max_inputs
         self.position = {node: i for i, node in enumerate(graph.nodes)}
         self.taken: set[Node] = set()
@@ -79,7 +87,53 @@ class Grouping:
         """The anchor and what can follow it in registers; for attention, also the views and transposes around it."""
         if anchor.is_op("Attention"):
             return self._moved_by(anchor)
-        return self._epilogue({anchor}, anchor)
+        nodes = self._without_last_views(self._epilogue({anchor}, anchor), anchor)
+        return self._operands(nodes, anchor) if self.moves and is_product(anchor) else nodes
+
+    def _without_last_views(self, nodes: set[Node], anchor: Node) -> set[Node]:
+        """Nodes without the views at their end, which cost nothing outside."""
+        kept = set(nodes)
+        while (last := max(kept, key=self.position.__getitem__)) is not anchor and is_movement_view(last):
+            kept.remove(last)
+        return kept
+
+    def _operands(self, nodes: set[Node], anchor: Node) -> set[Node]:
+        """Adds what alone moves an operand of a product or makes it wider: both cost less where it is read."""
+        grown = set(nodes)
+        for operand in anchor.inputs[:2]:
+            chain: set[Node] = set()
+            value = operand
+            while operand is not None and value is not None and (node := self._feeding(value)) is not None:
+                chain.add(node)
+                value, trial = node.input(0), grown | chain
+                fits = len(trial) <= self.max_nodes and len(inputs_of(trial)) <= self.max_inputs
+                # Views at the end of a chain cost nothing outside, and wider operands more bytes.
+                if fits and not is_view(node) and value is not None and _bits(value) <= _bits(operand):
+                    grown = trial
+        return grown
+
+    def _feeding(self, value: Value) -> Node | None:
+        """What makes a value that nothing but a product reads, if that may compute it."""
+        node = value.producer
+        alone = len(value.uses) == 1 and not value.is_graph_output
+        if node is None or not alone or node in self.taken or self.cannot_feed(node) is not None:
+            return None
+        return node
+
+    def cannot_feed(self, node: Node) -> str | None:
+        """Why a product does not compute `node`, which makes an operand of it, where it reads that."""
+        if node not in self.compiled:
+            return self.not_compiled(node)
+        source, result = node.input(0), node.output.tensor_type
+        if len(node.outputs) != 1 or source is None:
+            return f"{node.op} has several results"
+        if node.is_op("Transpose"):
+            order = node.ints_attribute("perm") or tuple(reversed(range(len(result.dims))))
+            apart = len(order) - 1 not in order[-2:]
+            return f"{node.op} leaves no neighbours along either axis of the product" if apart else None
+        if is_movement_view(node) or node.op_type in ("Cast", "DequantizeLinear", "Slice"):
+            return None
+        return f"{node.op} is not movement or a conversion, and only those are computed where a product reads"
 
     def _moved_by(self, anchor: Node) -> set[Node]:
         nodes = {anchor}
@@ -139,9 +193,12 @@ class Grouping:
         """Why `node`, which reads a result of `nodes`, cannot be computed in the registers of their epilogue."""
         if node not in self.compiled:
             return self.not_compiled(node)
-        if not (has(node, {Trait.POINTWISE}) or _is_relayout(node)):
+        moves = self.moves and any(map(is_product, nodes))
+        reshapes = moves and is_movement_view(node)
+        if not (reshapes or has(node, {Trait.POINTWISE}) or _is_relayout(node)):
             return f"{node.op} is not pointwise, and only pointwise operators follow in registers"
-        if node.output.tensor_type.shape != shape:
+        made = [v.tensor_type.shape for v in node.inputs if v is not None and v.producer in nodes] if moves else [shape]
+        if not reshapes and any(node.output.tensor_type.shape != shape for shape in made):
             return f"{node.op} makes {node.output.tensor_type}, another shape than the region's"
         late = [v for v in node.inputs if v is not None and v.producer not in nodes and self._depends(v, nodes)]
         return f"{node.op} also needs %{late[0].name}, which is computed from what the region makes" if late else None
@@ -232,6 +289,20 @@ def has(node: Node | None, traits: Iterable[Trait]) -> bool:
     """Whether a node is of one of these traits."""
     operator = None if node is None else find(node)
     return operator is not None and any(operator.has(trait) for trait in traits)
+
+
+def _bits(value: Value) -> int:
+    return value.tensor_type.dtype.bits
+
+
+def is_product(node: Node) -> bool:
+    """Whether a node is a product of matrices."""
+    return node.domain == "" and node.op_type in PRODUCTS
+
+
+def is_movement_view(node: Node) -> bool:
+    """Whether a node gives elements another shape and nothing else (Reshape, Squeeze)."""
+    return has(node, {Trait.VIEW}) and has(node, {Trait.MOVEMENT}) and not has(node, {Trait.POINTWISE})
 
 
 def _is_relayout(node: Node) -> bool:
