@@ -203,8 +203,8 @@ def test_what_a_little_swells_to_is_left_and_what_much_is_made_of_is_not(extent:
 def test_weights_of_bytes_stay_for_the_products_that_widen_them() -> None:
     def build(reader: str) -> Graph:
         graph, b = building(x=TensorType(dtypes.FLOAT32, (2, 4)))
-        weight = b.constant(np.arange(12, dtype=np.int8).reshape(3, 4))
-        wide = b.op("DequantizeLinear", weight, b.constant(np.ones(3, np.float32)), axis=0)
+        weight = b.constant(np.ones(8000, np.int8).reshape(2000, 4))
+        wide = b.op("DequantizeLinear", weight, b.constant(np.ones(2000, np.float32)), axis=0)
         turned = b.op("Transpose", wide, perm=[1, 0])
         y = b.op("MatMul", graph.inputs[0], turned)
         graph.outputs = [y if reader == "MatMul" else b.op("Add", y, b.op("ReduceSum", turned, keepdims=0))]
