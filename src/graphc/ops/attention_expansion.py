@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -159,6 +160,47 @@ def _expand(b: Builder, node: Node, x: Values) -> Values | None:
     result = grouped(b, b.op("MatMul", grouped(b, weights, heads, kv_heads), v), kv_heads, heads)
     mode = node.int_attribute("qk_matmul_output_mode", 0)
     return [join_heads(b, result) if packed else result, k, v, shown[mode]]
+
+
+def _places_queries(node: Node) -> bool:
+    """Whether it matters which keys stand before and behind a query."""
+    windows = (node.int_attribute(f"{side}_window_size", -1) for side in ("left", "right"))
+    return bool(node.int_attribute("is_causal", 0)) or any(window >= 0 for window in windows)
+
+
+def joined(b: Builder, node: Node, x: Values) -> Values | None:
+    """Attention with a cache as a cache that is joined first, and an Attention over all keys that there are then.
+
+    None for one without a cache and without keys or values that are given away, or that gives its scores away too, or
+    whose queries' places follow from extents that are not bound, or are not those of its new keys.
+    """
+    q, k, v = (needed(x, i) for i in range(3))
+    past = given(x, 4)
+    wanted = [value.is_used for value in node.outputs[1:]]
+    if not (past is not None or any(wanted)) or (len(wanted) > 2 and wanted[2]) or given(x, 6) is not None:
+        return None
+    packed = rank_of(q) == 3
+    batch, queries = q.tensor_type.dims[0], q.tensor_type.dims[1 if packed else 2]
+    new = k.tensor_type.dims[1 if packed else 2]
+    valid: Value | None = None
+    if past is not None and _places_queries(node):
+        old = past.tensor_type.dims[2]
+        if not (isinstance(batch, int) and isinstance(new, int) and isinstance(old, int)) or queries != new:
+            return None
+        # Queries that are the last of the valid keys stand where those behind a cache do.
+        valid = b.constant(np.full(batch, old + new, np.int64))
+    if packed:
+        heads, kv_heads = node.int_attribute("q_num_heads", 1), node.int_attribute("kv_num_heads", 1)
+        q, k, v = split_heads(b, q, heads), split_heads(b, k, kv_heads), split_heads(b, v, kv_heads)
+    if past is not None:
+        k, v = b.op("Concat", past, k, axis=2), b.op("Concat", needed(x, 5), v, axis=2)
+    names = ("is_causal", "left_window_size", "right_window_size", "scale", "softcap", "softmax_precision")
+    attributes: dict[str, Any] = {name: node.attributes[name] for name in names if name in node.attributes}
+    operands: list[Value | None] = [q, k, v, given(x, 3), None, None, valid]
+    while operands[-1] is None:
+        operands.pop()
+    result = b.op("Attention", *operands, **attributes)
+    return [join_heads(b, result) if packed else result, k, v]
 
 
 decomposed("Attention", _expand, define=False)

@@ -61,16 +61,20 @@ def can_expand(node: Node) -> bool:
     return (node.domain, node.op_type) in DECOMPOSITIONS
 
 
-def expand(node: Node) -> bool:
+def expand(node: Node, decompose: Decompose | None = None) -> bool:
     """Replaces a node in its graph by what it stands for; the new nodes have its origins.
 
     The node's inputs must have types. Answers False, and changes nothing, where the operator has no decomposition or
     has none for these inputs.
 
+    Args:
+        node: The node.
+        decompose: What it stands for; its operator's decomposition if None.
+
     Raises:
         TypeInferenceError: Inputs or attributes do not fit the operator.
     """
-    decompose = DECOMPOSITIONS.get((node.domain, node.op_type))
+    decompose = decompose or DECOMPOSITIONS.get((node.domain, node.op_type))
     graph = node.graph
     if decompose is None or graph is None:
         return False

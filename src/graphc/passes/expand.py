@@ -8,8 +8,9 @@ from typing import ClassVar
 from graphc.errors import TypeInferenceError
 from graphc.ir import GRAPHC_DOMAIN, Builder, Graph, Node, Value
 from graphc.ops import infer_node
+from graphc.ops.attention_expansion import joined
 from graphc.ops.base import UnfitNodeError, node_names
-from graphc.ops.decomposition import can_expand, expand
+from graphc.ops.decomposition import OPSET, can_expand, expand
 from graphc.passes.base import PassContext, register_pass
 
 
@@ -40,7 +41,7 @@ class Expand:
             return changes
         outputs = [(number, value) for number, value in enumerate(graph.outputs) if value.producer is node]
         try:
-            if not expand(node):
+            if not expand(node, joined if _is_compiled_joined(node, context) else None):
                 return changes
         except TypeInferenceError as error:
             raise UnfitNodeError(f"{node.op}: {error.message}", nodes=node_names(node), hint=error.hint) from error
@@ -52,6 +53,17 @@ class Expand:
                 copies[old.name] = b.op("Identity", graph.outputs[number], outputs=[old.name])
             graph.set_output(number, copies[old.name])
         return changes + 1
+
+
+def _is_compiled_joined(node: Node, context: PassContext) -> bool:
+    """Whether an attention with a cache compiles as one without, once keys and values are joined with the cache's."""
+    if not node.is_op("Attention") or context.capability is None:
+        return False
+    trial = Graph(node.op_type, opset=OPSET)
+    x = [None if v is None else trial.add_input(f"x{i}", v.type) for i, v in enumerate(node.inputs)]
+    if joined(Builder(trial, infer=infer_node), node, x) is None:
+        return False
+    return any(made.is_op("Attention") and context.capability.supports(made) for made in trial.nodes)
 
 
 def _is_compiled(node: Node, context: PassContext) -> bool:

@@ -57,7 +57,7 @@ ROUNDED: tuple[tuple[int, Sequence[Tile]], ...] = (
 WARP_GROUP_ROWS = 64
 """Rows that the four warps of a Hopper tensor core product have between them."""
 
-LEAST_STRETCH = 256
+LEAST_STRETCH = 128
 """Keys that a part has at least, where keys are cut."""
 
 MOST_PARTS = 64
