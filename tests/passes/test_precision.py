@@ -137,7 +137,7 @@ def test_large_weights_and_what_counts_or_grows_stay_in_float32() -> None:
     b.graph.outputs = [large, grown, counted]
     run_passes(b.graph, "precision{to=fp16},dce")
     assert types(b.graph) == {
-        **{"MatMul": "float32", "Exp": "float32", "Gemm": "float32", "Reshape": "float32", "Conv": "float16"},
+        **{"MatMul": "float32", "Exp": "float32", "Gemm": "float32", "Reshape": "float16", "Conv": "float16"},
         "Mul": "float32",
     }
 
@@ -200,3 +200,14 @@ def test_loops_are_narrowed_inside() -> None:
     verify(b.graph)
     assert types(body)["MatMul"] == "float16" and body.outputs[1].tensor_type.dtype == F32
     compare_arrays("looped", want, evaluate_graph(b.graph, [data])[0], 1e-2)
+
+
+def test_a_value_is_rounded_where_it_is_made_and_not_behind_a_view() -> None:
+    b = builder((2, 4, 16))
+    h = b.op("LayerNormalization", b.graph.inputs[0], b.constant(np.ones(16, np.float32)))
+    h = b.op("Reshape", h, b.constant(np.array([8, 16])))
+    b.graph.outputs = [b.op("MatMul", h, b.constant(weights(16, 32)))]
+    run_passes(b.graph, "precision{to=fp16},dce")
+    verify(b.graph)
+    order = [node.op_type for node in b.graph.nodes if node.op_type != "Constant"]
+    assert order == ["LayerNormalization", "Cast", "Reshape", "MatMul", "Cast"]

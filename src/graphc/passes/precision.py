@@ -204,8 +204,17 @@ class _Narrowing:
     def _halved(self, builder: Builder, value: Value) -> Value:
         """The value as the half-width type; large constants are converted when they are read."""
         if value not in self.half:
-            tensor = value.constant
-            if tensor is None:
+            tensor, view = value.constant, value.producer
+            if tensor is None and view is not None and _is_float_view(view):
+                # Before the view, where the kernel that makes the value can round it.
+                copy = clone_node(view, {}, [self.graph.fresh_name(value.name)])
+                source = view.inputs[0]
+                assert source is not None, "it has one"
+                copy.set_input(0, self._halved(builder, source))
+                builder.insert(copy)
+                copy.output.type = value.tensor_type.with_dtype(self.dtype)
+                self.half[value] = copy.output
+            elif tensor is None:
                 self.half[value] = builder.op("Cast", value, to=self.dtype.onnx)
             else:
                 load = partial(_converted, tensor, self.dtype)
@@ -267,6 +276,13 @@ def _counts(node: Node) -> bool:
     if not node.is_op("Cast") or source is None or not isinstance(source.type, TensorType):
         return False
     return source.type.dtype.is_integer and source.type.dtype != BOOL
+
+
+def _is_float_view(node: Node) -> bool:
+    """Whether a node gives a float32 value another shape and nothing else."""
+    operator, source = find(node), node.input(0)
+    views = operator is not None and operator.has(Trait.VIEW) and operator.has(Trait.MOVEMENT)
+    return views and source is not None and _is_float32(source) and len(node.outputs) == 1
 
 
 def narrow_borders(graph: Graph, dtype: DType) -> None:
