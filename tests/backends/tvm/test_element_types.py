@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -16,12 +15,9 @@ from graphc.ops.conversion import convert
 from graphc.ops.evaluate import evaluate_graph
 from graphc.target import Target
 from tests.backends.bodies import body
+from tests.backends.number_cases import MINI, NARROW, NUMBERS, numbers_of
 from tests.backends.tvm.harness import TARGETS, run
 from tests.ops.test_conversion import bits, every, interesting
-
-NARROW = [d for d in dtypes.ALL if d.bits <= 16 and d.kind in ("float", "int", "uint")]
-MINI = [d for d in NARROW if d.is_float and d.bits <= 8]
-NUMBERS = [d for d in dtypes.ALL if d.kind not in ("string", "complex")]
 
 
 def check_bits(graph: Any, arrays: list[Any], target: Target) -> None:
@@ -71,29 +67,11 @@ def test_float64_is_rounded_to_half_once(target: Target) -> None:
         check_bits(body([x], lambda b, x: b.op("Cast", x, to=dtypes.FLOAT16.onnx)), [x], target)
 
 
-def _numbers(dtype: DType, seed: int) -> Any:
-    """Some of everything that a type holds."""
-    random = np.random.default_rng(seed)
-    if dtype.kind == "bool":
-        return random.integers(0, 2, 37).astype(np.bool_)
-    if dtype.bits <= 16:
-        found = random.choice(every(dtype), 37)
-        # The sign and the payload of a NaN are nobody's promise.
-        return np.where(found == found, found, found.dtype.type(1)) if dtype.is_float else found
-    if dtype.is_float:
-        spread = random.standard_normal(37) * 10.0 ** random.integers(-40, 40, 37)
-        with np.errstate(over="ignore"):
-            return np.concatenate([spread, np.float64([0.0, -0.0, np.inf, -np.inf])]).astype(dtype.numpy)
-    info = ml_dtypes.iinfo(dtype.numpy)
-    wide = random.integers(info.min, info.max, 37, dtype.numpy, endpoint=True)
-    return np.concatenate([wide, np.array([info.min, info.max, 0, 1], dtype.numpy)])
-
-
 @pytest.mark.parametrize("target", TARGETS, ids=str)
 @pytest.mark.parametrize("source", NUMBERS, ids=str)
 def test_casts_to_every_type(source: DType, target: Target) -> None:
     """One kernel that casts to all types."""
-    x = _numbers(source, 0)
+    x = numbers_of(source, 0)
 
     def make(b: Any, x: Value) -> list[Value]:
         return [b.op("Cast", x, to=dtype.onnx) for dtype in NUMBERS if dtype != source]
@@ -104,7 +82,7 @@ def test_casts_to_every_type(source: DType, target: Target) -> None:
 @given(st.lists(st.sampled_from(NUMBERS), min_size=3, max_size=5), st.integers(0, 2**32 - 1))
 @settings(max_examples=25, deadline=None)
 def test_chains_of_casts(kinds: list[DType], seed: int) -> None:
-    x = _numbers(kinds[0], seed)
+    x = numbers_of(kinds[0], seed)
 
     def make(b: Any, x: Value) -> Value:
         for dtype in kinds[1:]:

@@ -33,16 +33,19 @@ def arguments_of(
         outputs: Type of each output as the function sees it.
         workspaces: Pointer type of each workspace, e.g. `*fp32`.
     """
-    known = {"status": Argument("status", "*i32", Status())}
-    for position, number in enumerate(reads):
-        known[f"in{number}"] = Argument(f"in{number}", pointer_type(inputs[number].dtype), Pointer(position))
-    for number, kind in enumerate(outputs):
-        name = f"out{number}"
-        known[name] = Argument(name, pointer_type(kind.dtype), Pointer(len(reads) + number))
-    for number, pointer in enumerate(workspaces):
-        name = f"workspace{number}"
-        known[name] = Argument(name, pointer, Pointer(len(reads) + len(outputs) + number))
-    return tuple(known[name] for name in names)
+    places = {f"in{number}": (position, inputs[number]) for position, number in enumerate(reads)}
+    places |= {f"out{number}": (len(reads) + number, kind) for number, kind in enumerate(outputs)}
+    found = []
+    for name in names:
+        if name == "status":
+            found.append(Argument(name, "*i32", Status()))
+        elif name in places:
+            position, kind = places[name]
+            found.append(Argument(name, pointer_type(kind.dtype), Pointer(position)))
+        else:
+            number = int(name.removeprefix("workspace"))
+            found.append(Argument(name, workspaces[number], Pointer(len(reads) + len(outputs) + number)))
+    return tuple(found)
 
 
 def build_kernel(
