@@ -184,6 +184,18 @@ def test_a_model_with_half_width_borders_has_no_casts_to_spare() -> None:
     assert str(graph) == before
 
 
+def test_casts_stand_before_views() -> None:
+    b = builder((2, 3, 8))
+    rows = b.op("Softmax", b.graph.inputs[0], axis=-1)
+    flat = b.op("Reshape", b.op("Unsqueeze", rows, b.constant(np.array([0]))), b.constant(np.array([6, 8])))
+    b.graph.outputs = [b.op("Gemm", flat, b.constant(weights(8, 4))), b.op("Gemm", flat, b.constant(weights(8, 5)))]
+    run_passes(b.graph, "precision{to=fp16},dce")
+    verify(b.graph)
+    (cast,) = (node for node in b.graph.nodes if node.op_type == "Cast" and node.inputs[0].tensor_type.dtype == F32)
+    assert cast.inputs[0].producer.op_type == "Softmax" and types(b.graph)["Reshape"] == "float16"
+    assert sum(node.op_type == "Reshape" for node in b.graph.nodes) == 1, "shared by both products"
+
+
 def test_loops_are_narrowed_inside() -> None:
     b = builder((4, 4))
     x = b.graph.inputs[0]
