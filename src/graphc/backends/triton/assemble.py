@@ -12,7 +12,7 @@ from graphc.backends.triton.element_types import pointer_type
 from graphc.backends.triton.function import Argument, FunctionLaunch
 from graphc.ir import Dim, Graph, TensorType
 from graphc.ir.symbolic import symbol as dimension
-from graphc.package.cuda import Pointer, Status
+from graphc.package.cuda import Integer, Pointer, Status
 from graphc.target import CudaTarget
 
 
@@ -46,6 +46,11 @@ def arguments_of(
             number = int(name.removeprefix("workspace"))
             found.append(Argument(name, workspaces[number], Pointer(len(reads) + len(outputs) + number)))
     return tuple(found)
+
+
+def number_argument(name: str, value: int) -> Argument:
+    """A number that a function gets when it runs: loops over it are not unrolled, however few their steps are."""
+    return Argument(name, "i32", Integer(value), 16 if value % 16 == 0 else 1)
 
 
 def build_kernel(

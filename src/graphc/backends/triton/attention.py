@@ -17,7 +17,7 @@ from graphc.backends.base import Kernel
 from graphc.backends.contraction import View, storage_offset
 from graphc.backends.extents import count_of, extent_of
 from graphc.backends.heads import Heads, heads_of_region, inputs_of
-from graphc.backends.triton.assemble import build_kernel
+from graphc.backends.triton.assemble import build_kernel, number_argument
 from graphc.backends.triton.attention_tiles import Schedule, choose, cut
 from graphc.backends.triton.element_types import pointer_type, to_storage
 from graphc.backends.triton.function import Argument, Function, FunctionLaunch
@@ -25,10 +25,11 @@ from graphc.backends.triton.indices import index_value, place
 from graphc.backends.triton.module import render_module
 from graphc.backends.triton.render import Renderer
 from graphc.backends.triton.scope import Code, Mask, Place, Scope
+from graphc.backends.triton.tiles import power_above
 from graphc.errors import BackendError
 from graphc.ir import Dim, Graph, dtypes, symbol
 from graphc.ops.expr import Axis, Scalar
-from graphc.package.cuda import Integer, Pointer, Status
+from graphc.package.cuda import Pointer, Status
 from graphc.target.cuda import CudaTarget
 
 OPERANDS = frozenset({dtypes.FLOAT16, dtypes.BFLOAT16, dtypes.FLOAT32})
@@ -216,7 +217,7 @@ class _Text:
             biases.append({"lines": lines.taken(), "name": name})
         status = [Argument("status", "*i32", Status())] if lines.renderer.reports else []
         scratch = self._scratch() if schedule.parts > 1 else [self._output()]
-        keys = Argument("keys", "i32", Integer(self.keys), 16 if self.keys % 16 == 0 else 1)
+        keys = number_argument("keys", self.keys)
         arguments = (*self._pointers(), *scratch, *status, keys)
         text = render_module(
             "attention",
@@ -275,8 +276,8 @@ class _Text:
             log2e=_LOG2E,
             natural=self.natural,
             packed=self.schedule.packed,
-            padded_parts=1 << (parts - 1).bit_length(),
-            padded_value=1 << (self.value_size - 1).bit_length(),
+            padded_parts=power_above(parts),
+            padded_value=power_above(self.value_size),
             parts=parts,
             result=result,
             result_type=to_storage(Code(), "", heads.output.dtype),

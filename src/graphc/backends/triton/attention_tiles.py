@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from graphc.backends.triton.tiles import power_above
 from graphc.target.cuda import CudaTarget
 
 
@@ -128,9 +129,9 @@ def choose(
 
 def cut(size: int) -> tuple[int, ...]:
     """Widths, powers of two of at least 16, that hold `size` elements: one, or two where that wastes a quarter less."""
-    whole = max(16, 1 << (size - 1).bit_length())
+    whole = max(16, power_above(size))
     first = whole // 2
     if first < 16 or size <= first:
         return (whole,)
-    second = max(16, 1 << (size - first - 1).bit_length())
+    second = max(16, power_above(size - first))
     return (first, second) if 4 * (first + second) <= 3 * whole else (whole,)

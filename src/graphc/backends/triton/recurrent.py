@@ -14,13 +14,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from graphc.backends.base import Kernel
-from graphc.backends.triton.assemble import arguments_of, build_kernel
+from graphc.backends.triton.assemble import arguments_of, build_kernel, number_argument
 from graphc.backends.triton.element_types import pointer_type, triton_name
 from graphc.backends.triton.function import Argument, Function, FunctionLaunch
 from graphc.backends.triton.module import render_module
 from graphc.backends.triton.render import Renderer
 from graphc.backends.triton.scope import Code, Scope
 from graphc.backends.triton.scope import Value as Text
+from graphc.backends.triton.tiles import power_above
 from graphc.errors import BackendError, TypeInferenceError
 from graphc.ir import GRAPHC_DOMAIN, Graph, Node, TensorType, dtypes
 from graphc.ops.expr import loads
@@ -145,9 +146,8 @@ class _Recurrence:
         self.outputs = {value.index: f"out{number}" for number, value in enumerate(body.outputs)}
         few = batch <= FEW_ROWS or self.dtype == dtypes.FLOAT64
         self.dot = not few
-        self.rows = (
-            min(1 << (batch - 1).bit_length(), FEW_ROWS) if few else min(max(16, 1 << (batch - 1).bit_length()), 64)
-        )
+        padded = power_above(batch)
+        self.rows = min(padded, FEW_ROWS) if few else min(max(padded, 16), MOST_ROWS)
 
     def launches(self) -> list[FunctionLaunch]:
         """What a call launches: the states' start, then every phase of every step."""
@@ -223,9 +223,9 @@ class _Recurrence:
         else:
             time = f"step + direction * ({last} - 2 * step)"
         tiles = self._tiles()
-        sizes = [Argument("hidden", "i32", Integer(extents.hidden), 16 if extents.hidden % 16 == 0 else 1)]
+        sizes = [number_argument("hidden", extents.hidden)]
         if extents.inputs:
-            sizes.append(Argument("inputs", "i32", Integer(extents.inputs), 16 if extents.inputs % 16 == 0 else 1))
+            sizes.append(number_argument("inputs", extents.inputs))
         text = render_module(
             "recurrent_step",
             code.functions,

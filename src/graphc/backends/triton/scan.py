@@ -14,15 +14,15 @@ from typing import Any
 
 from graphc.backends.base import Kernel
 from graphc.backends.element_types import compute_dtype
-from graphc.backends.triton.assemble import arguments_of, build_kernel
+from graphc.backends.triton.assemble import arguments_of, build_kernel, number_argument
 from graphc.backends.triton.element_types import from_storage, to_storage, triton_name
-from graphc.backends.triton.function import Argument, Function, FunctionLaunch
+from graphc.backends.triton.function import Function, FunctionLaunch
 from graphc.backends.triton.module import render_module
 from graphc.backends.triton.scope import Code
+from graphc.backends.triton.tiles import power_above
 from graphc.errors import BackendError
 from graphc.ir import Graph, dtypes
 from graphc.ir.dtypes import DType
-from graphc.package.cuda import Integer
 from graphc.target.cuda import CudaTarget
 
 STEP = 2048
@@ -122,8 +122,8 @@ def _plan(body: Graph, target: CudaTarget) -> _Plan:
     length, inner = shape[over], prod(shape[over + 1 :])
     rows = prod(shape[:over]) * inner
     # Neighbours in memory are neighbours in the tile, whichever of its sides they lie along.
-    width = min(_power(max(length, 1)), STEP if inner == 1 else 32)
-    height = min(_power(max(rows, 1)), max(STEP // width, 1), 64)
+    width = min(power_above(max(length, 1)), STEP if inner == 1 else 32)
+    height = min(power_above(max(rows, 1)), max(STEP // width, 1), 64)
     programs, blocks = -(-rows // height), 1
     if 0 < programs * 2 <= target.processors:
         blocks = min(-(-2 * target.processors // programs), length // LEAST_BLOCK, MOST_BLOCKS)
@@ -142,11 +142,6 @@ def _plan(body: Graph, target: CudaTarget) -> _Plan:
     )
 
 
-def _power(number: int) -> int:
-    """The least power of two that is at least `number`."""
-    return 1 << (number - 1).bit_length()
-
-
 def _function(body: Graph, plan: _Plan, totals_only: bool) -> Function:
     code, held = Code(), plan.held
     code.emit(f"value = ({from_storage(code, 'value', plan.dtype)}).to({triton_name(held)})")
@@ -159,7 +154,7 @@ def _function(body: Graph, plan: _Plan, totals_only: bool) -> Function:
     sums = {dtypes.FLOAT32: "*fp32", dtypes.FLOAT64: "*fp64", dtypes.INT32: "*i32", dtypes.INT64: "*i64"}[held]
     outputs = [value.tensor_type for value in body.outputs]
     arguments = arguments_of(names, [plan.number], types, outputs, [sums])
-    length = Argument("length", "i32", Integer(plan.length), 16 if plan.length % 16 == 0 else 1)
+    length = number_argument("length", plan.length)
     flat = plan.inner == 1
     apart = plan.length * plan.inner
     start = f"line * {plan.length}" if flat else f"line // {plan.inner} * {apart} + line % {plan.inner}"
@@ -178,7 +173,7 @@ def _function(body: Graph, plan: _Plan, totals_only: bool) -> Function:
         name="totals" if totals_only else "scan",
         number=plan.number,
         operator="*" if plan.product else "+",
-        padded_blocks=_power(plan.blocks),
+        padded_blocks=power_above(plan.blocks),
         reverse=plan.reverse,
         rows=plan.rows,
         scan="tl.cumprod" if plan.product else "tl.cumsum",

@@ -18,8 +18,8 @@ from typing import Any
 from graphc.backends.base import Kernel
 from graphc.backends.extents import unflatten
 from graphc.backends.triton import element_types, scalar_ops
-from graphc.backends.triton.assemble import arguments_of, build_kernel
-from graphc.backends.triton.function import Argument, Function, FunctionLaunch
+from graphc.backends.triton.assemble import arguments_of, build_kernel, number_argument
+from graphc.backends.triton.function import Function, FunctionLaunch
 from graphc.backends.triton.indices import index_value, place
 from graphc.backends.triton.module import render_module
 from graphc.backends.triton.scope import Code, Place, Scope
@@ -27,7 +27,6 @@ from graphc.backends.triton.scope import Value as Text
 from graphc.errors import BackendError
 from graphc.ir import Dim, Graph, Node, TensorType, Value, symbol
 from graphc.ops.expr import Axis
-from graphc.package.cuda import Integer
 from graphc.target.cuda import CudaTarget
 
 BLOCK = 256
@@ -192,7 +191,7 @@ class _Scatter:
         outputs = [value.tensor_type for value in self.body.outputs]
         arguments = list(arguments_of(names, self.reads, types, outputs, ["*i32"]))
         if count is not None:
-            arguments.append(Argument("updates", "i32", Integer(count), 16 if count % 16 == 0 else 1))
+            arguments.append(number_argument("updates", count))
         text = render_module(
             f"scatter_{name}",
             code.functions,

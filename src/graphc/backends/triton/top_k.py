@@ -17,15 +17,15 @@ from typing import Any
 
 from graphc.backends.base import Kernel
 from graphc.backends.element_types import compute_dtype
-from graphc.backends.triton.assemble import arguments_of, build_kernel
+from graphc.backends.triton.assemble import arguments_of, build_kernel, number_argument
 from graphc.backends.triton.element_types import from_storage, storage_dtype
-from graphc.backends.triton.function import Argument, Function, FunctionLaunch
+from graphc.backends.triton.function import Function, FunctionLaunch
 from graphc.backends.triton.module import render_module
 from graphc.backends.triton.scope import Code
+from graphc.backends.triton.tiles import power_above
 from graphc.errors import BackendError
 from graphc.ir import Dim, Graph
 from graphc.ir.dtypes import DType
-from graphc.package.cuda import Integer
 from graphc.target.cuda import CudaTarget
 
 SIDE = 64
@@ -145,14 +145,9 @@ def _plan(body: Graph) -> _Plan:
     )
 
 
-def _power(number: int) -> int:
-    """The least power of two that is at least `number`."""
-    return 1 << (number - 1).bit_length()
-
-
 def _count(body: Graph, plan: _Plan) -> FunctionLaunch:
-    side = min(_power(plan.length), SIDE)
-    rows_of_tile = min(max(SIDE * SIDE // (side * side), 1), _power(plan.rows))
+    side = min(power_above(plan.length), SIDE)
+    rows_of_tile = min(max(SIDE * SIDE // (side * side), 1), power_above(plan.rows))
     blocks = -(-plan.length // side)
     code = Code()
     own, theirs = _key_lines(code, plan, "stored", "key"), _key_lines(code, plan, "theirs", "their_key")
@@ -165,7 +160,7 @@ def _count(body: Graph, plan: _Plan) -> FunctionLaunch:
 
 def _selection(body: Graph, plan: _Plan) -> tuple[list[FunctionLaunch], list[Dim]]:
     """Rounds that go from the input by way of two workspaces in turn to the outputs."""
-    padded = max(_power(plan.wanted), 2)
+    padded = max(power_above(plan.wanted), 2)
     launches: list[FunctionLaunch] = []
     sizes = [0, 0]
     length, source = plan.length, ""
@@ -191,7 +186,7 @@ def _selection(body: Graph, plan: _Plan) -> tuple[list[FunctionLaunch], list[Dim
             padded=padded,
             result=result,
             source=source,
-            width=max(_power(min(length, STRETCH)), padded),
+            width=max(power_above(min(length, STRETCH)), padded),
             worst=_WORST,
             length=length,
         )
@@ -207,7 +202,7 @@ def _function(name: str, body: Graph, plan: _Plan, names: list[str], code: Code,
     outputs = [value.tensor_type for value in body.outputs]
     arguments = list(arguments_of(names, [plan.number], types, outputs, ["*i64", "*i64"]))
     if name == "count":
-        arguments.append(Argument("length", "i32", Integer(plan.length), 16 if plan.length % 16 == 0 else 1))
+        arguments.append(number_argument("length", plan.length))
     flat = plan.inner == 1
 
     def start(extent: int) -> str:
