@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, get_args
 
@@ -252,30 +254,47 @@ def test_every_gpu_has_tiles_for_every_layer() -> None:
                 assert first.key == second.key
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("arithmetic", conv_tiles.TILES)
-@pytest.mark.parametrize("flat", [False, True])
-def test_no_tile_spills(arithmetic: Arithmetic, flat: bool) -> None:
+def _every_tile(arithmetic: Arithmetic, *, flat: bool) -> Iterator[tuple[Case, CudaTarget]]:
     dtype = {"half": dtypes.FLOAT16, "byte": dtypes.INT8}.get(arithmetic, dtypes.FLOAT32)
     plain = Case((4, 3 if flat else 128, 56, 56), 128, dtype=dtype, residual=True)
     tiles = [tile for tile in conv_tiles.TILES[arithmetic] if not flat or conv_tiles.can_gather(tile, arithmetic)]
     for number, tile in enumerate(tiles[:: 2 if flat else 1]):
-        target = (H100, A100)[(number + flat) % 2]
         choice = [tile.rows, tile.columns, tile.depth, tile.stages, tile.warps, 1]
         options = {"conv_tile": choice, "precision": "tf32" if arithmetic == "tf32" else "fp32"}
-        (code,) = machine_code(replace(plain, options=options), target)
-        tensor_cores = count(code, "HGMMA", "IGMMA", "HMMA", "IMMA")
-        assert bool(tensor_cores) == (arithmetic != "single")
-        assert flat or count(code, *ASYNCHRONOUS)
+        yield replace(plain, options=options), (H100, A100)[(number + flat) % 2]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("target", [H100, A100], ids=str)
-def test_no_layer_spills(target: CudaTarget) -> None:
-    for case in (*LAYERS.values(), replace(LAYERS["middle"], dtype=dtypes.FLOAT32)):
-        machine_code(case, target)
-    for case in (Case((32, 96, 112, 112), 96, group=96, stride=2), Case((1, 64, 14, 14), 64, (5, 5), group=64)):
-        machine_code(case, target, depthwise)
+@pytest.mark.parametrize("arithmetic", conv_tiles.TILES)
+@pytest.mark.parametrize("flat", [False, True])
+def test_no_tile_spills(arithmetic: Arithmetic, flat: bool) -> None:
+    def check_one(choice: tuple[Case, CudaTarget]) -> None:
+        (code,) = machine_code(*choice)
+        assert bool(count(code, "HGMMA", "IGMMA", "HMMA", "IMMA")) == (arithmetic != "single")
+        assert flat or count(code, *ASYNCHRONOUS)
+
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(check_one, _every_tile(arithmetic, flat=flat)))
+
+
+@pytest.mark.slow
+def test_no_layer_spills() -> None:
+    products = [*LAYERS.values(), replace(LAYERS["middle"], dtype=dtypes.FLOAT32)]
+    alone = [Case((32, 96, 112, 112), 96, group=96, stride=2), Case((1, 64, 14, 14), 64, (5, 5), group=64)]
+    work = [(case, conv) for case in products] + [(case, depthwise) for case in alone]
+    with ThreadPoolExecutor(2) as pool:
+        targets = itertools.cycle((H100, A100))
+        assert list(pool.map(lambda part, target: machine_code(part[0], target, part[1]), work, targets))
+
+
+@pytest.mark.parametrize("group", [1, 20])
+def test_offsets_beyond_32_bits(group: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    template = conv if group == 1 else depthwise
+    monkeypatch.setattr(template, "LIMIT", 100)
+    case = Case((2, 20, 5, 5), 40, group=group, options={"conv_tile": [32, 32, 32, 2, 4, 3]})
+    kernel = check(case, template)
+    texts = [launch.function.text for launch in compilation_of(kernel).launches]
+    assert all("tl.int64" in text for text in texts)
 
 
 @pytest.mark.parametrize("bias", [True, False])

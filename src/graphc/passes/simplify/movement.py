@@ -248,3 +248,23 @@ def transpose_of_merged_axes(m: Match, b: Builder) -> Value | Refusal:
     if m.output_shape != tuple(whole[axis] for axis in moved):
         return refuse("the result is not split as it was before")
     return b.op("Transpose", m["x"], perm=moved)
+
+
+@SIMPLIFY.rule(
+    P.Transpose(P.Reshape(x, Var("merged")).named("merge").only_here(), perm=attr("perm")),
+    examples=lambda choose: {
+        "x": TensorType(dtypes.FLOAT32, (2, 3, 4, 5)),
+        "merged": [2, 3, 20],
+        "perm": choose.pick(((0, 2, 1), (2, 0, 1), (2, 1, 0))),
+    },
+)
+def transpose_of_merged_pixels(m: Match, b: Builder) -> Value | Refusal:
+    """Transpose(Reshape(x)) = Reshape(Transpose(x)), where trailing axes are merged: pixels become rows in one step."""
+    whole, merged = m.shape("x"), shape_of(m.node("merge").output)
+    kept = len(merged) - 1
+    if kept < 1 or kept > len(whole) - 2 or whole[:kept] != merged[:kept] or product(whole[kept:]) != merged[kept]:
+        return refuse("it does not merge trailing axes")
+    pixels = tuple(range(kept, len(whole)))
+    moved = [a for axis in permutation(m, "perm", len(merged)) for a in (pixels if axis == kept else (axis,))]
+    turned = b.op("Transpose", m["x"], perm=tuple(moved))
+    return reshape(b, turned, tuple(whole[axis] for axis in moved), m.output_shape)
