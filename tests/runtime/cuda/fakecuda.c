@@ -28,7 +28,7 @@ typedef struct { Object head; int capability, retained; } Context;
 typedef struct { Object head; char* start; size_t size; } Memory;
 typedef struct { char name[256], layout[64]; unsigned threads; } Info;  // what a real cubin says of a function
 typedef struct { Object head; char names[512]; Info* infos; int info_count; } Module;
-typedef struct { const Entry* entry; Module* module; int shared_limit; unsigned threads; } Function;
+typedef struct { const Entry* entry; Module* module; int shared_limit; unsigned threads; int launched; } Function;
 typedef enum { COPY_STAGED, COPY_IN, COPY_OUT, COPY_WITHIN, SET, SET_WORDS, LAUNCH, RECORD, WAIT } OpKind;
 struct Stream;
 struct Event;
@@ -87,7 +87,7 @@ static R enter(const char* name) {
     return calls[i].code;
   }
   if (!initialized && strcmp(name, "cuInit") && strcmp(name, "cuDriverGetVersion")) return NOT_INITIALIZED;
-  return sticky;
+  return strncmp(name, "cuCtxP", 6) ? sticky : OK;
 }
 #define ENTER                                                        \
   __attribute__((cleanup(unlock))) int held = pthread_mutex_lock(&mutex); \
@@ -536,13 +536,13 @@ R cuModuleGetFunction(Function** function, Module* module, const char* name) {
       Entry* entry = calloc(1, sizeof *entry);
       *entry = (Entry){module->infos[i].name, module->infos[i].layout};
       *function = calloc(1, sizeof **function);
-      **function = (Function){entry, module, 49152, module->infos[i].threads};
+      **function = (Function){entry, module, 49152, module->infos[i].threads, 0};
       return OK;
     }
   for (size_t i = 0; i < sizeof entries / sizeof *entries; i++)
     if (!strcmp(entries[i].name, name) && strstr(module->names, word)) {
       *function = calloc(1, sizeof **function);
-      **function = (Function){&entries[i], module, 49152, 0};
+      **function = (Function){&entries[i], module, 49152, 0, 0};
       return OK;
     }
   return NOT_FOUND;
@@ -572,6 +572,10 @@ static R launch(Function* f, const unsigned* grid, const unsigned* block, unsign
   if (!grid[0] || !grid[1] || !grid[2] || grid[1] > 65535 || grid[2] > 65535) return INVALID_VALUE;
   if ((int)shared > f->shared_limit) return INVALID_VALUE;
   if (f->threads && f->threads != block[0]) return violation("%s: %u threads", name, block[0]), INVALID_VALUE;
+  Stream* target = stream_at(stream);
+  // The driver may load a function when it is launched first, which it must not in a capture.
+  if (target && target->capture && !f->launched) violation("%s: launched in a capture before it was launched at all", name);
+  f->launched |= target && !target->capture;
   memcpy(op.grid, grid, sizeof op.grid);
   size_t count = strlen(layout);
   for (size_t i = 0; i < count + 2; i++) {

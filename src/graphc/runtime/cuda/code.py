@@ -47,7 +47,7 @@ class Module:
     def __init__(self, device: Device, cubin: bytes) -> None:
         self._device = device
         with device:
-            self._handle = call("cuModuleLoadData", cubin)
+            self._handle = device.get("code of kernels", len(cubin), lambda: call("cuModuleLoadData", cubin))
         weakref.finalize(self, device.free, "cuModuleUnload", self._handle).atexit = False
 
     def function(self, name: str) -> Any:

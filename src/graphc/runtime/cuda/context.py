@@ -42,8 +42,8 @@ PartT = TypeVar("PartT", bound=_Closes)
 class CudaContext:
     """Belongs to one call at a time; its program keeps it for reuse.
 
-    The first call launches its kernels one by one, since a driver may load their code only then. The next one captures
-    each run of them as a graph, with the copies from and to the host, and those after it launch the graphs.
+    A program's first call launches its kernels one by one, since the driver may load their code only then. The next one
+    captures each run of them as a graph, with the copies from and to the host, and those after it launch the graphs.
 
     Attributes:
         stream: That everything is enqueued in.
@@ -61,7 +61,6 @@ class CudaContext:
         self._object_blocks: dict[int, Block] = {}
         self.slots = [0] * len(variant.slots)
         self._written = 0
-        self._warm = False
         what = f"a call of {program.model!r}"
         with device, contextlib.ExitStack() as failing:
             # What was had so far goes at once where the rest is not to be had: others need the memory.
@@ -115,7 +114,7 @@ class CudaContext:
                 self._ends.fetch_outputs(self._outputs)
                 for copy in self._program.host_copies:
                     self._copy_on_host(copy)
-                self._warm = True
+                self._program.is_warm = True
                 outputs.update(zip(outputs, self._outputs, strict=True))
             except BaseException:
                 # The next call must not find this one's work under way.
@@ -195,7 +194,7 @@ class CudaContext:
     def _launch(self, number: int, run: Run, stamps: Array | None) -> None:
         """Runs kernels; waits for them where something other than the end of the call follows."""
         measured = stamps is not None
-        captured = self._warm and run.fixed and run.last > run.first
+        captured = self._program.is_warm and run.fixed and run.last > run.first
         if measured:
             self._marks.prepare(run.first, run.last)
         started = perf_counter_ns()

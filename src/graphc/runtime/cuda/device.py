@@ -64,7 +64,8 @@ class Device:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        call("cuCtxPopCurrent")
+        # What went wrong before is what is told.
+        driver.attempt("cuCtxPopCurrent")
 
     @property
     def free_memory(self) -> int:

@@ -36,6 +36,7 @@ class CudaProgram(Program[CudaContext]):
         device_objects: Object slots that kernels read.
         device_copies: Outputs that no step writes, copied in the GPU's memory.
         host_copies: Those that are copied on the host, where one of the two lies there alone.
+        is_warm: Whether a call has been made, so that the driver has loaded the kernels.
 
     Args:
         manifest: The package's.
@@ -77,6 +78,7 @@ class CudaProgram(Program[CudaContext]):
         self.host_copies = tuple(copy for copy in variant.copies if self._is_on_host(copy))
         self.device_copies = tuple(copy for copy in variant.copies if not self._is_on_host(copy))
         self._closed = False
+        self.is_warm = False
 
     def _is_on_host(self, copy: Copy) -> bool:
         rows = [self.outputs[copy.output]]
