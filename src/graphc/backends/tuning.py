@@ -18,7 +18,7 @@ from graphc.backends.regions import signature
 from graphc.errors import PackageError
 from graphc.ir import Graph
 from graphc.package import atomic_file
-from graphc.target import Target
+from graphc.target import AnyTarget, Target
 
 Choice: TypeAlias = Mapping[str, Any]
 """Options of a backend's `lower` that decide how a region is cut."""
@@ -26,15 +26,18 @@ Choice: TypeAlias = Mapping[str, Any]
 _FORMAT = 1
 
 
-def region_key(body: Graph, constants: frozenset[int], target: Target) -> str:
+def region_key(body: Graph, constants: frozenset[int], target: AnyTarget, precision: str = "fp32") -> str:
     """What a region is known by: equal for equal computations on equal machines, whatever compiles them.
 
     Args:
         body: The region's body.
         constants: Numbers of its inputs that are constants.
-        target: The CPU; its cores count, since they decide what is shared.
+        target: The machine; the cores of a CPU count, since they decide what is shared.
+        precision: In which products of float32 are computed: `tf32` is another computation.
     """
-    return content_key([signature(body), sorted(constants), target.isa, target.cores])
+    shared: list[object] = [target.cores] if isinstance(target, Target) else []
+    rounded = ["tf32"] if precision == "tf32" else []
+    return content_key([signature(body), sorted(constants), target.isa, *shared, *rounded])
 
 
 @dataclass(frozen=True)

@@ -11,26 +11,26 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, cast
 
 import numpy as np
 
+from graphc.backends.base import Backend, Kernel, make_backend
 from graphc.backends.tuning import Choice, Tuned, TuningDatabase
-from graphc.backends.tvm.backend import TvmBackend
 from graphc.compiler import CompileOptions, compile_package
 from graphc.compiler.options import DimChoice
 from graphc.compiler.program import Program
+from graphc.compiler.targets import BACKENDS
 from graphc.errors import BackendError, OptionError
 from graphc.ir import Node
 from graphc.runtime import Executable, load, thread_count
-from graphc.target import Target
 from graphc.testing.engines import Arrays, scaled_error
 
 LEAST_GAIN = 1.03
 """Gains below are within what two measurements of one kernel differ by."""
 
-TOLERANCE = 1e-4
-"""Error over the output's scale beyond which an alternative is not a choice."""
+TOLERANCES = {"fp32": 1e-4, "tf32": 5e-3, "fp16": 2e-2, "bf16": 1e-1}
+"""Error over the output's scale beyond which an alternative is not a choice, by the compile's precision."""
 
 _ROUND_SECONDS = 0.04
 _MOST_RUNS = 50
@@ -55,20 +55,11 @@ class TunedModel:
     after: float
 
 
-@dataclass
-class _Region:
-    """A region of the model and what can be chosen for it."""
-
-    key: str
-    what: str
-    steps: list[int]
-    alternatives: list[Choice]
-
-
 def tune(
     model: Path | bytes,
     inputs: Arrays,
     *,
+    target: str = "cpu",
     dims: Mapping[str, DimChoice] | None = None,
     values: Mapping[str, Any] | None = None,
     threads: int | None = None,
@@ -81,6 +72,7 @@ def tune(
     Args:
         model: Path or content of an ONNX file.
         inputs: Name to array.
+        target: A machine that is here: `cpu`, or the architecture of its GPU.
         dims: Symbolic dimensions and their extents; all must be bound to one extent each.
         values: What inputs always are, by name; as of `graphc.compile`.
         threads: Of a call; all processors of this process if None.
@@ -97,10 +89,10 @@ def tune(
     chosen = options or CompileOptions()
     tell = progress or (lambda what, done, total: None)
     with tempfile.TemporaryDirectory(prefix="graphc-tune-") as folder:
-        bench = _Bench(model, inputs, dims, values, thread_count(threads), rounds, chosen, Path(folder))
+        bench = _Bench(model, inputs, target, dims, values, thread_count(threads), rounds, chosen, Path(folder))
         program, base = bench.compile(TuningDatabase())
         with base:
-            regions = _regions(program, chosen)
+            regions = regions_of(program, chosen)
             return _search(bench, base, regions, tell)
 
 
@@ -111,6 +103,7 @@ class _Bench:
         self,
         model: Path | bytes,
         inputs: Arrays,
+        target: str,
         dims: Mapping[str, DimChoice] | None,
         values: Mapping[str, Any] | None,
         threads: int,
@@ -118,7 +111,7 @@ class _Bench:
         options: CompileOptions,
         folder: Path,
     ) -> None:
-        self.model, self.inputs, self.dims, self.values = model, inputs, dims, values
+        self.model, self.inputs, self.target, self.dims, self.values = model, inputs, target, dims, values
         self.threads, self.rounds, self.options, self.folder = threads, rounds, options, folder
         self._count = 0
 
@@ -128,18 +121,19 @@ class _Bench:
         path = self.folder / f"{self._count}.graphc"
         options = replace(self.options, tuned=tuned, open_variants=False)
         _, programs = compile_package(
-            self.model, path, target="cpu", dims=self.dims, values=self.values, options=options
+            self.model, path, target=self.target, dims=self.dims, values=self.values, options=options
         )
         if len(programs) != 1:
             raise OptionError(
                 f"tuning is of one shape, and this is a compile of {len(programs) or 'all'} shapes",
                 hint="bind each dimension to one extent with --dim",
             )
-        return programs[0], load(path, threads=self.threads)
+        return programs[0], load(path, threads=self.threads, device=programs[0].target.kind)
 
     def agrees(self, base: Executable, other: Executable) -> bool:
         """Whether both give the same answers, up to rounding."""
-        return scaled_error(base(dict(self.inputs)), other(dict(self.inputs))) <= TOLERANCE
+        allowed = TOLERANCES[self.options.computed_in]
+        return scaled_error(base(dict(self.inputs)), other(dict(self.inputs))) <= allowed
 
     def compare(self, base: Executable, other: Executable) -> tuple[np.ndarray, np.ndarray]:
         """Seconds of each step, and of the whole call last: arrays [rounds, steps + 1] for both."""
@@ -156,12 +150,47 @@ class _Bench:
         return before, after
 
 
-def _regions(program: Program, options: CompileOptions) -> dict[str, _Region]:
+@dataclass
+class Region:
+    """A region of a model and what can be chosen for it.
+
+    Args:
+        key: What it is known by.
+        what: It is, in brief.
+        kernel: As the cost model cuts it.
+        steps: Numbers of the steps that run it.
+        alternatives: Choices that make other kernels, the more promising ones first.
+    """
+
+    key: str
+    what: str
+    kernel: Kernel
+    steps: list[int]
+    alternatives: list[Choice]
+
+
+class TunableBackend(Backend, Protocol):
+    """A backend whose templates can be told how to cut a region."""
+
+    def alternatives(self, region: Node, target: Any, options: Mapping[str, Any]) -> tuple[str, list[Choice]]:
+        """What a region is known by, and the choices worth measuring."""
+        ...
+
+
+def backend_of(program: Program) -> TunableBackend:
+    """What lowers for a program's target."""
+    return cast(TunableBackend, make_backend(BACKENDS[program.target.kind]))
+
+
+def settings_of(options: CompileOptions) -> dict[str, Any]:
+    """What templates are told of a compile, as lowering tells them."""
+    return {"winograd": options.winograd, "precision": options.computed_in}
+
+
+def regions_of(program: Program, options: CompileOptions) -> dict[str, Region]:
     """Regions of a program that have alternatives to what the cost model chose, by key."""
-    backend, target = TvmBackend(), program.target
-    assert isinstance(target, Target), "this machine's CPU is what is measured"
-    settings = {"winograd": options.winograd}
-    found: dict[str, _Region] = {}
+    backend, target, settings = backend_of(program), program.target, settings_of(options)
+    found: dict[str, Region] = {}
     for index, node in enumerate(program.buffers.steps):
         kernel = program.kernels.get(node)
         if kernel is None:
@@ -179,7 +208,7 @@ def _regions(program: Program, options: CompileOptions) -> dict[str, _Region]:
             if made.key != kernel.key:
                 distinct.setdefault(made.key, choice)
         if distinct:
-            found[key] = _Region(key, _what(node), [index], list(distinct.values()))
+            found[key] = Region(key, _what(node), kernel, [index], list(distinct.values()))
     return found
 
 
@@ -189,7 +218,7 @@ def _what(node: Node) -> str:
 
 
 def _search(
-    bench: _Bench, base: Executable, regions: Mapping[str, _Region], tell: Callable[[str, int, int], None]
+    bench: _Bench, base: Executable, regions: Mapping[str, Region], tell: Callable[[str, int, int], None]
 ) -> TunedModel:
     total = max((len(region.alternatives) for region in regions.values()), default=0)
     best: dict[str, Tuned] = {}
@@ -219,7 +248,7 @@ def _search(
 
 
 def _measure(
-    bench: _Bench, base: Executable, regions: Mapping[str, _Region], tried: Mapping[str, Tuned]
+    bench: _Bench, base: Executable, regions: Mapping[str, Region], tried: Mapping[str, Tuned]
 ) -> dict[str, float]:
     """How many times as fast each region is with what is tried; empty if the answers are not the model's."""
     _, other = bench.compile(TuningDatabase(tried))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from graphc.backends.base import Kernel
-from graphc.backends.regions import body_of, inputs_of
-from graphc.backends.triton import support, templates
+from graphc.backends.regions import body_of, inputs_of, symbols_of
+from graphc.backends.triton import choices, support, templates
+from graphc.backends.tuning import Choice, region_key
 from graphc.errors import BackendError
 from graphc.ir import Node
 from graphc.package.cuda import CudaObject, cuda_members
@@ -32,13 +34,22 @@ class TritonBackend:
         Args:
             region: A Region, or any one node that `supports` accepts.
             target: The GPU.
-            options: As of `templates.lower`.
+            options: As of `templates.lower`; `tuned`: a `TuningDatabase`, by `region_key`.
 
         Raises:
             BackendError: No template takes it; says what each answered.
         """
         body = body_of(region)
-        constants = frozenset(i for i, value in enumerate(inputs_of(region)) if value.constant is not None)
+        constants = _constants(region)
+        known = options.get("tuned") or {}
+        found = known.get(region_key(body, constants, target, options.get("precision", "fp32"))) if known else None
+        if found is not None:
+            try:
+                kernel = templates.lower(body, target, constants, {**options, **found.choice})
+                return replace(kernel, schedule={**kernel.schedule, "tuned": f"{found.gain:.2f}x"})
+            except BackendError:
+                # Measured with other templates than these: the cost model decides.
+                pass
         try:
             return templates.lower(body, target, constants, options)
         except BackendError as refusal:
@@ -46,9 +57,27 @@ class TritonBackend:
                 f"{region.name or region.op}: {refusal.message}", nodes=region.origins or refusal.nodes
             ) from refusal
 
+    def alternatives(self, region: Node, target: CudaTarget, options: Mapping[str, Any]) -> tuple[str, list[Choice]]:
+        """What a region is known by, and the choices worth measuring; none where there is nothing to choose.
+
+        Args:
+            region: As of `lower`.
+            target: The GPU.
+            options: As of `lower`.
+        """
+        body, constants = body_of(region), _constants(region)
+        key = region_key(body, constants, target, options.get("precision", "fp32"))
+        # Products of open extents are cut for usual ones: nothing that one run measures is true of all.
+        open_ = bool(symbols_of(body)) or templates.template_of(body) is not None
+        return key, [] if open_ else choices.alternatives(body, target, constants, options)
+
     def link(
         self, objects: Mapping[str, bytes], target: CudaTarget, *, cache: Path | None = None
     ) -> Mapping[str, bytes]:
         """The members of a package that carry the kernels: the table of launches, and each cubin once."""
         found = {symbol: CudaObject.from_bytes(data) for symbol, data in objects.items()}
         return cuda_members(target.architecture, found)
+
+
+def _constants(region: Node) -> frozenset[int]:
+    return frozenset(number for number, value in enumerate(inputs_of(region)) if value.constant is not None)
