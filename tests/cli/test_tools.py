@@ -279,6 +279,9 @@ def test_tune_keeps_what_it_finds(graphc: Call, mlp: Path, tmp_path: Path) -> No
     data = graphc("tune", mlp, "--dim", "batch=4", "--rounds", "1", "--output", kept, "--json").json
     assert data[0]["model"] == mlp.stem and data[0]["before"] > 0
     assert len(json.loads(kept.read_text())["regions"]) == len(data[0]["regions"])
+    elsewhere = graphc("tune", mlp, "--dim", "batch=4", "--target", "cuda:sm_103", "--output", kept)
+    assert elsewhere.status == 0, elsewhere.err
+    assert "cuda:sm_103 is not here, so nothing was measured" in elsewhere.out
     for arguments in (["--target", "cpu:x86-64-v3"], []):
         refused = graphc("tune", mlp, "--rounds", "1", "--output", kept, *arguments)
         assert (refused.status == 1 and "hint:" in refused.err) or "no effect" in refused.err

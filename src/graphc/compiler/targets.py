@@ -32,11 +32,11 @@ def targets_of(text: str) -> list[AnyTarget]:
     """
     if not isinstance(text, str):
         raise OptionError(f"target is {text!r}; expected a name, e.g. 'cpu'")
-    names = [",".join(_gpus_here()) or name if name.strip().lower() == "cuda" else name for name in text.split(",")]
+    names = [",".join(gpus_here()) or name if name.strip().lower() == "cuda" else name for name in text.split(",")]
     return list(parse_targets(",".join(names)))
 
 
-def _gpus_here() -> list[str]:
+def gpus_here() -> list[str]:
     """Targets whose code the GPUs of this machine run best."""
     try:
         from graphc.runtime.cuda import devices
