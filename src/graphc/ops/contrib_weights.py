@@ -9,7 +9,7 @@ import numpy as np
 from graphc.ir import Builder, Node, Value, dtypes
 from graphc.ops.base import Trait
 from graphc.ops.contrib import DOMAIN, Values, added, given, needed, numbers
-from graphc.ops.decomposition import decomposed, rank_of, scalar_like
+from graphc.ops.decomposition import decomposed, rank_of
 
 CONTRACTION = frozenset({Trait.CONTRACTION})
 
@@ -67,21 +67,29 @@ def _matmul_n_bits(b: Builder, node: Node, x: Values) -> Values:
     a, packed, scales, zeros = needed(x, 0), needed(x, 1), needed(x, 2), given(x, 3)
     blocks = -(-columns // size)
 
-    def floats(value: Value, shape: Sequence[int]) -> Value:
-        return b.op("Reshape", b.op("Cast", value, to=a.tensor_type.dtype.onnx), numbers(b, *shape))
+    def integers(value: Value, shape: Sequence[int]) -> Value:
+        """Of their own width where there is such a type, so that a compiler knows what they need."""
+        whole = b.op("Reshape", unpacked(b, value, bits), numbers(b, *shape))
+        return b.op("Cast", whole, to=dtypes.UINT4.onnx) if bits == 4 else whole
 
-    weights = floats(unpacked(b, packed, bits), [rows, blocks, size])
-    if zeros is None:
-        offset = scalar_like(b, 2 ** (bits - 1), a)
-    elif zeros.tensor_type.dtype == dtypes.UINT8:
-        # Each row's zero points begin with a byte of their own.
-        by_row = b.op("Reshape", zeros, numbers(b, rows, -1))
-        offset = floats(_sliced(b, unpacked(b, by_row, bits), blocks, 1), [rows, blocks, 1])
-    else:
+    weights = integers(packed, [rows, blocks * size])
+    scale = b.op("Reshape", scales, numbers(b, rows, blocks))
+    if zeros is not None and zeros.tensor_type.dtype != dtypes.UINT8:
+        steps = b.op("Reshape", b.op("Cast", weights, to=a.tensor_type.dtype.onnx), numbers(b, rows, blocks, size))
         offset = b.op("Reshape", zeros, numbers(b, rows, blocks, 1))
-    scale = b.op("Reshape", scales, numbers(b, rows, blocks, 1))
-    values = b.op("Mul", b.op("Sub", weights, offset), scale)
-    matrix = _sliced(b, b.op("Reshape", values, numbers(b, rows, blocks * size)), columns, 1)
+        scale = b.op("Reshape", scale, numbers(b, rows, blocks, 1))
+        values = b.op("Reshape", b.op("Mul", b.op("Sub", steps, offset), scale), numbers(b, rows, blocks * size))
+    else:
+        if zeros is None:
+            # One number for all, in the shape that the operator wants.
+            points = b.constant(np.full((rows, blocks), 2 ** (bits - 1), np.uint8))
+            points = b.op("Cast", points, to=dtypes.UINT4.onnx) if bits == 4 else points
+        else:
+            # Each row's zero points begin with a byte of their own.
+            by_row = b.op("Reshape", zeros, numbers(b, rows, -1))
+            points = _sliced(b, integers(by_row, [rows, -1]), blocks, 1)
+        values = b.op("DequantizeLinear", weights, scale, points, axis=1, block_size=size)
+    matrix = _sliced(b, values, columns, 1)
     return [added(b, b.op("MatMul", a, b.op("Transpose", matrix, perm=[1, 0])), given(x, 5))]
 
 

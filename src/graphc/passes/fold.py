@@ -196,7 +196,7 @@ def _feeds(value: Value) -> bool:
         and not value.is_graph_output
         and all(
             (node.op_type in ("Gemm", "MatMul") and value in node.inputs[:2])
-            or (node.op_type in ("Cast", "Transpose") and _feeds(node.output))
+            or (node.op_type in ("Cast", "Reshape", "Slice", "Transpose") and _feeds(node.output))
             for node in value.consumers
         )
     )

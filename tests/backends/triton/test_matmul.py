@@ -193,6 +193,24 @@ def test_products_of_bytes(
     check_kernel(body(arrays, make), arrays, lower(*([1] if constant else []), matmul_tile=tile))
 
 
+@pytest.mark.parametrize("dtype", [dtypes.UINT4, dtypes.INT4], ids=str)
+@pytest.mark.parametrize("columns", [32, 33])
+def test_weights_of_four_bits_stand_two_in_a_byte(dtype: DType, columns: int) -> None:
+    low = 0 if dtype is dtypes.UINT4 else -8
+    numbers = np.random.default_rng(0).integers(low, low + 16, (columns, 45)).astype(dtype.numpy)
+    zeros = np.random.default_rng(1).integers(low, low + 16, (columns, 3)).astype(dtype.numpy)
+    arrays = [normal(5, 45, dtype=dtypes.FLOAT16), numbers, normal(columns, 3, dtype=dtypes.FLOAT16), zeros]
+
+    def make(b: Builder, x: Value, y: Value, scale: Value, zero: Value) -> Value:
+        return b.op("Gemm", x, b.op("DequantizeLinear", y, scale, zero, axis=1, block_size=15), transB=1)
+
+    kernel = check_kernel(body(arrays, make), arrays, lower(1, 2, 3, matmul_tile=[16, 16, 32, 3, 4, 1, "tiles"]))
+    assert [operand.size for operand in kernel.operands if operand.packing] == [
+        -(-columns * 45 // 2),
+        -(-columns * 3 // 2),
+    ]
+
+
 @pytest.mark.parametrize("turned", [(0, 0), (1, 0), (0, 1), (1, 1)], ids=str)
 def test_tiles_by_the_copy_engine(turned: tuple[int, int]) -> None:
     shapes = [(64, 88)[:: -1 if turned[0] else 1], (88, 72)[:: -1 if turned[1] else 1]]

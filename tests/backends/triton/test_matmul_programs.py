@@ -97,3 +97,23 @@ def test_weights_of_bytes_stay_bytes() -> None:
     sizes = [operand.size for operand in kernel.operands if operand.kind == "input"]
     assert 96 * 64 in sizes
     assert dtypes.FLOAT16.itemsize * 96 * 64 not in sizes
+
+
+@pytest.mark.parametrize("zeros", [False, True])
+def test_weights_of_four_bits_are_read_as_such(zeros: bool) -> None:
+    rows, depth, size = 48, 96, 32
+    random = np.random.default_rng(0)
+    packed = random.integers(0, 256, (rows, depth // size, size // 2)).astype(np.uint8)
+    points = random.integers(0, 256, (rows, 2)).astype(np.uint8)
+    arrays = [normal(1, 3, depth)]
+
+    def make(b: Builder, x: Value) -> Value:
+        scales = b.constant(normal(rows, depth // size))
+        known = [b.constant(packed), scales, *([b.constant(points)] if zeros else [])]
+        facts: dict[str, Any] = {"K": depth, "N": rows, "bits": 4, "block_size": size}
+        return b.op("MatMulNBits", x, *known, domain="com.microsoft", **facts)
+
+    program = check(body(arrays, make), arrays)
+    assert templates(program) == ["matmul"]
+    (kernel,) = program.kernels.values()
+    assert rows * depth // 2 in [operand.size for operand in kernel.operands]

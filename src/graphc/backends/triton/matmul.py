@@ -37,11 +37,9 @@ def lower(body: Graph, target: CudaTarget, constants: frozenset[int], options: M
     tile, problem = plan.tile, plan.problem
     launches = launches_of(plan, target)
     operand = plan.right
-    weights = (
-        {}
-        if operand.packing is None or operand.matrix is None
-        else {operand.matrix.input: (operand.size, operand.packing)}
-    )
+    weights = dict(plan.pairs)
+    if operand.packing is not None and operand.matrix is not None:
+        weights[operand.matrix.input] = (operand.size, operand.packing)
     partial = 4 if plan.multiplication.total.bits == 32 else 8
     return build_kernel(
         "matmul",

@@ -26,7 +26,7 @@ from graphc.backends.triton.occupancy import Arithmetic
 from graphc.backends.triton.render import Renderer, masks_of
 from graphc.backends.triton.scope import Scope, Value
 from graphc.errors import BackendError
-from graphc.ir import Dim, dtypes
+from graphc.ir import Dim, TensorType, dtypes
 from graphc.ir.dtypes import DType
 from graphc.ops.expr import Axis, Call, Cast, Const, Load, Scalar, call, cast, children, const, loads
 
@@ -228,6 +228,19 @@ def _packed(operand: Operand, matrix: Matrix, column: Axis, inner: Axis, *, sums
 
 def _index(axis: Axis) -> Dim:
     return axis.index if axis.extent != 1 else 0
+
+
+def paired(kind: TensorType) -> tuple[int, Packing] | None:
+    """How a constant of 4-bit integers is stored two in a byte, and in how many bytes; None for others."""
+    if not kind.dtype.is_integer or kind.dtype.bits != 4 or not kind.layout.is_row_major:
+        return None
+    return -(-bound(kind.numel) // 2), Packing("nibbles", (), _in_pairs)
+
+
+def _in_pairs(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    flat = array.reshape(-1).astype(np.int8).view(np.uint8) & 15
+    flat = np.append(flat, np.zeros(flat.size % 2, np.uint8))
+    return np.asarray(flat[::2] | flat[1::2] << 4)
 
 
 def hoist(renderer: Renderer, operand: Operand, scope: Scope, inner: Axis) -> None:

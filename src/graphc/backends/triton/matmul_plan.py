@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from graphc.backends.base import Packing
 from graphc.backends.extents import bound
 from graphc.backends.matmul_problem import MatmulProblem, matmul_of
 from graphc.backends.triton import matmul_tiles
@@ -17,6 +18,7 @@ from graphc.backends.triton.matmul_operands import (
     multiplication_of,
     operand_of,
     packed,
+    paired,
 )
 from graphc.backends.triton.matmul_sides import sides_of
 from graphc.backends.triton.matmul_tiles import Tile
@@ -41,6 +43,7 @@ class Plan:
         right: The right one.
         tile: How it is cut.
         numbers: Numbers of the body's inputs that the kernel reads, in the order of its pointers.
+        pairs: Those of them that are constants of 4-bit integers: bytes, and how two come into one.
     """
 
     body: Graph
@@ -50,6 +53,7 @@ class Plan:
     right: Operand
     tile: Tile
     numbers: tuple[int, ...]
+    pairs: Mapping[int, tuple[int, Packing]]
 
     @property
     def steps(self) -> int:
@@ -108,7 +112,8 @@ def plan_of(body: Graph, target: CudaTarget, constants: frozenset[int], options:
     scalars = [left.scalar, right.scalar, *(r.element for r in problem.results)]
     scalars += [zero for zero in (left.zero, right.zero) if zero is not None]
     read = {load.input for scalar in scalars for load in loads(scalar)} - {problem.total.input}
-    plan = Plan(body, problem, multiplication, left, right, tile, tuple(sorted(read)))
+    pairs = {number: found for number in read & constants if (found := paired(problem.inputs[number])) is not None}
+    plan = Plan(body, problem, multiplication, left, right, tile, tuple(sorted(read)), pairs)
     if plan.parts > 1 and not cost.splits:
         raise BackendError("sums for zero points are not kept for parts of a product")
     return plan

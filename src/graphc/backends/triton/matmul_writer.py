@@ -33,7 +33,7 @@ class Writer:
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self.code = Code()
-        self.renderer = Renderer(self.code, plan.problem.inputs)
+        self.renderer = Renderer(self.code, plan.problem.inputs, paired=plan.pairs)
 
     def lines_from(self, start: int) -> list[str]:
         """What was written since there were `start` lines."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from graphc.backends.contraction import storage_offset
@@ -29,6 +29,7 @@ class Renderer:
         given: Inputs that are values at hand and not memory (an anchor's result), by number; they stand at the index
             at which they are read.
         names: Of pointers to inputs; `in` and the number where there is none.
+        paired: Inputs of 4-bit integers that stand two in a byte, the first in its lower half.
 
     Attributes:
         reads: Numbers of the inputs that are read from memory.
@@ -41,11 +42,13 @@ class Renderer:
         inputs: Sequence[TensorType],
         given: Mapping[int, Value] | None = None,
         names: Mapping[int, str] | None = None,
+        paired: Iterable[int] = (),
     ) -> None:
         self.code = code
         self.inputs = inputs
         self.given = dict(given or {})
         self.names = dict(names or {})
+        self.paired = frozenset(paired)
         self.reads: set[int] = set()
         self.reports = False
 
@@ -289,7 +292,8 @@ class Rendering:
                 mask = self._and(mask, self._condition(guard))
         if unsafe and not self.guards:
             mask = self._and(mask, self._range(scope, places, type_.dims))
-        text = f"{self.renderer.name_of(scalar.input)} + {at.text}"
+        paired = scalar.input in self.renderer.paired
+        text = f"{self.renderer.name_of(scalar.input)} + {f'{at.text} // 2' if paired else at.text}"
         if mask is not None:
             if not mask.dims <= at.dims:
                 text = f"{text} + {self.code.bind(f'tl.zeros_like({mask.text}.to(tl.int32))', 'i')}"
@@ -297,6 +301,9 @@ class Rendering:
             text = f"tl.load({text}, mask={mask.text}, other={other})"
         else:
             text = f"tl.load({text})"
+        if paired:
+            held = element_types.storage_dtype(type_.dtype)
+            text = f"({text} >> tl.cast({at.text} % 2 * 4, tl.{held.name}))"
         loaded = element_types.from_storage(self.code, text, type_.dtype)
         dims = at.dims if mask is None else at.dims | mask.dims
         return Value(loaded, dims, depth=depth)
