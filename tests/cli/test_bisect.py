@@ -84,6 +84,17 @@ def test_bisect_of_what_is_right(graphc: Call, mlp: Path, tmp_path: Path, monkey
     assert list(tmp_path.glob("*-bisect")) == []
 
 
+@pytest.mark.slow
+def test_a_precision_is_right_by_its_own_tolerance_and_else_to_blame(
+    graphc: Call, mlp: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    told = ("bisect", mlp, "--dim", "batch=2", "--precision", "bf16")
+    assert graphc(*told, "--json").json["ok"] is True
+    assert "to blame: the pass precision" in graphc(*told, "--scale", "1e-6").out
+    assert "--precision fp16" in graphc("bisect", mlp, "--dim", "batch=2", "--precision", "fp16,io").err
+
+
 def test_bisect_refuses(graphc: Call, mlp: Path, tmp_path: Path) -> None:
     assert "reference, onnxruntime" in graphc("bisect", mlp, "--dim", "batch=2", "--against", "mars").err
     assert "no folder that bisect wrote" in graphc("bisect", tmp_path).err

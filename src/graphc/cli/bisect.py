@@ -95,6 +95,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("-O", dest="level", choices=("0", "1", "2", "3"), default="2", metavar="LEVEL", help="0 to 3")
     group.add_argument("--passes", metavar="PASSES", help="a pipeline in place of the level's")
     group.add_argument("--no-winograd", action="store_true", help="3x3 convolutions without Winograd's transform")
+    group.add_argument(
+        "--precision", default="fp32", metavar="TYPE", help="what floats are computed in (default: fp32)"
+    )
     group.add_argument("--no-tuning", action="store_true", help="cut kernels by the cost model alone")
     group.add_argument("--no-cache", action="store_true", help="compile every kernel anew")
     add_plugins(group)
@@ -155,6 +158,7 @@ def _case(options: argparse.Namespace) -> Case:
         tolerance=tolerance,
         plugins=tuple(str(plugin.resolve()) for plugin in options.plugins),
         winograd=not options.no_winograd,
+        precision=options.precision,
         tuning=not options.no_tuning,
         threads=options.threads or 1,
         cached=not options.no_cache,

@@ -91,14 +91,19 @@ class Lowering:
         )
         _check_printed(self.manager, (*options.print_before, *options.print_after))
 
+    @property
+    def pass_options(self) -> Mapping[str, object]:
+        """What passes are told of the compile."""
+        return {"winograd": self.options.winograd, "precision": self.options.computed_in}
+
     def optimize(self, graph: Graph) -> PipelineReport:
         """Runs the passes over a graph.
 
         Raises:
             PassError: A pass failed.
         """
-        options = {"winograd": self.options.winograd, "precision": self.options.computed_in}
-        return self.manager.run(graph, PassContext(target=self.target, capability=self.capability, options=options))
+        context = PassContext(target=self.target, capability=self.capability, options=dict(self.pass_options))
+        return self.manager.run(graph, context)
 
     def lower(self, graph: Graph) -> Lowered:
         """The kernel of each node that has one, and the others. A region that no template takes is dissolved.

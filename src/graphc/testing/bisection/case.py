@@ -13,7 +13,7 @@ from graphc.compiler import CompileOptions, default_cache
 from graphc.errors import InputError, OptionError
 from graphc.ir import Graph
 from graphc.testing.oracle import graph_tolerance
-from graphc.testing.verification import SCALE, Tolerance
+from graphc.testing.verification import Tolerance, scale_of
 
 ORACLES = ("reference", "onnxruntime")
 """What may say which answers are right: the imported graph in NumPy, node by node, or ONNX Runtime on the model."""
@@ -31,6 +31,7 @@ class Setup:
         tolerance: Of outputs; by the coarsest float of the model if None.
         plugins: Python files that register passes, rules, operators or targets.
         winograd: Whether convolutions may use Winograd's algorithm.
+        precision: What floats are computed in; inputs and outputs keep their types.
         tuning: Whether measurements decide how kernels are cut.
         threads: Of a call.
         cached: Whether kernels may come from the cache.
@@ -43,16 +44,22 @@ class Setup:
     tolerance: Tolerance | None = None
     plugins: tuple[str, ...] = ()
     winograd: bool = True
+    precision: str = "fp32"
     tuning: bool = True
     threads: int = 1
     cached: bool = True
 
     def __post_init__(self) -> None:
-        """Refuses an unknown oracle.
+        """Refuses an unknown oracle, and inputs of another type than the model's.
 
         Raises:
-            OptionError: It is none of `ORACLES`.
+            OptionError: It is none of `ORACLES`, or the precision changes inputs.
         """
+        if "," in self.precision:
+            raise OptionError(
+                f"precision {self.precision!r} changes the inputs that answers are compared for",
+                hint=f"bisect with --precision {self.precision.partition(',')[0]}",
+            )
         if self.against not in ORACLES:
             raise OptionError(
                 f"no engine {self.against!r} to hold answers against", hint=f"there are: {', '.join(ORACLES)}"
@@ -64,6 +71,7 @@ class Setup:
             level=self.level,
             passes=self.passes,
             winograd=self.winograd,
+            precision=self.precision,
             tuning=self.tuning,
             # The steps looked at must be those that run, not those of a variant for the values of one call.
             specializations=0,
@@ -72,8 +80,8 @@ class Setup:
         )
 
     def tolerance_for(self, graph: Graph) -> Tolerance:
-        """The tolerance given, or one that the model's dtypes ask for."""
-        return self.tolerance or Tolerance(max(SCALE, graph_tolerance(graph)))
+        """The tolerance given, or one that the model's dtypes and the precision ask for."""
+        return self.tolerance or Tolerance(max(scale_of(self.precision), graph_tolerance(graph)))
 
 
 @dataclass(frozen=True)

@@ -63,11 +63,11 @@ def apply_limited(task: LimitedCase) -> Applied:
     expected = expected_outputs(case, graph)
     tolerance = case.setup.tolerance_for(graph)
     lowering = _lowering(case.setup)
-    context = _context(lowering, case.setup)
+    context = _context(lowering)
     for pass_ in lowering.manager.pipeline[: task.position]:
         pass_.run(graph, context)
     last = lowering.manager.pipeline[task.position]
-    limited = _context(lowering, case.setup)
+    limited = _context(lowering)
     limited.limit = task.limit
     finding = _run_pass(last, task.position, graph, limited)
     finding = finding or judge_graph(graph, case, expected, tolerance) or Finding("right")
@@ -79,9 +79,10 @@ def _lowering(setup: Setup) -> Lowering:
     return Lowering(backends_for([target])[target.kind], target, setup.options())
 
 
-def _context(lowering: Lowering, setup: Setup) -> PassContext:
-    options = {"winograd": setup.winograd}
-    return PassContext(lowering.target, options, capability=lowering.capability, keep_refusals=False)
+def _context(lowering: Lowering) -> PassContext:
+    return PassContext(
+        lowering.target, dict(lowering.pass_options), capability=lowering.capability, keep_refusals=False
+    )
 
 
 def _run_pass(pass_: Pass, position: int, graph: Graph, context: PassContext) -> Finding | None:
@@ -108,7 +109,7 @@ def examine_passes(
 ) -> Finding | None:
     """Runs the pipeline over a graph; the pass that breaks it, or behind which it means something else."""
     lowering = _lowering(case.setup)
-    context = _context(lowering, case.setup)
+    context = _context(lowering)
     pipeline = lowering.manager.pipeline
     behind: list[Graph] = []
     actions: list[Counter[str]] = []
