@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from graphc.backends.base import Kernel
-from graphc.backends.triton import conv, conv_tiles, depthwise, templates
+from graphc.backends.triton import conv, conv_tiles, conv_windows, depthwise, templates
 from graphc.backends.triton.conv_weights import ConvWeights, Order, joined_groups
 from graphc.backends.triton.cubin import compilation_of, compile_function
 from graphc.backends.triton.disassembly import ASYNCHRONOUS, count, instructions
@@ -290,7 +290,7 @@ def test_no_layer_spills() -> None:
 @pytest.mark.parametrize("group", [1, 20])
 def test_offsets_beyond_32_bits(group: int, monkeypatch: pytest.MonkeyPatch) -> None:
     template = conv if group == 1 else depthwise
-    monkeypatch.setattr(template, "LIMIT", 100)
+    monkeypatch.setattr(conv_windows, "LIMIT", 100)
     case = Case((2, 20, 5, 5), 40, group=group, options={"conv_tile": [32, 32, 32, 2, 4, 3]})
     kernel = check(case, template)
     texts = [launch.function.text for launch in compilation_of(kernel).launches]

@@ -9,15 +9,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from graphc.backends.base import Kernel
-from graphc.backends.conv_problem import Convolution, Source, check_weights, convolution_of
+from graphc.backends.conv_problem import Convolution, check_weights, convolution_of
 from graphc.backends.conv_shapes import two_dimensional
 from graphc.backends.triton.assemble import arguments_of, build_kernel
-from graphc.backends.triton.conv import DTYPES, LIMIT, OPERATORS, inside_image, power_of_two, taken
+from graphc.backends.triton.conv_plan import DTYPES, OPERATORS
 from graphc.backends.triton.conv_weights import depthwise_packing
+from graphc.backends.triton.conv_windows import inside_image, is_wide, window_facts
 from graphc.backends.triton.function import Argument, Function, FunctionLaunch
 from graphc.backends.triton.module import render_module
 from graphc.backends.triton.pixels import epilogue_of
 from graphc.backends.triton.scope import Code
+from graphc.backends.triton.tiles import power_above
 from graphc.backends.triton.zero_points import ZeroPoints
 from graphc.errors import BackendError
 from graphc.ir import Graph
@@ -58,7 +60,7 @@ def lower(body: Graph, target: CudaTarget, constants: frozenset[int], options: M
         raise BackendError("the convolution's groups have several channels, or it has one group")
     rows, columns = problem.window.output
     pixels = problem.batch * rows * columns
-    if pixels >= LIMIT:
+    if is_wide(pixels):
         raise BackendError("the convolution has more pixels than an index of 32 bits reaches")
     block = options.get("depthwise_tile") or _block(problem, pixels, target)
     launch, reads = _launch(body, problem, pixels, (block[0], block[1]))
@@ -81,7 +83,7 @@ def is_depthwise(problem: Convolution) -> bool:
 
 def _block(problem: Convolution, pixels: int, target: CudaTarget) -> tuple[int, int]:
     """Pixels and channels of a block."""
-    channels = min(_CHANNELS, power_of_two(problem.outputs))
+    channels = min(_CHANNELS, power_above(problem.outputs))
     for elements in _ELEMENTS:
         rows = elements // channels
         if -(-pixels // rows) * -(-problem.outputs // channels) >= _BLOCKS_EACH * target.processors:
@@ -100,29 +102,20 @@ def _launch(body: Graph, problem: Convolution, pixels: int, block: tuple[int, in
     zeros = ZeroPoints(code, renderer, scope, body, problem.anchor) if data.dtype.is_integer else None
     other = "0.0" if zeros is None else zeros.data()
     centre = () if zeros is None else (zeros.wide(0), zeros.wide(1))
-    before = taken(code)
+    before = code.take()
     epilogue.store(renderer, scope)
     reads = sorted({*renderer.reads, problem.data, problem.weights})
     names = [f"in{number}" for number in reads] + [f"out{number}" for number in range(len(body.outputs))]
     kernel = problem.window.kernel
     column_tiles = -(-problem.outputs // block[1])
-    rows, columns = problem.window.output
     text = render_module(
         "depthwise",
         code.functions,
         name="depthwise",
         parameters=names,
-        data=f"in{problem.data}",
-        weights=f"in{problem.weights}",
-        window=problem.window,
-        strides=Source(data, False).strides(),
-        rows=rows,
-        columns=columns,
-        pixels=pixels,
-        outputs=problem.outputs,
+        **window_facts(problem, data),
         multiplier=problem.outputs // problem.inputs,
         column_tiles=column_tiles,
-        wide=not isinstance(data.numel, int) or data.numel >= LIMIT,
         masked_m=masked[0],
         masked_n=masked[1],
         inside=[
@@ -135,7 +128,7 @@ def _launch(body: Graph, problem: Convolution, pixels: int, block: tuple[int, in
         sum_type="float32" if zeros is None else "int32",
         unrolled=kernel[0] * kernel[1] <= MOST_TAPS,
         kernel_taps=kernel[0] * kernel[1],
-        after=taken(code),
+        after=code.take(),
     )
     inputs = [value.tensor_type for value in body.inputs]
     outputs = [value.tensor_type for value in body.outputs]

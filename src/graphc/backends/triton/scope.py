@@ -114,6 +114,12 @@ class Code:
         """All lines."""
         return "\n".join(self.lines)
 
+    def take(self) -> str:
+        """All lines, which are taken out: they stand elsewhere than what follows."""
+        text = self.text
+        self.lines.clear()
+        return text
+
 
 @dataclass
 class Scope:
