@@ -17,7 +17,10 @@ def lower(graph: Graph, target: CudaTarget) -> Kernel:
     return templates.lower(graph, target, frozenset(), {})
 
 
-@pytest.mark.parametrize("name", CASES)
+LONG = frozenset({"long", "softmax down columns"})
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow if n in LONG else ()) for n in CASES])
 def test_every_kind_of_access(name: str) -> None:
     arrays, make = CASES[name]
     check_kernel(body(arrays, make), arrays, lower)

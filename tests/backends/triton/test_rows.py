@@ -39,7 +39,7 @@ def layer_norm(b: Builder, x: Value) -> Value:
 
 
 @given(st.integers(1, 9), st.sampled_from([28, 31, 128, 257, 1000]), st.integers(0, 2**16))
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=5, deadline=None)
 def test_normalizations_of_rows(count: int, length: int, seed: int) -> None:
     x = np.random.default_rng(seed).standard_normal((count, length)).astype(np.float32)
 
@@ -55,7 +55,7 @@ def test_normalizations_of_rows(count: int, length: int, seed: int) -> None:
     st.data(),
     st.integers(0, 2**16),
 )
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=10, deadline=None)
 def test_normalizations_over_any_axes(shape: list[int], data: st.DataObject, seed: int) -> None:
     axes = data.draw(st.lists(st.integers(0, len(shape) - 1), min_size=1, unique=True))
     x = np.random.default_rng(seed).standard_normal(shape).astype(np.float32) + np.float32(1)
@@ -69,7 +69,7 @@ def test_normalizations_over_any_axes(shape: list[int], data: st.DataObject, see
 
 
 @pytest.mark.parametrize("op", ["ReduceSum", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL2", "ReduceLogSumExp"])
-@pytest.mark.parametrize("shape", [(3, 70), (2, 9000)], ids=str)
+@pytest.mark.parametrize("shape", [(3, 70), (1, 9000)], ids=str)
 def test_reductions_of_rows(op: str, shape: tuple[int, ...]) -> None:
     x = 1 + normal(*shape) * np.float32(0.01)
     check_kernel(body([x], lambda b, v: b.op(op, v, b.constant(ints(1)), keepdims=0)), [x], lower, FEW)
