@@ -28,6 +28,7 @@ from graphc.backends.triton.scope import Scope, Value
 from graphc.errors import BackendError
 from graphc.ir import Dim, TensorType, dtypes
 from graphc.ir.dtypes import DType
+from graphc.ir.symbolic import linear_coefficient, simplify
 from graphc.ops.expr import Axis, Call, Cast, Const, Load, Scalar, call, cast, children, const, loads
 
 SHIFT = 128
@@ -228,6 +229,18 @@ def _packed(operand: Operand, matrix: Matrix, column: Axis, inner: Axis, *, sums
 
 def _index(axis: Axis) -> Dim:
     return axis.index if axis.extent != 1 else 0
+
+
+def inner_step(problem: MatmulProblem, operand: Operand) -> int | None:
+    """Elements between neighbours along the inner axis, in the largest input that an operand is made of."""
+    if operand.matrix is not None:
+        return operand.matrix.inner
+    largest = max(loads(operand.scalar), key=lambda load: bound(problem.inputs[load.input].numel), default=None)
+    if largest is None or any(isinstance(i, Scalar) for i in largest.indices):
+        return None
+    index = [simplify(i, problem.bounds) for i in largest.indices if not isinstance(i, Scalar)]
+    offset = storage_offset(problem.inputs[largest.input], index, problem.bounds)
+    return linear_coefficient(offset, problem.inner.name)
 
 
 def paired(kind: TensorType) -> tuple[int, Packing] | None:

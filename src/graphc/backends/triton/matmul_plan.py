@@ -15,6 +15,7 @@ from graphc.backends.triton.matmul_operands import (
     Operand,
     bytes_read,
     copies,
+    inner_step,
     multiplication_of,
     operand_of,
     packed,
@@ -124,7 +125,6 @@ def cost_of(
 ) -> matmul_tiles.Problem:
     """What the choice of a tile depends on."""
     outputs = sum(bound(result.type.storage_bytes) for result in problem.results)
-    matrix = right.matrix
     return matmul_tiles.Problem(
         batch=bound(problem.batch.extent),
         rows=bound(problem.row.extent),
@@ -135,7 +135,7 @@ def cost_of(
         left_bytes=bytes_read(problem, [problem.left]),
         right_bytes=bytes_read(problem, [problem.right]),
         result_bytes=outputs + bytes_read(problem, [result.element for result in problem.results]),
-        neighbours="inner" if matrix is not None and matrix.inner == 1 else "column",
+        neighbours="inner" if inner_step(problem, right) == 1 else "column",
         copies=copies(left, multiplication) and copies(right, multiplication),
         engine=sides_of(problem, multiplication, left, right) is not None and right.zero is None,
         splits=right.zero is None and (left.zero is None or right.sums is not None),
