@@ -34,7 +34,10 @@ _MOST_WARPS = 4
 _VECTOR = 8
 """Results of a thread at least: what 16 bytes of halves are."""
 
-_CHANNELS = 64
+_CHANNELS = (64, 32, 16)
+"""Of a block: as many as leave few of its lanes without a channel."""
+
+_WASTE = 9 / 8
 _ELEMENTS = (2048, 1024, 512)
 """Results of a block: as many as leave each processor a few blocks."""
 
@@ -83,7 +86,9 @@ def is_depthwise(problem: Convolution) -> bool:
 
 def _block(problem: Convolution, pixels: int, target: CudaTarget) -> tuple[int, int]:
     """Pixels and channels of a block."""
-    channels = min(_CHANNELS, power_above(problem.outputs))
+    fitting = [width for width in _CHANNELS if width <= power_above(problem.outputs)] or [_CHANNELS[-1]]
+    waste = {width: -(-problem.outputs // width) * width / problem.outputs for width in fitting}
+    channels = next((width for width in fitting if waste[width] <= _WASTE), min(fitting, key=waste.__getitem__))
     for elements in _ELEMENTS:
         rows = elements // channels
         if -(-pixels // rows) * -(-problem.outputs // channels) >= _BLOCKS_EACH * target.processors:
