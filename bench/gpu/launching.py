@@ -36,7 +36,8 @@ class Kernels:
         self.variant: Variant = next(v for v in package.manifest.variants if v.isa == architecture)
         if any(not isinstance(step, KernelStep) for step in self.variant.steps):
             raise ValueError(f"{path.name} has steps that are no kernels")
-        code = Code(package, architecture, self._device)
+        # It holds the modules, without which their functions are gone.
+        self._code = code = Code(package, architecture, self._device)
         steps = [step for step in self.variant.steps if isinstance(step, KernelStep)]
         if heaviest:
             steps = [max(steps, key=lambda step: step.flops)]
