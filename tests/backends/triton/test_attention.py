@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from graphc.backends.base import Kernel
 from graphc.backends.triton import attention
-from graphc.backends.triton.attention_tiles import cut
+from graphc.backends.triton.attention_tiles import choose, cut, fitted, tiles_of
 from graphc.backends.triton.disassembly import ASYNCHRONOUS, TENSOR_CORE, count
 from graphc.errors import BackendError
 from graphc.ir import Builder, Graph, TensorType, Value, dtypes
@@ -97,7 +97,7 @@ def test_long_caches_are_cut_into_parts_and_heads_share_a_tile(dtype: Any, rtol:
         # No key of the first query is seen, and none of the second's in the first part.
         arrays.append(np.arange(650)[None] >= np.array([650, 500])[:, None])
     kernel = check_kernel(region(arrays), arrays, lower, tolerance=rtol)
-    assert kernel.schedule["keys"] == "in 2 parts"
+    assert kernel.schedule["keys"] == "in 5 parts"
     assert kernel.schedule["heads"] == "2 in a tile"
 
 
@@ -187,6 +187,20 @@ def test_heads_are_cut_into_powers_of_two(size: int, widths: tuple[int, ...]) ->
     assert cut(size) == widths
 
 
+@pytest.mark.parametrize("size", [64, 128, 256, 512])
+@pytest.mark.parametrize("masked", [0, 1, 4])
+@pytest.mark.parametrize("architecture", ["sm_80", "sm_86", "sm_90"])
+def test_tiles_fit_the_shared_memory(architecture: str, masked: int, size: int) -> None:
+    for itemsize, rounded in ((2, False), (4, False), (4, True)):
+        for tile in tiles_of(itemsize, size, rounded=rounded):
+            found = fitted(tile, GPUS[architecture], itemsize, size, masked)
+            needed = 0 if found is None else found.stages * 2 * found.width * size * itemsize
+            assert needed < GPUS[architecture].shared_bytes
+        problem = {"pairs": 8, "ratio": 1, "queries": 512, "keys": 512}
+        if size <= 256 or not rounded:
+            assert choose(GPUS[architecture], itemsize, size, rounded=rounded, masked=masked, **problem) is not None
+
+
 def examine(target: str, dtype: Any, shape: tuple[int, int, int, int, int, int], **attributes: Any) -> None:
     batch, heads, groups, queries, keys, size = shape
     kind = dtypes.from_numpy(np.dtype(dtype))
@@ -217,3 +231,13 @@ def test_machine_code(dtype: Any, size: int, target: str) -> None:
     examine(target, kind, (8, 32, 8, 1024, 1000, size), is_causal=1, **attributes)
     if size in (64, 128):
         examine(target, kind, (1, 12, 4, 1, 4096, size), **attributes)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["sm_80", "sm_86", "sm_90"])
+def test_machine_code_with_masks(target: str) -> None:
+    for size, kind in ((64, dtypes.BOOL), (128, dtypes.FLOAT16)):
+        operand = TensorType(dtypes.FLOAT16, (8, 12, 1000, size))
+        types = [operand, operand, operand, TensorType(kind, (8, 1, 1000, 1000))]
+        graph = body(types, lambda b, *values: b.op("Attention", *values), opset=24)
+        machine_code(lower(graph, GPUS[target]), GPUS[target])

@@ -17,6 +17,7 @@ from graphc.backends.base import Kernel
 from graphc.backends.contraction import View, storage_offset
 from graphc.backends.extents import count_of, extent_of
 from graphc.backends.heads import Heads, heads_of_region, inputs_of
+from graphc.backends.problem import FreeSymbols
 from graphc.backends.triton.assemble import build_kernel, number_argument
 from graphc.backends.triton.attention_tiles import Schedule, choose, cut
 from graphc.backends.triton.element_types import pointer_type, to_storage
@@ -28,7 +29,7 @@ from graphc.backends.triton.scope import Code, Mask, Place, Scope
 from graphc.backends.triton.tiles import power_above
 from graphc.errors import BackendError
 from graphc.ir import Dim, Graph, dtypes, symbol
-from graphc.ops.expr import Axis, Scalar
+from graphc.ops.expr import Axis, Scalar, loads
 from graphc.package.cuda import Pointer, Status
 from graphc.target.cuda import CudaTarget
 
@@ -86,6 +87,7 @@ def schedule_of(heads: Heads, target: CudaTarget, *, rounded: bool) -> Schedule:
         heads.q.type.dtype.itemsize,
         max(sizes),
         rounded=rounded,
+        masked=_mask_bytes(heads),
         pairs=extent_of([heads.batch, heads.head]),
         ratio=heads.ratio,
         queries=extent_of([heads.query]),
@@ -94,6 +96,13 @@ def schedule_of(heads: Heads, target: CudaTarget, *, rounded: bool) -> Schedule:
     if schedule is None:
         raise BackendError(f"heads of {max(sizes)} elements fit no tile")
     return schedule
+
+
+def _mask_bytes(heads: Heads) -> int:
+    """Bytes of an element of what is added to the scores, if that is another for every query."""
+    if heads.bias is None or heads.query.name not in FreeSymbols([heads.bias])[heads.bias]:
+        return 0
+    return max((load.dtype.itemsize for load in loads(heads.bias)), default=0)
 
 
 @dataclass(frozen=True)

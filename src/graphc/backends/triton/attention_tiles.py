@@ -8,7 +8,7 @@ Flash-Decoding (Dao, Haziza, Massa and Sizov, 2023).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from graphc.backends.triton.tiles import power_above
@@ -58,6 +58,9 @@ ROUNDED: tuple[tuple[int, Sequence[Tile]], ...] = (
 WARP_GROUP_ROWS = 64
 """Rows that the four warps of a Hopper tensor core product have between them."""
 
+_SPARE = 4096
+"""Bytes of shared memory for what warps exchange."""
+
 LEAST_STRETCH = 128
 """Keys that a part has at least, where keys are cut."""
 
@@ -95,8 +98,35 @@ def tiles_of(itemsize: int, size: int, *, rounded: bool) -> Sequence[Tile]:
     return next((tiles for most, tiles in table if size <= most), ())
 
 
+def fitted(tile: Tile, target: CudaTarget, itemsize: int, size: int, masked: int) -> Tile | None:
+    """A tile as a GPU has room for it: with fewer steps under way where shared memory is small; None where it is less.
+
+    Keys and values of all steps under way lie in shared memory, the masks of all but one, and on some architectures
+    queries and weights.
+    """
+    if masked and tile.height >= 2 * WARP_GROUP_ROWS:
+        # Masks are in the registers beside scores and sums: more threads share them.
+        tile = replace(tile, warps=8)
+    width = sum(cut(size))
+    step, scores = 2 * tile.width * width * itemsize, tile.height * tile.width
+    fixed = tile.height * width * itemsize + (scores * itemsize if itemsize == 4 else 0)
+    for stages in range(tile.stages, 0, -1):
+        if stages * step + fixed + (stages - 1) * scores * masked + _SPARE <= target.shared_bytes:
+            return replace(tile, stages=stages)
+    return None
+
+
 def choose(
-    target: CudaTarget, itemsize: int, size: int, *, rounded: bool, pairs: int, ratio: int, queries: int, keys: int
+    target: CudaTarget,
+    itemsize: int,
+    size: int,
+    *,
+    rounded: bool,
+    masked: int,
+    pairs: int,
+    ratio: int,
+    queries: int,
+    keys: int,
 ) -> Schedule | None:
     """The schedule of an attention; None where a head has too many elements.
 
@@ -104,13 +134,15 @@ def choose(
         target: The GPU.
         itemsize: Bytes of an element.
         size: Elements of the larger of a key's and a value's head.
+        masked: Bytes of an element of the mask that differs from query to query; 0 for none.
         rounded: Whether float32 may be rounded to what tensor cores take.
         pairs: Of batch and head of the query.
         ratio: Heads of the query that share a head of the key.
         queries: Of each head.
         keys: Of each head.
     """
-    tiles = tiles_of(itemsize, size, rounded=rounded)
+    known = tiles_of(itemsize, size, rounded=rounded)
+    tiles = [tile for tile in (fitted(tile, target, itemsize, size, masked) for tile in known) if tile is not None]
     if not tiles:
         return None
     # Heads that share keys share a tile where one head's queries leave most of the lowest tile empty.
