@@ -260,7 +260,7 @@ class _Text:
             sizes=sizes,
             softcap=heads.softcap,
             split=edges and heads.left is None and self.keys >= LONG_WALK * tile.width,
-            stretch=-(-self.keys // (schedule.parts * tile.width)) * tile.width,
+            stretch=schedule.stretch,
             tail=tail,
             valid=valid,
             value_size=self.value_size,

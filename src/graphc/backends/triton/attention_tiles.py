@@ -77,12 +77,14 @@ class Schedule:
         packed: Heads that share keys and are rows of one tile.
         blocks: Tiles of the rows of a pair of batch and heads.
         parts: Into how many the keys are cut.
+        stretch: Keys of a part, whole steps.
     """
 
     tile: Tile
     packed: int
     blocks: int
     parts: int
+    stretch: int
 
     def describe(self) -> dict[str, Any]:
         """What is worth showing."""
@@ -142,7 +144,9 @@ def choose(
         keys: Of each head.
     """
     known = tiles_of(itemsize, size, rounded=rounded)
-    tiles = [tile for tile in (fitted(tile, target, itemsize, size, masked) for tile in known) if tile is not None]
+    roomy = [tile for tile in (fitted(tile, target, itemsize, size, masked) for tile in known) if tile is not None]
+    # A tile whose loads nothing hides is worse than a smaller one.
+    tiles = [tile for tile in roomy if tile.stages > 1] or roomy
     if not tiles:
         return None
     # Heads that share keys share a tile where one head's queries leave most of the lowest tile empty.
@@ -155,8 +159,9 @@ def choose(
     blocks = -(-rows // tile.height)
     parts = 1
     if blocks * groups * 2 <= target.processors:
-        parts = min(-(-2 * target.processors // (blocks * groups)), keys // LEAST_STRETCH, MOST_PARTS)
-    return Schedule(tile, packed, blocks, max(parts, 1))
+        parts = max(min(-(-2 * target.processors // (blocks * groups)), keys // LEAST_STRETCH, MOST_PARTS), 1)
+    stretch = -(-keys // (parts * tile.width)) * tile.width
+    return Schedule(tile, packed, blocks, -(-keys // stretch), stretch)
 
 
 def cut(size: int) -> tuple[int, ...]:
