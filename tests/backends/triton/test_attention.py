@@ -197,7 +197,7 @@ def test_tiles_fit_the_shared_memory(architecture: str, masked: int, size: int) 
             needed = 0 if found is None else found.stages * 2 * found.width * size * itemsize
             assert needed < GPUS[architecture].shared_bytes
         problem = {"pairs": 8, "ratio": 1, "queries": 512, "keys": 512}
-        if size <= 256 or not rounded:
+        if size <= 256:
             assert choose(GPUS[architecture], itemsize, size, rounded=rounded, masked=masked, **problem) is not None
 
 

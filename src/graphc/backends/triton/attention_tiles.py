@@ -58,6 +58,9 @@ ROUNDED: tuple[tuple[int, Sequence[Tile]], ...] = (
 WARP_GROUP_ROWS = 64
 """Rows that the four warps of a Hopper tensor core product have between them."""
 
+FULL_REGISTERS = 8192
+"""Elements of a tile of results that leave four warps no registers for masks."""
+
 _SPARE = 4096
 """Bytes of shared memory for what warps exchange."""
 
@@ -106,10 +109,10 @@ def fitted(tile: Tile, target: CudaTarget, itemsize: int, size: int, masked: int
     Keys and values of all steps under way lie in shared memory, the masks of all but one, and on some architectures
     queries and weights.
     """
-    if masked and tile.height >= 2 * WARP_GROUP_ROWS:
+    width = sum(cut(size))
+    if masked and tile.height * width >= FULL_REGISTERS:
         # Masks are in the registers beside scores and sums: more threads share them.
         tile = replace(tile, warps=8)
-    width = sum(cut(size))
     step, scores = 2 * tile.width * width * itemsize, tile.height * tile.width
     fixed = tile.height * width * itemsize + (scores * itemsize if itemsize == 4 else 0)
     for stages in range(tile.stages, 0, -1):
