@@ -13,7 +13,7 @@ from graphc.cli.kernels import kernel_table, kernels_of_variant, template_table
 from graphc.cli.launches import launches_of
 from graphc.cli.memory_picture import ArenaView
 from graphc.cli.memory_plan import memory_json, memory_line, memory_section
-from graphc.cli.table import count, facts, names, size, table
+from graphc.cli.table import count, facts, names, shorten, size, table
 from graphc.cli.values import allows_values, describe_variant, parse_values
 from graphc.errors import OptionError
 from graphc.package import MODEL, Manifest, OpenVariant, Package, Variant, instantiate, parameter_values
@@ -167,7 +167,9 @@ class PackageView:
                     "kernels": [
                         use.to_json() for use in kernels_of_variant(variant, launches_of(self.package, variant))
                     ],
-                    "host_steps": [{"op": s.op_type, "nodes": list(s.origins)} for s in variant.host_steps],
+                    "host_steps": [
+                        {"op": s.op_type, "nodes": list(s.origins), "reason": s.reason} for s in variant.host_steps
+                    ],
                     "memory": memory_json(variant.buffers, variant.arena_size, variant.lower_bound),
                 }
                 for variant in self.variants
@@ -203,10 +205,10 @@ def _host_steps(variant: Variant) -> str:
     steps = variant.host_steps
     if not steps:
         return ""
-    counts = Counter(step.op_type for step in steps)
-    rows = [
-        (op, str(n), names([origin for step in steps if step.op_type == op for origin in step.origins], shown=3))
-        for op, n in counts.most_common()
-    ]
-    listed = table(("operator", "steps", "ONNX nodes"), rows, left=(0, 2))
+    counts = Counter((step.op_type, step.reason) for step in steps)
+    rows = []
+    for (op, reason), number in counts.most_common():
+        origins = [origin for step in steps if (step.op_type, step.reason) == (op, reason) for origin in step.origins]
+        rows.append((op, str(number), shorten(reason, 70), names(origins, shown=3)))
+    listed = table(("operator", "steps", "why it has no kernel", "ONNX nodes"), rows, left=(0, 2, 3))
     return f"{count(len(steps), 'step')} on the host, in NumPy\n\n{listed}"

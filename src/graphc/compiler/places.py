@@ -11,6 +11,7 @@ from graphc import package as steps
 from graphc.backends.base import Kernel, Packing
 from graphc.backends.regions import inputs_of
 from graphc.compiler.control import Control, Schedule, bytes_of
+from graphc.compiler.program import Program
 from graphc.ir import Node, Tensor, TensorType, Value
 from graphc.ops import host
 from graphc.ops.compiler_ops import held_node
@@ -82,6 +83,7 @@ class Places:
     ) -> None:
         self.schedule, self.weights, self.bodies = schedule, weights, bodies
         self.arena, self.inputs, self.outputs = arena, inputs, outputs
+        self._reasons = {held.node: held.reason for held in schedule.host} if isinstance(schedule, Program) else {}
         placed = schedule.buffers.arena()
         self._offsets = {id(storage): schedule.plan.offsets[i] for i, storage in enumerate(placed)}
 
@@ -145,6 +147,7 @@ class Places:
             outputs=tuple(self.host_tensor(value) if value.name else None for value in node.outputs),
             label=f"host: {named.op_type}",
             origins=node.origins,
+            reason=self._reasons.get(named, ""),
         )
 
     def _control_step(self, number: int, control: Control) -> steps.BranchStep | steps.LoopStep:

@@ -55,6 +55,7 @@ class HostStep:
         outputs: Results.
         label: For profiles.
         origins: The ONNX nodes it came from.
+        reason: Why it has no kernel, for reports; empty in packages of before it was told.
     """
 
     TAG: ClassVar[str] = "host"
@@ -66,6 +67,7 @@ class HostStep:
     outputs: tuple[HostTensor | None, ...]
     label: str = ""
     origins: tuple[str, ...] = ()
+    reason: str = ""
 
 
 Step: TypeAlias = KernelStep | HostStep | BranchStep | LoopStep
