@@ -11,7 +11,7 @@ from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
 
 from graphc.backends.base import Kernel
-from graphc.backends.triton import matmul
+from graphc.backends.triton import matmul, templates
 from graphc.backends.triton.cubin import compilation_of, compile_function
 from graphc.backends.triton.disassembly import ASYNCHRONOUS, count, instructions
 from graphc.backends.triton.matmul_tiles import TILES, Problem, Tile, candidates, choose, seconds, shared_bytes
@@ -191,6 +191,17 @@ def test_products_of_bytes(
     needs_sums = turned or not (constant and zeros[1] is None and signs[1])
     tile = [16, 32, 32, 3, 4, 1 if needs_sums else splits, "tiles"]
     check_kernel(body(arrays, make), arrays, lower(*([1] if constant else []), matmul_tile=tile))
+
+
+@pytest.mark.parametrize("signed", [False, True], ids=["unsigned", "signed"])
+def test_windows_of_bytes_are_shifted_as_bytes_in_memory_are(signed: bool) -> None:
+    x, w, zero = (
+        whole(1, 2, 6, 5, signed=signed),
+        whole(3, 2, 2, 2, signed=signed),
+        np.array(3, np.int8 if signed else np.uint8),
+    )
+    graph = body([x, w, zero], lambda b, *given: b.op("ConvInteger", *given))
+    check_kernel(graph, [x, w, zero], lambda g, t: templates.lower(g, t, frozenset(), {}), SM_90)
 
 
 @pytest.mark.parametrize("dtype", [dtypes.UINT4, dtypes.INT4], ids=str)

@@ -301,6 +301,8 @@ def block(
             mask for mask in scope.masks if mask.dims & scope.places[inner.name].dims or not mask.dims & value.dims
         ]
         text = value.text
+        if multiplication.arithmetic == "byte" and not operand.signed:
+            text = code.bind(f"({text} ^ {SHIFT}).to(tl.int8, bitcast=True)")
         if inside:
             text = code.bind(f"tl.where({' & '.join(mask.text for mask in inside)}, {text}, 0)")
         if multiplication.dtype != dtypes.FLOAT32 or operand.scalar.dtype == dtypes.FLOAT64:
