@@ -23,7 +23,7 @@ from graphc.backends.matmul_problem import MatmulProblem, Matrix, matrix_of
 from graphc.backends.problem import FreeSymbols
 from graphc.backends.triton.indices import index_value, place
 from graphc.backends.triton.occupancy import Arithmetic
-from graphc.backends.triton.render import Renderer, masks_of
+from graphc.backends.triton.render import PAIRS, Renderer, masks_of
 from graphc.backends.triton.scope import Scope, Value
 from graphc.errors import BackendError
 from graphc.ir import Dim, TensorType, dtypes
@@ -247,13 +247,13 @@ def paired(kind: TensorType) -> tuple[int, Packing] | None:
     """How a constant of 4-bit integers is stored two in a byte, and in how many bytes; None for others."""
     if not kind.dtype.is_integer or kind.dtype.bits != 4 or not kind.layout.is_row_major:
         return None
-    return -(-bound(kind.numel) // 2), Packing("nibbles", (), _in_pairs)
+    return -(-bound(kind.numel) // (2 * PAIRS)) * PAIRS, Packing("nibbles", (("pairs", PAIRS),), _in_pairs)
 
 
 def _in_pairs(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     flat = array.reshape(-1).astype(np.int8).view(np.uint8) & 15
-    flat = np.append(flat, np.zeros(flat.size % 2, np.uint8))
-    return np.asarray(flat[::2] | flat[1::2] << 4)
+    chunks = np.append(flat, np.zeros(-flat.size % (2 * PAIRS), np.uint8)).reshape(-1, 2, PAIRS)
+    return np.asarray(chunks[:, 0] | chunks[:, 1] << 4).reshape(-1)
 
 
 def hoist(renderer: Renderer, operand: Operand, scope: Scope, inner: Axis) -> None:

@@ -16,6 +16,9 @@ from graphc.ir import Dim, TensorType, dtypes
 from graphc.ir.symbolic import interval, symbol, symbols
 from graphc.ops.expr import ArgReduce, Axis, Call, Cast, Const, IndexValue, Load, Reduce, Scalar, Select, children, walk
 
+PAIRS = 32
+"""Neighbours among integers of 4 bits that stand in bytes of their own."""
+
 _LIMIT = 1 << 31
 _COMPARED = frozenset({"eq", "ne", "lt", "le", "gt", "ge"})
 
@@ -29,7 +32,8 @@ class Renderer:
         given: Inputs that are values at hand and not memory (an anchor's result), by number; they stand at the index
             at which they are read.
         names: Of pointers to inputs; `in` and the number where there is none.
-        paired: Inputs of 4-bit integers that stand two in a byte, the first in its lower half.
+        paired: Inputs of 4-bit integers that stand two in a byte, `PAIRS` in lower halves, then as many in the upper
+            ones of the same bytes: so elements in a row are found in bytes in a row.
 
     Attributes:
         reads: Numbers of the inputs that are read from memory.
@@ -293,7 +297,7 @@ class Rendering:
         if unsafe and not self.guards:
             mask = self._and(mask, self._range(scope, places, type_.dims))
         paired = scalar.input in self.renderer.paired
-        text = f"{self.renderer.name_of(scalar.input)} + {f'{at.text} // 2' if paired else at.text}"
+        text = f"{self.renderer.name_of(scalar.input)} + {_pair_of(at.text) if paired else at.text}"
         if mask is not None:
             if not mask.dims <= at.dims:
                 text = f"{text} + {self.code.bind(f'tl.zeros_like({mask.text}.to(tl.int32))', 'i')}"
@@ -303,7 +307,7 @@ class Rendering:
             text = f"tl.load({text})"
         if paired:
             held = element_types.storage_dtype(type_.dtype)
-            text = f"({text} >> tl.cast({at.text} % 2 * 4, tl.{held.name}))"
+            text = f"({text} >> tl.cast({at.text} // {PAIRS} % 2 * 4, tl.{held.name}))"
         loaded = element_types.from_storage(self.code, text, type_.dtype)
         dims = at.dims if mask is None else at.dims | mask.dims
         return Value(loaded, dims, depth=depth)
@@ -388,6 +392,11 @@ def masks_of(code: Code, scope: Scope, dims: Dims) -> Value | None:
             value = Value(mask.text, mask.dims)
             result = value if result is None else both(code, scope, result, value)
     return result
+
+
+def _pair_of(at: str) -> str:
+    """The byte that has the element at a place."""
+    return f"({at} // {2 * PAIRS} * {PAIRS} + {at} % {PAIRS})"
 
 
 def _is_inside(scope: Scope, index: Dim, extent: Dim) -> bool:
