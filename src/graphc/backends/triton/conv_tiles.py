@@ -14,11 +14,12 @@ from typing import TypeAlias
 
 from graphc.backends.triton.conv_weights import ConvWeights
 from graphc.backends.triton.matmul_tiles import Problem, Tile, seconds, shared_bytes
-from graphc.backends.triton.occupancy import Arithmetic
+from graphc.backends.triton.occupancy import Arithmetic, rates_of
 from graphc.errors import BackendError
 from graphc.target.cuda import WARP, CudaTarget
 
 _HALF = (
+    Tile(128, 128, 64, 3, 4),
     Tile(128, 128, 32, 4, 4),
     Tile(128, 64, 64, 4, 4),
     Tile(128, 64, 32, 4, 4),
@@ -91,6 +92,9 @@ GATHERED = 2.0
 """What a step costs whose elements are gathered one by one, over one that copies whole vectors."""
 
 
+_WALK_CLOCKS = 40
+"""Of a step, for addresses and conditions, as far as other blocks do not multiply meanwhile: an estimate."""
+
 _GATHERING_REGISTERS = 176
 """Of a thread, for its sums and for the address and condition of each element that it gathers."""
 
@@ -146,7 +150,15 @@ def fitting(
         for problem, weights, factor in products(tile):
             fitted = _fitted(tile, problem, target)
             for choice in _split(fitted, problem, target, split=split) if fitted is not None else ():
-                yield seconds(choice, problem, target) * factor, choice, weights
+                time = seconds(choice, problem, target) * factor + _walking(choice, problem, target)
+                yield time, choice, weights
+
+
+def _walking(tile: Tile, problem: Problem, target: CudaTarget) -> float:
+    """Seconds for finding out, at every step, where the next tap lies and what of it is beside the image."""
+    blocks = problem.batch * tile.splits * -(-problem.rows // tile.rows) * -(-problem.columns // tile.columns)
+    steps = -(-problem.depth // (tile.depth * tile.splits))
+    return -(-blocks // target.processors) * steps * _WALK_CLOCKS / rates_of(target).clock
 
 
 def _fitted(tile: Tile, problem: Problem, target: CudaTarget) -> Tile | None:
