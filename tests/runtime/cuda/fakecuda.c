@@ -311,11 +311,15 @@ R cuDeviceGet(int* device, int ordinal) {
 }
 R cuDeviceGetName(char* name, int length, int device) { ENTER; return snprintf(name, length, "Fake GPU %d", device), OK; }
 R cuDeviceTotalMem(size_t* bytes, int device) { ENTER; return *bytes = memory_limit[device], OK; }
+static int shared_limit(int device) {
+  int capability = capabilities[device];
+  return capability == 90 ? 232448 : capability == 80 ? 166912 : 101376;
+}
 R cuDeviceGetAttribute(int* value, int attribute, int device) {
   ENTER;
   *value = attribute == 75   ? capabilities[device] / 10
            : attribute == 76 ? capabilities[device] % 10
-           : attribute == 97 ? 101376
+           : attribute == 97 ? shared_limit(device)
            : attribute == 16 ? 132
                              : 0;
   return OK;
@@ -561,7 +565,7 @@ R cuFuncGetParamInfo(Function* function, size_t index, size_t* offset, size_t* s
 }
 R cuFuncSetAttribute(Function* function, int attribute, int value) {
   ENTER;
-  if (attribute != 8 || value > 101376) return INVALID_VALUE;
+  if (attribute != 8 || value > shared_limit(function->module->head.device)) return INVALID_VALUE;
   return function->shared_limit = value, OK;
 }
 static R launch(Function* f, const unsigned* grid, const unsigned* block, unsigned shared, void* stream, void** given) {

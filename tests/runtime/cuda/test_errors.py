@@ -203,7 +203,7 @@ def test_functions_that_are_not_what_the_package_says(build: Build, fake: Fake) 
         "greedy": launch("scale", *p, Integer("d0"), Integer(2), shared=200_000),
         "absent": launch("no_such", *p),
     }
-    messages = {"greedy": "needs 200000 bytes of shared memory; Fake GPU 0 has 101376", "absent": "NOT_FOUND"}
+    messages = {"greedy": "needs 200000 bytes of shared memory; Fake GPU 0 has 166912", "absent": "NOT_FOUND"}
     for symbol, found in wrong.items():
         extra = {symbol: CudaObject(CudaKernel((found,)), {cubin_name(cubin()): cubin()})}
         step = KernelStep(symbol, (Location("input"), Location("output")), (4,))
