@@ -181,6 +181,8 @@ class Executable:
             context.execute(arrays, outputs)
         finally:
             program.release(context)
+        if out is not None:
+            outputs.update(out)
         if self._shortcut is None:
             self._shorten(program)
         return outputs

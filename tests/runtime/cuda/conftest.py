@@ -29,6 +29,8 @@ from graphc.package import (
 )
 from graphc.package.cuda import Integer, Pointer, Status, cubin_name
 from graphc.runtime.cuda import dlpack, driver
+from graphc.runtime.cuda.array import adopt
+from graphc.runtime.cuda.device import open_device
 
 MB = 1 << 20
 KINDS = ("context", "stream", "event", "module", "graph", "exec", "memory", "pinned")
@@ -104,6 +106,12 @@ class Foreign:
         self.address: int = library.fake_foreign_address(self._handle)
         self.stream: int | None = library.fake_foreign_stream(self._handle)
         self.strides: tuple[int, ...] | None = None
+
+    def numpy(self) -> np.ndarray[Any, Any]:
+        """What lies there when everything has run."""
+        found = adopt(open_device(self.device), self, "an array")
+        assert found is not None
+        return found.numpy()
 
     def __del__(self) -> None:
         self._library.fake_foreign_free(self._handle)
