@@ -262,6 +262,10 @@ def _layers_text(bindings: str, layers: list[Layer]) -> str:
         compared = count(sum(len(layer.model) for layer in layers), "value")
         lines.append(f"  all {len(layers)} agree with their own meaning, error at most {_error(kernel)}")
         lines.append(f"  {compared} agree with the source model's, error at most {_error(model)}")
+        half = next((layer for layer in layers if layer.halves), None)
+        if half is not None:
+            told = "rounds a value to the other side of a half; what follows is held against the steps' meaning alone"
+            lines.append(f"  step {half.step} ({names(half.origins)}) {told}")
         return "\n".join(lines)
     lines.append(f"  the first value to differ is {_first_value(first)!r}, made by step {first.step}: {_defect(first)}")
     lines.append(f"  from {', '.join(repr(name) for name in first.origins) or 'no ONNX node'}")
@@ -340,6 +344,7 @@ def _layers_json(bindings: str, layers: list[Layer]) -> dict[str, Any]:
                 "label": layer.label,
                 "nodes": list(layer.origins),
                 "ok": layer.ok,
+                "halves": layer.halves,
                 "kernel": [vars(difference) for difference in layer.kernel],
                 "model": [vars(difference) for difference in layer.model],
                 "overwritten": [vars(overwritten) for overwritten in layer.overwritten],

@@ -36,11 +36,19 @@ _SKIP_LIMIT = 2**20
 """Largest max_skip_count: implementations count up to it, however short the rows are."""
 
 
+_COLUMN_LIMIT = 2**26
+"""Most columns that n-grams are counted in."""
+
+
 def _infer_tf_idf(ctx: InferenceContext) -> Sequence[Type]:
     shape = ctx.shape(0)
     indexes = ctx.node.ints_attribute("ngram_indexes") or ()
     if not indexes or not shape or len(shape) > 2:
         ctx.fail(f"input of shape {list(shape)} with {len(indexes)} ngram_indexes")
+    if not 0 <= min(indexes) <= max(indexes) < _COLUMN_LIMIT:
+        ctx.fail(
+            f"ngram_indexes reach from {min(indexes)} to {max(indexes)}, not from 0 to {_COLUMN_LIMIT - 1} at most"
+        )
     skips = ctx.node.int_attribute("max_skip_count", 0)
     if not 0 <= skips <= _SKIP_LIMIT:
         ctx.fail(f"max_skip_count is {skips}, not from 0 to {_SKIP_LIMIT}")

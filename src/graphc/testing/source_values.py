@@ -26,6 +26,7 @@ class SourceValues:
         self._values = {value.name: value for node in graph.nodes for value in node.outputs if value.name in wanted}
         self._values |= {value.name: value for value in graph.inputs if value.name in wanted}
         self._data: dict[Value, Any] = {value: inputs[value.name] for value in graph.inputs}
+        self._evaluated: set[Node] = set()
         self._left: Counter[Value] = Counter()
         """How often each value that is not made yet, or held, will still be read."""
         for name, value in self._values.items():
@@ -62,18 +63,21 @@ class SourceValues:
         waiting = [] if value.producer is None else [value.producer]
         while value not in self._data and value.constant is None:
             node = waiting[-1]
+            if node in self._evaluated:
+                # Several waited for it; what it read may be gone by now.
+                waiting.pop()
+                continue
             reads = _reads(node)
             missing = [v.producer for v in reads if v not in self._data and v.constant is None]
             if missing:
                 waiting.extend(producer for producer in missing if producer is not None)
                 continue
             waiting.pop()
-            if any(result in self._data for result in node.outputs):
-                continue
             self._evaluate(node)
         return self._read(value)
 
     def _evaluate(self, node: Node) -> None:
+        self._evaluated.add(node)
         data = [None if v is None else self._read(v) for v in node.inputs]
         results = evaluate_node(node, [*data, *(self._read(v) for v in captured_inputs(node))])
         for value, datum in zip(node.outputs, results, strict=False):
