@@ -7,10 +7,23 @@ from typing import Any, TypeAlias
 
 from graphc.backends.base import Kernel
 from graphc.backends.conv_product import as_product, of_convolution
-from graphc.backends.triton import attention, conv, depthwise, generic, matmul, recurrent, rows, scan, scatter, top_k
+from graphc.backends.triton import (
+    attention,
+    conv,
+    depthwise,
+    generic,
+    matmul,
+    recurrent,
+    rows,
+    scan,
+    scatter,
+    top_k,
+    trees,
+)
 from graphc.errors import BackendError
 from graphc.ir import GRAPHC_DOMAIN, Graph
 from graphc.ops.recurrent import RECURRENCE
+from graphc.ops.trees import TREES
 from graphc.target import CudaTarget
 
 Lower: TypeAlias = "Callable[[Graph, CudaTarget, frozenset[int], Mapping[str, Any]], Kernel]"
@@ -46,6 +59,7 @@ OPERATORS: Mapping[tuple[str, str], Lower] = {
     ("", "ScatterND"): scatter.lower,
     ("", "TopK"): top_k.lower,
     (GRAPHC_DOMAIN, RECURRENCE): recurrent.lower,
+    (GRAPHC_DOMAIN, TREES): trees.lower,
 }
 """Templates of single operators, by domain and name. Tensors without elements come to them too."""
 
