@@ -224,3 +224,14 @@ def test_a_transposition_that_scatters_both_axes_is_a_kernel_of_its_own() -> Non
     graph, b = _graph(x=(4, 6, 8))
     graph.outputs = [b.op("MatMul", b.op("Transpose", graph.inputs[0], perm=[2, 0, 1]), _weight(b, 6, 5))]
     assert _fuse(graph, moves=True) == []
+
+
+def test_why_a_product_reads_an_operand_from_memory() -> None:
+    graph, b = _graph(x=(4, 8), y=(4, 4))
+    x, y = graph.inputs
+    turned = b.op("Transpose", x, perm=[1, 0])
+    graph.outputs = [b.op("MatMul", turned, b.op("Exp", y)), b.op("Relu", turned)]
+    infer_graph(graph)
+    reasons = [finding.text for finding in Fuse(moves=True).explain(graph, PassContext())]
+    assert any("is also read by" in reason for reason in reasons)
+    assert any("Exp is not movement or a conversion" in reason for reason in reasons)

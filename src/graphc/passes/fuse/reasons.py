@@ -14,6 +14,7 @@ from graphc.passes.fuse.grouping import (
     Grouping,
     has,
     inputs_of,
+    is_product,
     read_outside,
     result_of,
 )
@@ -50,12 +51,24 @@ def _why_apart(grouping: Grouping, found: dict[Node, Group], value: Value, reade
     reasons = []
     before, after = found.get(producer), found.get(reader)
     if after is not None and reader is after.anchor and has(reader, HEAVY):
-        return f"{edge}: {reader.op} is the anchor of a region, which reads its operands from memory"
+        return f"{edge}: {_not_fed(grouping, value, reader)}"
     if before is not None and has(before.anchor, HEAVY | ROWS):
         reasons.append(_not_after(grouping, before, reader))
     if after is not None and (not reasons or has(producer, INLINED)):
         reasons.append(_not_before(grouping, after, value, reader))
     return f"{edge}: {'; '.join(dict.fromkeys(reasons))}"
+
+
+def _not_fed(grouping: Grouping, value: Value, anchor: Node) -> str:
+    """Why an anchor does not compute what it reads."""
+    producer = value.producer
+    assert producer is not None, value
+    if not grouping.moves or not is_product(anchor) or value not in anchor.inputs[:2]:
+        return f"{anchor.op} is the anchor of a region, which reads its operands from memory"
+    others = [user for user in value.consumers if user is not anchor]
+    if others or value.is_graph_output or len(value.uses) != 1:
+        return f"%{value.name} is also read by {others[0].describe() if others else 'others'}"
+    return grouping.cannot_feed(producer) or f"what {producer.op} reads is wider, or would be one input too many"
 
 
 def _not_after(grouping: Grouping, group: Group, reader: Node) -> str:
