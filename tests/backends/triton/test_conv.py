@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from graphc.backends.base import Kernel
 from graphc.backends.triton import conv, conv_tiles, conv_windows, depthwise, templates
+from graphc.backends.triton.choices import accepts
 from graphc.backends.triton.conv_weights import ConvWeights, Order, joined_groups
 from graphc.backends.triton.cubin import compilation_of, compile_function
 from graphc.backends.triton.disassembly import ASYNCHRONOUS, count, instructions
@@ -163,6 +164,16 @@ def test_depthwise_convolutions(
         **geometry,
     )
     check(case, depthwise)
+
+
+def test_blocks_of_depthwise_convolutions_worth_measuring_are_taken() -> None:
+    case = Case((1, 24, 5, 5), 24, group=24)
+    choices = depthwise.alternatives(case.body(), H100, WEIGHTS, {})
+    assert all(accepts(choice) for choice in choices) and len(choices) > 3
+    for choice in choices[::2]:
+        kernel = check(replace(case, options=choice), depthwise)
+        assert kernel.schedule["tile"].startswith(f"{choice['depthwise_tile'][0]} pixels")
+    assert depthwise.lower(case.body(), H100, WEIGHTS, choices[0]).key == check(case, depthwise).key
 
 
 def test_windows_of_many_taps_are_walked_in_a_loop() -> None:

@@ -105,6 +105,9 @@ def test_one_shape_and_one_target_are_wanted(model: Path) -> None:
         ({"matmul_tile": [128, 64, 64, 3, 4, 1]}, False),
         ({"conv_tile": [128, 64, 64, 3, 4, True]}, False),
         ({"conv_tile": "128"}, False),
+        ({"template": "depthwise", "depthwise_tile": [16, 64]}, True),
+        ({"depthwise_tile": [16, 48]}, False),
+        ({"depthwise_tile": [16]}, False),
         ({"tile": [4, 4]}, False),
     ],
 )

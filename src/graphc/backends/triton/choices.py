@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from graphc.backends.conv_product import as_product
-from graphc.backends.triton import conv, matmul
+from graphc.backends.triton import conv, depthwise, matmul
 from graphc.backends.tuning import Choice, TuningDatabase
 from graphc.errors import BackendError
 from graphc.ir import Graph
@@ -28,6 +28,7 @@ def _mixing(
 
 ALTERNATIVES: Mapping[str, Alternatives] = {
     "conv_product": _mixing,
+    "depthwise": depthwise.alternatives,
     "conv": conv.alternatives,
     "matmul": matmul.alternatives,
 }
@@ -43,10 +44,16 @@ def _is_tile(value: Any, words: int) -> bool:
     return all(type(v) is int and 0 < v < 1 << 16 for v in value[:6]) and all(v in _FORMS for v in value[6:])
 
 
+def _is_power(value: Any) -> bool:
+    """Whether a value is a power of two that a block may have elements of."""
+    return type(value) is int and 0 < value <= 4096 and not value & (value - 1)
+
+
 _OPTIONS: Mapping[str, Callable[[Any], bool]] = {
     "template": lambda value: isinstance(value, str) and value in ALTERNATIVES,
     "matmul_tile": lambda value: _is_tile(value, 1),
     "conv_tile": lambda value: _is_tile(value, 0),
+    "depthwise_tile": lambda value: isinstance(value, list) and len(value) == 2 and all(map(_is_power, value)),
 }
 
 

@@ -56,15 +56,7 @@ def lower(body: Graph, target: CudaTarget, constants: frozenset[int], options: M
     Raises:
         BackendError: The body is something else; the message says what.
     """
-    body = two_dimensional(body, OPERATORS)
-    problem = convolution_of(body, operators=OPERATORS, dtypes=DTYPES, reads_bias=False)
-    check_weights(problem, body, constants)
-    if not is_depthwise(problem):
-        raise BackendError("the convolution's groups have several channels, or it has one group")
-    rows, columns = problem.window.output
-    pixels = problem.batch * rows * columns
-    if is_wide(pixels):
-        raise BackendError("the convolution has more pixels than an index of 32 bits reaches")
+    body, problem, pixels = _accepted(body, constants)
     block = options.get("depthwise_tile") or _block(problem, pixels, target)
     launch, reads = _launch(body, problem, pixels, (block[0], block[1]))
     return build_kernel(
@@ -77,6 +69,39 @@ def lower(body: Graph, target: CudaTarget, constants: frozenset[int], options: M
         reads=reads,
         packed={problem.weights: (body.inputs[problem.weights].tensor_type.storage_bytes, depthwise_packing())},
     )
+
+
+def alternatives(
+    body: Graph, target: CudaTarget, constants: frozenset[int], options: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """Options of `lower` worth measuring, its own choice first.
+
+    Raises:
+        BackendError: As of `lower`.
+    """
+    _, problem, pixels = _accepted(body, constants)
+    widths = [width for width in _CHANNELS if width <= power_above(problem.outputs)]
+    others = ((elements // width, width) for width in widths for elements in _ELEMENTS)
+    blocks = dict.fromkeys((_block(problem, pixels, target), *others))
+    return [{"depthwise_tile": list(block)} for block in blocks]
+
+
+def _accepted(body: Graph, constants: frozenset[int]) -> tuple[Graph, Convolution, int]:
+    """The body with images, the convolution that this template takes, and how many pixels it makes.
+
+    Raises:
+        BackendError: It does not; the message says why.
+    """
+    body = two_dimensional(body, OPERATORS)
+    problem = convolution_of(body, operators=OPERATORS, dtypes=DTYPES, reads_bias=False)
+    check_weights(problem, body, constants)
+    if not is_depthwise(problem):
+        raise BackendError("the convolution's groups have several channels, or it has one group")
+    rows, columns = problem.window.output
+    pixels = problem.batch * rows * columns
+    if is_wide(pixels):
+        raise BackendError("the convolution has more pixels than an index of 32 bits reaches")
+    return body, problem, pixels
 
 
 def is_depthwise(problem: Convolution) -> bool:
