@@ -11,6 +11,7 @@ from graphc.backends.triton import (
     attention,
     conv,
     depthwise,
+    determinant,
     generic,
     matmul,
     recurrent,
@@ -54,6 +55,7 @@ TEMPLATES: tuple[tuple[str, Lower], ...] = (
 OPERATORS: Mapping[tuple[str, str], Lower] = {
     ("", "CumProd"): scan.lower,
     ("", "CumSum"): scan.lower,
+    ("", "Det"): determinant.lower,
     ("", "Scatter"): scatter.lower,
     ("", "ScatterElements"): scatter.lower,
     ("", "ScatterND"): scatter.lower,
