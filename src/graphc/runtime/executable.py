@@ -48,6 +48,8 @@ def load(
     Raises:
         PackageError: Not a package, damaged, or it needs what this machine lacks; says what it has code for, and what
             is here.
+        DeviceError: The GPU asked for is not here, or cannot be used.
+        ToolchainError: What the package needs to run is not installed.
         OptionError: `device`, `threads` or `isa` is unknown or out of range.
         ExecutionError: The GPU has not the memory for the weights.
     """

@@ -45,6 +45,16 @@ def test_an_old_driver(affine: Path, fake: Fake) -> None:
         load(affine)
 
 
+def test_a_driver_without_a_function(affine: Path, fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(*_: Any) -> None:
+        raise RuntimeError('Function "cuDeviceGetCount" not found')
+
+    driver.initialize()
+    monkeypatch.setattr(driver._api, "cuDeviceGetCount", missing)
+    with pytest.raises(DeviceError, match="the CUDA driver here has no cuDeviceGetCount"):
+        load(affine)
+
+
 def test_no_cuda_bindings(affine: Path, fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(driver, "_api", None)
     monkeypatch.setitem(sys.modules, "cuda.bindings", None)

@@ -45,13 +45,14 @@ def initialize() -> None:
             ) from error
         _api = driver
     try:
-        call("cuInit", 0)
+        found = _api.cuInit(0)
     except RuntimeError as error:
         # What cuda-bindings raises where it finds no libcuda.
         raise DeviceError(
             "there is no CUDA driver on this machine (libcuda.so.1 is not found)",
             hint="install NVIDIA's driver; in a container, start it with the GPU (docker run --gpus all)",
         ) from error
+    _check("cuInit", found[0])
     if (version := call("cuDriverGetVersion")) < OLDEST:
         raise DeviceError(
             f"the CUDA driver here is of CUDA {_text(version)}; graphc needs {_text(OLDEST)} or newer",
@@ -69,13 +70,18 @@ def call(name: str, *arguments: Any) -> Any:
 
     Raises:
         OutOfDeviceMemoryError: So it says.
-        DeviceError: There is no device, or none that can be used any more.
+        DeviceError: There is no device, or the driver has no such function.
         PackageError: Code that the device does not run.
         ExecutionError: Any other error.
     """
-    code, *values = getattr(_api, name)(*arguments)
-    if code != 0:
-        _raise(name, code)
+    try:
+        code, *values = getattr(_api, name)(*arguments)
+    except RuntimeError as error:
+        raise DeviceError(
+            f"the CUDA driver here has no {name}: {error}",
+            hint="update NVIDIA's driver, or install the cuda-bindings of its version",
+        ) from error
+    _check(name, code)
     return values[0] if len(values) == 1 else tuple(values) or None
 
 
@@ -125,7 +131,10 @@ def _text(version: int) -> str:
     return f"{version // 1000}.{version % 1000 // 10}"
 
 
-def _raise(name: str, code: Any) -> None:
+def _check(name: str, code: Any) -> None:
+    """Raises for what a function answered, unless all is well."""
+    if code == 0:
+        return
     number = int(code)
     what = getattr(code, "name", str(number))
     if number == _OUT_OF_MEMORY:
