@@ -7,9 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import onnx.parser
 import pytest
 
+from graphc.compiler import CompileOptions, lower_model
+from graphc.frontend import export_model
+from graphc.ir import Builder, Graph, TensorType, dtypes
+from graphc.ops.inference import infer_node
 from graphc.package import Package
 
 pytest.importorskip("triton")
@@ -57,3 +62,18 @@ def test_packages_are_equal_byte_by_byte_in_every_process(tmp_path: Path) -> Non
         compiled(tmp_path, f"{jobs}.graphc", "cuda:sm_80,cuda:sm_90", jobs).read_bytes() for jobs in (1, 2)
     )
     assert first == second
+
+
+def test_tf32_is_for_products_of_float32_alone() -> None:
+    graph = Graph("g", [("x", TensorType(dtypes.FLOAT32, (64, 64)))], opset=23)
+    b = Builder(graph, infer=infer_node)
+    weights = b.constant(np.ones((64, 64), np.float32))
+    graph.outputs = [b.op("MatMul", graph.inputs[0], weights), b.op("Exp", graph.inputs[0])]
+
+    def keys(precision: str) -> dict[str, str]:
+        options = CompileOptions(precision=precision)
+        (program,) = lower_model(export_model(graph), target="cuda:sm_90", options=options).programs
+        return {node.op_type: kernel.key for node, kernel in program.kernels.items()}
+
+    exact, rounded = keys("fp32"), keys("tf32")
+    assert exact["Exp"] == rounded["Exp"] and exact["MatMul"] != rounded["MatMul"]

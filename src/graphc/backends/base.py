@@ -106,8 +106,8 @@ class Backend(Protocol):
         Args:
             region: Its body, or the node.
             target: To lower for.
-            options: `winograd` (bool): whether convolutions may be transformed; `tf32` (bool): whether products of
-                float32 may round their operands for tensor cores; `tuned`: a `TuningDatabase`.
+            options: `winograd` (bool): whether convolutions may be transformed; `precision`: `tf32` lets products of
+                float32 round their operands for tensor cores; `tuned`: a `TuningDatabase`.
 
         Raises:
             BackendError: No template takes the region, though `supports` said yes of its nodes.

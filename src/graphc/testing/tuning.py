@@ -25,12 +25,10 @@ from graphc.errors import BackendError, OptionError
 from graphc.ir import Node
 from graphc.runtime import Executable, load, thread_count
 from graphc.testing.engines import Arrays, scaled_error
+from graphc.testing.verification import scale_of
 
 LEAST_GAIN = 1.03
 """Gains below are within what two measurements of one kernel differ by."""
-
-TOLERANCES = {"fp32": 1e-4, "tf32": 5e-3, "fp16": 2e-2, "bf16": 1e-1}
-"""Error over the output's scale beyond which an alternative is not a choice, by the compile's precision."""
 
 _ROUND_SECONDS = 0.04
 _MOST_RUNS = 50
@@ -132,8 +130,7 @@ class _Bench:
 
     def agrees(self, base: Executable, other: Executable) -> bool:
         """Whether both give the same answers, up to rounding."""
-        allowed = TOLERANCES[self.options.computed_in]
-        return scaled_error(base(dict(self.inputs)), other(dict(self.inputs))) <= allowed
+        return scaled_error(base(dict(self.inputs)), other(dict(self.inputs))) <= scale_of(self.options.precision)
 
     def compare(self, base: Executable, other: Executable) -> tuple[np.ndarray, np.ndarray]:
         """Seconds of each step, and of the whole call last: arrays [rounds, steps + 1] for both."""
