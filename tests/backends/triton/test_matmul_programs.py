@@ -117,3 +117,19 @@ def test_weights_of_four_bits_are_read_as_such(zeros: bool) -> None:
     assert templates(program) == ["matmul"]
     (kernel,) = program.kernels.values()
     assert rows * depth // 2 in [operand.size for operand in kernel.operands]
+
+
+def test_a_quantized_product_is_one_kernel() -> None:
+    random = np.random.default_rng(0)
+    arrays = [random.integers(0, 256, (5, 48)).astype(np.uint8)]
+
+    def make(b: Builder, x: Value) -> Value:
+        weight = b.constant(random.integers(-128, 128, (48, 32)).astype(np.int8))
+        scales = b.constant(np.abs(normal(32)) / np.float32(100))
+        left = [b.constant(np.float32(0.01)), b.constant(np.uint8(120))]
+        result = [b.constant(np.float32(0.05)), b.constant(np.uint8(128))]
+        return b.op("QLinearMatMul", x, *left, weight, scales, b.constant(np.zeros(32, np.int8)), *result)
+
+    program = check(body(arrays, make), arrays)
+    (kernel,) = program.kernels.values()
+    assert (kernel.template, kernel.schedule["multiplies"]) == ("matmul", "byte")
