@@ -3,7 +3,7 @@
 It holds a bfloat16 as a word of 16 bits. Found wrong in 3.9: products and other arithmetic of bfloat16 (words are
 multiplied as integers), casts to it (cut off, where a GPU rounds to nearest even) and integers cast to it or from it;
 and a scalar comparison as the mask of a block.
-3.6 cannot take a scalar for an integer of Python where NumPy is newer than it.
+3.6 cannot take a scalar for an integer of Python, nor −1 for the largest unsigned one, where NumPy is newer than it.
 """
 
 from __future__ import annotations
@@ -53,9 +53,15 @@ def apply() -> None:
 
     builder.create_dot, builder.cast_impl, builder.create_fp_to_fp = dot, cast_impl, fp_to_fp
     builder.binary_op, builder.unary_op = binary_op, unary_op
+    builder.get_all_ones_value = _all_ones
     _guard_reductions()
     _reduce_by_halves()
     _index_by_scalars()
+
+
+def _all_ones(kind: Any) -> Any:
+    """What a number is combined with to turn all its bits."""
+    return interpreter.TensorHandle(np.invert(np.zeros(1, interpreter._get_np_dtype(kind))), kind.scalar)
 
 
 def _index_by_scalars() -> None:
