@@ -15,7 +15,7 @@ from graphc.backends.element_types import compute_dtype
 from graphc.backends.extents import bound, unflatten
 from graphc.backends.problem import FreeSymbols, Problem
 from graphc.ir import Dim, TensorType
-from graphc.ir.symbolic import SymbolicInt, simplify, symbols
+from graphc.ir.symbolic import SymbolicInt, linear_coefficient, simplify, symbols
 from graphc.ops.expr import (
     REDUCE_IDENTITY,
     ArgReduce,
@@ -42,6 +42,9 @@ from graphc.ops.expr import (
 
 SHORT = 27
 """Reductions of at most this many elements, those of a 3x3x3 window, are computed where they are needed."""
+
+SHORT_WINDOW = 1024
+"""As `SHORT`, of windows: neighbours read most of what one reads, and read it together."""
 
 SHORT_SHARED = 4
 """As `SHORT`, of reductions that do not depend on all of the axes of what they are needed for."""
@@ -99,9 +102,22 @@ def long_reductions(problem: Problem) -> tuple[Reduction, ...]:
     for node in problem.scalars():
         if isinstance(node, Reduce | ArgReduce):
             least = SHORT_SHARED if names - free[node] else SHORT
-            if (elements_of(node) or 0) > least:
+            count = elements_of(node) or 0
+            if count > least and (count > SHORT_WINDOW or not _is_window(problem, node)):
                 found[id(node)] = node
     return tuple(found.values())
+
+
+def _is_window(problem: Problem, reduction: Reduction) -> bool:
+    """Whether neighbouring elements reduce much of the same, as those of a pool or a convolution do."""
+    for index in _indices(reduction):
+        reach = 0
+        for axis in axes_along(reduction):
+            reach += abs(linear_coefficient(index, axis.name) or 0) * (bound(axis.extent) - 1)
+        steps = (linear_coefficient(index, axis.name) or 0 for axis in problem.axes)
+        if any(0 < abs(step) <= reach for step in steps):
+            return True
+    return False
 
 
 def row_of(problem: Problem, reductions: Sequence[Reduction]) -> Row | None:

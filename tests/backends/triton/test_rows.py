@@ -148,3 +148,13 @@ def test_what_has_no_long_reduction_is_refused() -> None:
     arrays = [normal(30, 40), normal(40, 30)]
     with pytest.raises(BackendError, match="a product of tensors"):
         lower(body(arrays, lambda b, x, y: b.op("MatMul", x, y)), FEW)
+
+
+def test_windows_are_read_by_neighbours_together() -> None:
+    image = [normal(1, 3, 12, 12)]
+    graph = body(image, lambda b, x: b.op("AveragePool", x, kernel_shape=[6, 6]))
+    with pytest.raises(BackendError, match="no long reduction"):
+        lower(graph, FEW)
+    check_kernel(graph, image, lower_any, FEW)
+    apart = body(image, lambda b, x: b.op("AveragePool", x, kernel_shape=[6, 6], strides=[6, 6]))
+    assert check_kernel(apart, image, lower, FEW).template == "rows"
