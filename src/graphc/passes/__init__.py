@@ -15,6 +15,7 @@ from graphc.passes import merge_matmuls as merge_matmuls
 from graphc.passes import order as order
 from graphc.passes import precision as precision
 from graphc.passes import quantized_conv as quantized_conv
+from graphc.passes import quantized_matmul as quantized_matmul
 from graphc.passes import raising as raising
 from graphc.passes import scan_axes as scan_axes
 from graphc.passes import simplify as simplify

@@ -133,3 +133,18 @@ def test_a_quantized_product_is_one_kernel() -> None:
     program = check(body(arrays, make), arrays)
     (kernel,) = program.kernels.values()
     assert (kernel.template, kernel.schedule["multiplies"]) == ("matmul", "byte")
+
+
+def test_a_product_of_dequantized_matrices_is_one_of_bytes() -> None:
+    arrays = [np.random.default_rng(0).integers(0, 256, (5, 48)).astype(np.uint8)]
+
+    def make(b: Builder, x: Value) -> Value:
+        weight = b.constant(np.random.default_rng(1).integers(-128, 128, (32, 48)).astype(np.int8))
+        scales = b.constant(np.abs(normal(32)) / np.float32(100))
+        left = b.op("DequantizeLinear", x, b.constant(np.float32(0.01)), b.constant(np.uint8(120)))
+        right = b.op("DequantizeLinear", weight, scales, axis=0)
+        return b.op("Relu", b.op("Gemm", left, right, b.constant(normal(32)), transB=1))
+
+    program = check(body(arrays, make), arrays)
+    (kernel,) = program.kernels.values()
+    assert (kernel.template, kernel.schedule["multiplies"]) == ("matmul", "byte")
