@@ -15,7 +15,7 @@ from graphc.cli.source import open_source
 from graphc.cli.table import count, names, percent, shorten, size, table
 from graphc.cli.values import describe_variant
 from graphc.errors import ToolchainError
-from graphc.runtime import Profile, StepTime
+from graphc.runtime import Executable, Profile, StepTime
 from graphc.testing.compare import format_seconds
 
 if TYPE_CHECKING:
@@ -25,8 +25,8 @@ DESCRIPTION = """Time every step of a package, or of a model, which is compiled 
 
 GFLOP/s and GB/s are of the operations and the least traffic that a step needs. "of roof" is the least time that this
 machine could take for them, over the step's time: a low share of a long step is worth a look. What the machine can do
-is measured once, in about two seconds (`graphc devices --measure` does it again). --trace writes the median run for
-https://ui.perfetto.dev."""
+is measured once, in about two seconds (`graphc devices --measure` does it again); what a GPU can do is not. --trace
+writes the median run for https://ui.perfetto.dev."""
 
 EXAMPLES = """
   graphc profile model.graphc --threads 1
@@ -54,7 +54,8 @@ def run(options: argparse.Namespace) -> int:
         profile = source.executable.profile(inputs, runs=options.runs)
         # The variant of these inputs' values, where they decide.
         variant = source.executable.variant_for(inputs)
-    roof = _roofline(profile.threads)
+    on_cpu = profile.device == "cpu"
+    roof = _roofline(profile.threads) if on_cpu else None
     if options.trace is not None:
         profile.write_trace(options.trace)
     if options.json:
@@ -63,10 +64,10 @@ def run(options: argparse.Namespace) -> int:
     manifest = source.executable.manifest
     print(
         f"{format_seconds(profile.nanoseconds / 1e9)} a call (median of {profile.runs}), "
-        f"{count(len(profile.steps), 'step')}, {count(profile.threads, 'thread')}, "
+        f"{count(len(profile.steps), 'step')}, {count(profile.threads, 'thread') if on_cpu else profile.device}, "
         f"{describe_variant(manifest, variant)} on {manifest.target(source.executable.isa)}"
     )
-    print(f"{_machine(roof)}\n")
+    print(f"{_machine(roof) if on_cpu else _gpu(source.executable)}\n")
     print(_by_template(profile, roof))
     print()
     print(_by_step(profile, roof, options.top))
@@ -91,6 +92,10 @@ def _machine(roof: Roofline | None) -> str:
         return "what this machine can do is not known: measuring it needs graphc[cpu] and a C compiler"
     rates = ", ".join(f"{roof.bandwidth_of(size) / 1e9:.0f} GB/s in {name}" for name, size in _WORKING_SETS)
     return f"this machine at best: {roof.peak / 1e9:.0f} GFLOP/s, {rates}"
+
+
+def _gpu(executable: Executable) -> str:
+    return f"{executable.processor}, kernels timed by its own clock; what it can do at best is not measured"
 
 
 _WORKING_SETS = (("256 KiB", 1 << 18), ("4 MiB", 1 << 22), ("128 MiB", 1 << 27))
