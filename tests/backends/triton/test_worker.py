@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from graphc.backends.triton import worker
 from graphc.backends.triton.worker import WorkerError, WorkerPool
 
 ECHO = """\
@@ -116,6 +117,13 @@ def test_one_that_died_while_it_waited_is_replaced(pool: WorkerPool) -> None:
     assert pool.ask({})[0]["pid"] != before["pid"]
 
 
+def test_one_without_work_ends_by_itself(pool: WorkerPool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "IDLE_SECONDS", 0.2)
+    before, _ = pool.ask({"child": 60})
+    assert await_end(before["child"]) and not Path(before["folder"]).exists()
+    assert pool.ask({})[0]["pid"] != before["child"]
+
+
 def test_an_exception_is_an_answer(pool: WorkerPool) -> None:
     answer, _ = pool.ask({"fail": "no such thing"})
     assert answer == {"error": "ValueError: no such thing"}
@@ -133,7 +141,8 @@ def test_no_worker_outlives_its_parent_however_that_ends(pool: WorkerPool, tmp_p
     program = f"""
         import os, sys
         sys.path[:0] = {[str(tmp_path)]!r}
-        from graphc.backends.triton.worker import WorkerPool
+        from graphc.backends.triton import worker
+from graphc.backends.triton.worker import WorkerPool
         pool = WorkerPool("echo_worker", {{}}, seconds=20)
         answer, _ = pool.ask({{"child": 60}})
         print(answer["child"], answer["folder"], pool.ask({{}})[0]["pid"], flush=True)
@@ -143,8 +152,8 @@ def test_no_worker_outlives_its_parent_however_that_ends(pool: WorkerPool, tmp_p
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(program)], env=environment, capture_output=True, text=True, check=False
     )
-    child, folder, worker = done.stdout.split()
-    assert await_end(int(worker)) and await_end(int(child)) and not Path(folder).exists()
+    child, folder, own = done.stdout.split()
+    assert await_end(int(own)) and await_end(int(child)) and not Path(folder).exists()
 
 
 def test_a_forked_process_starts_its_own_and_leaves_the_parents_alone(pool: WorkerPool) -> None:
