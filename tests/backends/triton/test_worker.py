@@ -141,8 +141,7 @@ def test_no_worker_outlives_its_parent_however_that_ends(pool: WorkerPool, tmp_p
     program = f"""
         import os, sys
         sys.path[:0] = {[str(tmp_path)]!r}
-        from graphc.backends.triton import worker
-from graphc.backends.triton.worker import WorkerPool
+        from graphc.backends.triton.worker import WorkerPool
         pool = WorkerPool("echo_worker", {{}}, seconds=20)
         answer, _ = pool.ask({{"child": 60}})
         print(answer["child"], answer["folder"], pool.ask({{}})[0]["pid"], flush=True)
