@@ -13,10 +13,6 @@ from graphc.runtime.program import Program
 class Unit(Protocol):
     """A package whose code is loaded."""
 
-    @property
-    def package(self) -> Package:
-        """The package."""
-
     def program(self, variant: Variant) -> Program[Any]:
         """A variant of the package made ready to run.
 

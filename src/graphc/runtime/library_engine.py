@@ -88,11 +88,6 @@ class _Unit(Unit):
         self._arenas = Arenas()
 
     @property
-    def package(self) -> Package:
-        """Whose library it is."""
-        return self._package
-
-    @property
     def shared_memory(self) -> int:
         """Bytes of arenas that programs of open variants share."""
         return self._arenas.size

@@ -10,7 +10,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
-from graphc.package import HostStep, HostTensor, Manifest, Variant, numpy_dtype
+from graphc.package import HostTensor, Manifest, Variant, numpy_dtype
 from graphc.runtime.memory import READY, Array
 from graphc.runtime.shortcut import Function
 
@@ -160,10 +160,3 @@ class Program(ABC, Generic[ContextT]):
             while True:
                 self._idle.pop()
                 self.arenas -= 1
-
-
-def step_name(variant: Variant, index: int) -> str:
-    """What messages call a step of a variant."""
-    step = variant.steps[index]
-    kind = step.op_type if isinstance(step, HostStep) else step.label or getattr(step, "symbol", "")
-    return f"step {index} ({kind})"

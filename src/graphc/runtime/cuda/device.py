@@ -25,7 +25,6 @@ class Device:
         name: As the driver tells it.
         capability: Compute capability: 80, 90.
         memory: Bytes in all.
-        processors: Multiprocessors.
         shared_bytes: Shared memory that one block may ask for.
         in_flight: Calls of all models that run on it now.
         releases: Calls that have ended.
@@ -44,7 +43,6 @@ class Device:
 
         self.name: str = call("cuDeviceGetName", 128, handle).split(b"\0")[0].decode(errors="replace").strip()
         self.capability = 10 * attribute("COMPUTE_CAPABILITY_MAJOR") + attribute("COMPUTE_CAPABILITY_MINOR")
-        self.processors = attribute("MULTIPROCESSOR_COUNT")
         self.shared_bytes = attribute("MAX_SHARED_MEMORY_PER_BLOCK_OPTIN")
         self.memory = int(call("cuDeviceTotalMem", handle))
         self._context = call("cuDevicePrimaryCtxRetain", handle)

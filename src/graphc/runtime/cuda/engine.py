@@ -97,11 +97,6 @@ class _Unit(Unit):
         weakref.finalize(self, _close_all, self._programs).atexit = False
 
     @property
-    def package(self) -> Package:
-        """Whose code it is."""
-        return self._package
-
-    @property
     def shared_memory(self) -> int:
         """Bytes of the arenas of open variants' bindings."""
         return sum(p.arenas * p.variant.arena_size for p in self._listed() if p.opened)
