@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from hypothesis import strategies as st
 
 from graphc.ir import GRAPHC_DOMAIN, Graph
 from graphc.ops.recurrent import CELLS
@@ -63,3 +65,53 @@ def region(cell: str, arrays: list[Array | None], outputs: tuple[int, ...] | Non
         return [made.outputs[number] for number in read]
 
     return body(present, make)
+
+
+def draw(
+    cell: str, data: st.DataObject, *, hidden: tuple[int, int], inputs: Sequence[int]
+) -> tuple[list[Array | None], tuple[int, ...], dict[str, Any]]:
+    """What some Recurrence reads, which of its outputs are read, and its attributes.
+
+    Args:
+        cell: Of the recurrence.
+        data: Draws them.
+        hidden: Fewest and most hidden units.
+        inputs: Columns that the data may have; 0 for data that is projected.
+    """
+
+    def flag(name: str) -> bool:
+        return data.draw(st.booleans(), name)
+
+    steps, batch = data.draw(st.integers(1, 4), "steps"), data.draw(st.integers(1, 7), "batch")
+    units, layout = data.draw(st.integers(*hidden), "hidden"), data.draw(st.integers(0, 1), "layout")
+    direction = data.draw(st.sampled_from(("forward", "reverse", "bidirectional")), "direction")
+    directions = 2 if direction == "bidirectional" else 1
+    attributes: dict[str, Any] = {"direction": direction, "layout": layout}
+    if cell == "GRU" and flag("linear_before_reset"):
+        attributes["linear_before_reset"] = 1
+    if cell == "LSTM" and flag("input_forget"):
+        attributes["input_forget"] = 1
+    if flag("clip"):
+        attributes["clip"] = 0.5
+    if flag("activations"):
+        count = len(CELLS[cell].activations) * directions
+        names = [data.draw(st.sampled_from(("Sigmoid", "Tanh", "Relu", "HardSigmoid"))) for _ in range(count)]
+        attributes["activations"] = tuple(names)
+    # What is no length means nothing or everything; it must not be read or written at.
+    lengths = [data.draw(st.integers(-1, steps + 1)) for _ in range(batch)] if flag("lengths") else None
+    arrays = operands(
+        cell,
+        steps,
+        batch,
+        units,
+        directions=directions,
+        layout=layout,
+        inputs=data.draw(st.sampled_from(inputs), "inputs"),
+        states=flag("states"),
+        lengths=lengths,
+        bias=flag("bias") and (cell == "GRU" and "linear_before_reset" in attributes),
+        peepholes=cell == "LSTM" and flag("peepholes"),
+    )
+    everything = range(1 + CELLS[cell].states)
+    read = tuple(i for i in everything if flag(f"output {i}")) or (0,)
+    return arrays, read, attributes

@@ -113,6 +113,12 @@ def test_a_long_causal_walk_looks_only_where_it_must() -> None:
     check_kernel(region(arrays, is_causal=1), arrays, lower, tolerance=2e-3)
 
 
+def test_equal_regions_are_one_kernel_whatever_was_lowered_before() -> None:
+    arrays = [normal(2, 4, 9, 8), normal(2, 2, 11, 8), normal(2, 2, 11, 8), normal(2, 1, 9, 11)]
+    kernels = [lower(region(arrays, is_causal=1), GPUS["sm_90"]) for _ in range(2)]
+    assert kernels[0].key == kernels[1].key
+
+
 def test_operands_of_three_axes() -> None:
     arrays = [normal(2, 9, 4 * 8), normal(2, 11, 2 * 8), normal(2, 11, 2 * 6)]
     check_kernel(region(arrays, q_num_heads=4, kv_num_heads=2), arrays, lower)

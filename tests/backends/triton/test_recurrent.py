@@ -18,7 +18,7 @@ from graphc.package.cuda import CudaObject, Integer
 from graphc.target.cuda import GPUS, CudaTarget
 from graphc.testing.triton.kernels import check_kernel
 from tests.backends.bodies import Array
-from tests.backends.recurrences import operands, region
+from tests.backends.recurrences import draw, operands, region
 from tests.backends.triton.harness import machine_code
 
 every_cell = pytest.mark.parametrize("cell", CELLS)
@@ -36,41 +36,7 @@ def run(graph: Graph, arrays: list[Array | None], **more: Any) -> Kernel:
 @settings(max_examples=8)
 @given(st.data())
 def test_any_recurrence(cell: str, data: st.DataObject) -> None:
-    def flag(name: str) -> bool:
-        return data.draw(st.booleans(), name)
-
-    steps, batch = data.draw(st.integers(1, 3), "steps"), data.draw(st.integers(1, 6), "batch")
-    hidden, layout = data.draw(st.integers(2, 20), "hidden"), data.draw(st.integers(0, 1), "layout")
-    direction = data.draw(st.sampled_from(("forward", "reverse", "bidirectional")), "direction")
-    directions = 2 if direction == "bidirectional" else 1
-    attributes: dict[str, Any] = {"direction": direction, "layout": layout}
-    if cell == "GRU" and flag("linear_before_reset"):
-        attributes["linear_before_reset"] = 1
-    if cell == "LSTM" and flag("input_forget"):
-        attributes["input_forget"] = 1
-    if flag("clip"):
-        attributes["clip"] = 0.5
-    if flag("activations"):
-        count = len(CELLS[cell].activations) * directions
-        names = [data.draw(st.sampled_from(("Sigmoid", "Tanh", "Relu", "HardSigmoid"))) for _ in range(count)]
-        attributes["activations"] = tuple(names)
-    # What is no length means nothing or everything; it must not be read or written at.
-    lengths = [data.draw(st.integers(-1, steps + 1)) for _ in range(batch)] if flag("lengths") else None
-    arrays = operands(
-        cell,
-        steps,
-        batch,
-        hidden,
-        directions=directions,
-        layout=layout,
-        inputs=data.draw(st.sampled_from((0, 0, 2, 70)), "inputs"),
-        states=flag("states"),
-        lengths=lengths if batch > 1 else None,
-        bias=flag("bias") and (cell == "GRU" and "linear_before_reset" in attributes),
-        peepholes=cell == "LSTM" and flag("peepholes"),
-    )
-    everything = range(1 + CELLS[cell].states)
-    read = tuple(i for i in everything if flag(f"output {i}")) or (0,)
+    arrays, read, attributes = draw(cell, data, hidden=(2, 20), inputs=(0, 0, 2, 70))
     run(region(cell, arrays, read, **attributes), arrays)
 
 

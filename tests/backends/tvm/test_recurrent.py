@@ -17,7 +17,7 @@ from graphc.ops.recurrent import CELLS
 from graphc.ops.recurrent_functions import FUNCTIONS
 from graphc.target import Target
 from tests.backends.bodies import body
-from tests.backends.recurrences import operands, region, scaled
+from tests.backends.recurrences import draw, operands, region, scaled
 from tests.backends.tvm.harness import ARM, HOST, TARGETS, Array, check
 
 NO_SHRINKING = [Phase.explicit, Phase.reuse, Phase.generate]
@@ -36,42 +36,9 @@ def run(graph: Graph, arrays: list[Array | None], target: Target, constants: fro
 @settings(max_examples=5, phases=NO_SHRINKING)
 @given(st.data())
 def test_any_recurrence(cell: str, target: Target, data: st.DataObject) -> None:
-    def flag(name: str) -> bool:
-        return data.draw(st.booleans(), name)
-
-    steps, batch = data.draw(st.integers(1, 4), "steps"), data.draw(st.integers(1, 7), "batch")
-    hidden, layout = data.draw(st.integers(1, 40), "hidden"), data.draw(st.integers(0, 1), "layout")
-    direction = data.draw(st.sampled_from(("forward", "reverse", "bidirectional")), "direction")
-    directions = 2 if direction == "bidirectional" else 1
-    attributes: dict[str, Any] = {"direction": direction, "layout": layout}
-    if cell == "GRU" and flag("linear_before_reset"):
-        attributes["linear_before_reset"] = 1
-    if cell == "LSTM" and flag("input_forget"):
-        attributes["input_forget"] = 1
-    if flag("clip"):
-        attributes["clip"] = 0.5
-    if flag("activations"):
-        count = len(CELLS[cell].activations) * directions
-        names = [data.draw(st.sampled_from(("Sigmoid", "Tanh", "Relu", "HardSigmoid"))) for _ in range(count)]
-        attributes["activations"] = tuple(names)
-    # What is no length means nothing or everything; it must not be read or written at.
-    lengths = [data.draw(st.integers(-1, steps + 1)) for _ in range(batch)] if flag("lengths") else None
-    arrays = operands(
-        cell,
-        steps,
-        batch,
-        hidden,
-        directions=directions,
-        layout=layout,
-        inputs=data.draw(st.sampled_from((0, 0, 1, 20)), "inputs"),
-        states=flag("states"),
-        lengths=lengths,
-        bias=flag("bias") and (cell == "GRU" and "linear_before_reset" in attributes),
-        peepholes=cell == "LSTM" and flag("peepholes"),
-    )
-    everything = range(1 + CELLS[cell].states)
-    read = tuple(i for i in everything if flag(f"output {i}")) or (0,)
-    weights = frozenset({1, sum(array is not None for array in arrays) - 1}) if flag("constant") else frozenset()
+    arrays, read, attributes = draw(cell, data, hidden=(1, 40), inputs=(0, 0, 1, 20))
+    constant = data.draw(st.booleans(), "constant")
+    weights = frozenset({1, sum(array is not None for array in arrays) - 1}) if constant else frozenset()
     constants = weights if arrays[7] is not None and arrays[8] is None else weights & {1}
     run(region(cell, arrays, read, **attributes), arrays, target, constants)
 
