@@ -37,7 +37,7 @@ def region(arrays: list[Array], **attributes: Any) -> Graph:
     return body(arrays, lambda b, *values: b.op("Attention", *values, **attributes), opset=24)
 
 
-@settings(max_examples=20)
+@settings(max_examples=14)
 @given(st.data())
 def test_attention_of_any_size_with_any_mask(data: st.DataObject) -> None:
     def extent(name: str, high: int) -> int:
@@ -72,7 +72,7 @@ def test_attention_of_any_size_with_any_mask(data: st.DataObject) -> None:
     check_kernel(region(arrays, **attributes), arrays, lower, tolerance=rtol)
 
 
-@settings(max_examples=15)
+@settings(max_examples=10)
 @given(st.data())
 def test_windows_and_numbers_of_valid_keys(data: st.DataObject) -> None:
     queries, keys = data.draw(st.integers(1, 70), "queries"), data.draw(st.integers(1, 90), "keys")

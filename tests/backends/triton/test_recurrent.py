@@ -33,7 +33,7 @@ def run(graph: Graph, arrays: list[Array | None], **more: Any) -> Kernel:
 
 
 @every_cell
-@settings(max_examples=8)
+@settings(max_examples=6)
 @given(st.data())
 def test_any_recurrence(cell: str, data: st.DataObject) -> None:
     arrays, read, attributes = draw(cell, data, hidden=(2, 20), inputs=(0, 0, 2, 70))

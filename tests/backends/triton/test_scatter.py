@@ -52,7 +52,7 @@ def elements(shape: tuple[int, ...], axis: int, count: int, dtype: Any, seed: in
     return [numbers(shape, dtype, seed), indices(inside, shape[axis], seed), numbers(inside, dtype, seed + 1)]
 
 
-@settings(max_examples=30)
+@settings(max_examples=20)
 @given(
     st.lists(st.integers(1, 7), min_size=1, max_size=3).map(tuple),
     st.integers(0, 2),

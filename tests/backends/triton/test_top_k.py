@@ -48,7 +48,7 @@ def elements(shape: tuple[int, ...], dtype: Any, seed: int) -> Array:
     return np.where(generator.random(shape) < 0.3, generator.choice(special, shape), x).astype(dtype)
 
 
-@settings(max_examples=30)
+@settings(max_examples=20)
 @given(
     st.lists(st.integers(1, 9), min_size=1, max_size=3).map(tuple),
     st.integers(0, 2),
