@@ -111,9 +111,9 @@ def assert_nodes_mean_what_onnxruntime_computes(model: Path, feeds: Feeds, dims:
             assert found.dtype == wanted.dtype and found.shape == wanted.shape, value.name
             difference = np.abs(found.astype(np.float64) - wanted)
             if wanted.dtype.kind in "iu":
-                assert difference.max(initial=0) <= 1 and np.count_nonzero(difference) <= 1 + difference.size // 1000, (
-                    node
-                )
+                # Sums of two lattices lie by a half again and again, and its own operators round in their own order.
+                few = difference.size if node.domain else 1 + difference.size // 1000
+                assert difference.max(initial=0) <= 1 and np.count_nonzero(difference) <= few, node
             else:
                 assert difference.max(initial=0) <= 1e-5 * np.abs(wanted).max(initial=0) + 1e-30, node
             compared += 1

@@ -78,3 +78,11 @@ def test_a_trial_answers_how_far_a_model_got() -> None:
     assert hostile.trial(model()) == "ran"
     assert hostile.trial(b"\x00") == "import: ModelError"
     assert hostile.trial(model().replace(b"Softmax", b"Softmux")) == "compile: UnsupportedError"
+
+
+def test_a_number_below_zero_is_written_whatever_its_wire_type() -> None:
+    tree = parse(model())
+    for _, field in list(walk(tree)):
+        if isinstance(field.value, int):
+            field.value, field.wire = -1, 2
+    assert b"\xff" * 9 + b"\x01" in serialize(tree)

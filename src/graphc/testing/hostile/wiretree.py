@@ -106,6 +106,10 @@ def parse(data: bytes, owner: str = ROOT) -> Tree:
     return fields
 
 
+_WORD = (1 << 64) - 1
+"""Integers below zero are written as the word that holds them."""
+
+
 def _varint(data: bytes, at: int) -> tuple[int, int]:
     value = shift = 0
     while at < len(data):
@@ -122,10 +126,10 @@ def serialize(fields: Sequence[Field]) -> bytes:
     for field in fields:
         parts.append(encode_varint(field.number << 3 | field.wire))
         if field.wire == VARINT and isinstance(field.value, int):
-            parts.append(encode_varint(field.value & (1 << 64) - 1))
+            parts.append(encode_varint(field.value & _WORD))
             continue
         content = serialize(field.value) if isinstance(field.value, list) else field.value
-        content = encode_varint(content) if isinstance(content, int) else content
+        content = encode_varint(content & _WORD) if isinstance(content, int) else content
         if field.wire == LENGTH:
             parts.append(encode_varint(max(0, len(content) + field.lie)))
         parts.append(content)
