@@ -22,6 +22,9 @@ def is_view(node: Node) -> bool:
         return False
     values = (node.inputs[0], node.output)
     opened = open_symbols(node.graph)
+    if not all(isinstance(value.type, TensorType) for value in values):
+        # A sequence is an object of the host: what hands it on is a step.
+        return False
     plain = views.turns_no_bytes(node) or all(value.tensor_type.layout.is_row_major for value in values)
     return (
         plain
