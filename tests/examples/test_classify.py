@@ -113,7 +113,8 @@ def test_uploads_are_classified_as_forms_and_as_bodies(ask: Ask, kind: str, mode
         data = picture(side, kind, mode)
         answers = [ask(*form(f"page.{kind.lower()}", data)), ask(data, {"Content-Type": f"image/{kind.lower()}"})]
         assert [answer["turned_by"] for answer in answers] == [90 * side] * 2
-        assert answers[0]["confidence"] == pytest.approx(answers[1]["confidence"], abs=1e-6)
+        # The variants for one and for four add the 150,528 products in different orders; either may be chosen.
+        assert answers[0]["confidence"] == pytest.approx(answers[1]["confidence"], abs=1e-3)
 
 
 def refused(ask: Ask, data: bytes, headers: dict[str, str]) -> int:

@@ -74,8 +74,12 @@ def test_a_tensor_is_read_when_asked_for() -> None:
     lazy = Tensor(dtypes.FLOAT32, (2, 3), load)
     assert (lazy.size, lazy.nbytes, repr(lazy)) == (6, 24, "Tensor(float32[2, 3])")
     assert not reads
-    assert lazy.array().sum() == 6 and lazy.array().shape == (2, 3)
-    assert len(reads) == 2
+    held = lazy.array()
+    assert held.sum() == 6 and lazy.array() is held
+    assert len(reads) == 1, "what somebody holds is not read again"
+    del held
+    assert lazy.array().shape == (2, 3)
+    assert len(reads) == 2, "nobody held it: it was let go"
     kept = Tensor(dtypes.FLOAT32, (2, 3), load, keep=True)
     assert kept.array() is kept.array()
     assert len(reads) == 3

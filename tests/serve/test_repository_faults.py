@@ -103,7 +103,7 @@ def children() -> list[int]:
     for task in Path("/proc/self/task").iterdir():
         for pid in (task / "children").read_text().split():
             with contextlib.suppress(OSError):  # it has ended since
-                if b"compile_worker" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                if b"serve.compile_worker" in Path(f"/proc/{pid}/cmdline").read_bytes():
                     found.append(int(pid))
     return found
 
