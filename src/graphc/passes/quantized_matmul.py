@@ -45,8 +45,9 @@ def _examples(choose: Chooser) -> Mapping[str, Any]:
         "a": TensorType(left, (rows, depth)),
         "b": TensorType(right, (columns, depth) if turned else (depth, columns)),
         "c": TensorType(FLOAT32, (columns,)),
-        "a_scale": np.float32(0.03),
-        "b_scale": np.full(per, 0.02, np.float32),
+        # Powers of two: sums that cancel are 0 on both sides.
+        "a_scale": np.float32(1 / 32),
+        "b_scale": np.full(per, 1 / 64, np.float32),
         "a_zero": np.array(3, left.numpy),
         "b_zero": np.full(per, 2, right.numpy),
         "turned": turned,

@@ -195,7 +195,7 @@ def _stale_constant(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _missing_relayout(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(layout, "_convert_readers", lambda graph, value: 0)
+    monkeypatch.setattr(layout, "_convert_readers", lambda *_: 0)
 
 
 def _backwards(monkeypatch: pytest.MonkeyPatch) -> None:
