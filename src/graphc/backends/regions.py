@@ -68,6 +68,17 @@ def inputs_of(region: Node) -> list[Value]:
     return [value for value in dict.fromkeys(region.inputs) if value is not None and value.name in names]
 
 
+def constants_of(region: Node) -> frozenset[int]:
+    """Numbers of a region's inputs that are constants."""
+    return frozenset(number for number, value in enumerate(inputs_of(region)) if value.constant is not None)
+
+
+def sole_node(body: Graph) -> Node | None:
+    """The one node of a body that is no constant; None where there are several."""
+    nodes = [node for node in body.nodes if not node.is_op("Constant")]
+    return nodes[0] if len(nodes) == 1 else None
+
+
 class Expander:
     """Expresses values of a body over its leaves: the body's inputs, and any further values given as leaves.
 

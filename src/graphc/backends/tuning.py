@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from graphc.backends.base import content_key
+from graphc.backends.base import Kernel, content_key
 from graphc.backends.regions import signature
-from graphc.errors import PackageError
+from graphc.errors import BackendError, PackageError
 from graphc.ir import Graph
 from graphc.package import atomic_file
 from graphc.target import AnyTarget, Target
@@ -122,6 +122,23 @@ class TuningDatabase(Mapping[str, Tuned]):
             raise PackageError(f"cannot make the folder {str(path.parent)!r}: {error.strerror}") from error
         with atomic_file(path) as file:
             file.write(text.encode())
+
+
+def lower_tuned(found: Tuned | None, lower: Callable[[Choice], Kernel]) -> Kernel | None:
+    """The kernel of what was measured to be fastest; None where nothing was, or where no template takes it any more.
+
+    Args:
+        found: What is known of the region.
+        lower: The region's kernel under a choice; raises BackendError.
+    """
+    if found is None:
+        return None
+    try:
+        kernel = lower(found.choice)
+    except BackendError:
+        # Measured with other templates than these: the cost model decides.
+        return None
+    return replace(kernel, schedule={**kernel.schedule, "tuned": f"{found.gain:.2f}x"})
 
 
 def _text(choice: Choice) -> str:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from graphc.backends.base import Kernel
-from graphc.backends.regions import body_of, inputs_of, symbols_of
+from graphc.backends.regions import body_of, constants_of, symbols_of
 from graphc.backends.triton import choices, support, templates
-from graphc.backends.tuning import Choice, region_key
+from graphc.backends.tuning import Choice, lower_tuned, region_key
 from graphc.errors import BackendError
 from graphc.ir import Node
 from graphc.package.cuda import CudaObject, cuda_members
@@ -39,17 +38,12 @@ class TritonBackend:
         Raises:
             BackendError: No template takes it; says what each answered.
         """
-        body = body_of(region)
-        constants = _constants(region)
+        body, constants = body_of(region), constants_of(region)
         known = options.get("tuned") or {}
         found = known.get(region_key(body, constants, target, options.get("precision", "fp32"))) if known else None
-        if found is not None:
-            try:
-                kernel = templates.lower(body, target, constants, {**options, **found.choice})
-                return replace(kernel, schedule={**kernel.schedule, "tuned": f"{found.gain:.2f}x"})
-            except BackendError:
-                # Measured with other templates than these: the cost model decides.
-                pass
+        tuned = lower_tuned(found, lambda choice: templates.lower(body, target, constants, {**options, **choice}))
+        if tuned is not None:
+            return tuned
         try:
             return templates.lower(body, target, constants, options)
         except BackendError as refusal:
@@ -65,7 +59,7 @@ class TritonBackend:
             target: The GPU.
             options: As of `lower`.
         """
-        body, constants = body_of(region), _constants(region)
+        body, constants = body_of(region), constants_of(region)
         key = region_key(body, constants, target, options.get("precision", "fp32"))
         # Products of open extents are cut for usual ones: nothing that one run measures is true of all.
         open_ = bool(symbols_of(body)) or templates.template_of(body) is not None
@@ -77,7 +71,3 @@ class TritonBackend:
         """The members of a package that carry the kernels: the table of launches, and each cubin once."""
         found = {symbol: CudaObject.from_bytes(data) for symbol, data in objects.items()}
         return cuda_members(target.architecture, found)
-
-
-def _constants(region: Node) -> frozenset[int]:
-    return frozenset(number for number, value in enumerate(inputs_of(region)) if value.constant is not None)

@@ -22,8 +22,9 @@ from graphc.backends.extents import bound
 from graphc.backends.matmul_problem import MatmulProblem, Matrix, matrix_of
 from graphc.backends.problem import FreeSymbols
 from graphc.backends.triton.indices import index_value, place
+from graphc.backends.triton.masks import masks_of
 from graphc.backends.triton.occupancy import Arithmetic
-from graphc.backends.triton.render import PAIRS, Renderer, masks_of
+from graphc.backends.triton.render import PAIRS, Renderer
 from graphc.backends.triton.scope import Scope, Value
 from graphc.errors import BackendError
 from graphc.ir import Dim, TensorType, dtypes

@@ -10,11 +10,12 @@ from graphc.backends.matmul_problem import MatmulProblem
 from graphc.backends.triton.element_types import pointer_type
 from graphc.backends.triton.function import Argument, Function
 from graphc.backends.triton.indices import index_value, place
+from graphc.backends.triton.masks import masks_of
 from graphc.backends.triton.matmul_operands import Multiplication
 from graphc.backends.triton.matmul_plan import Plan
 from graphc.backends.triton.matmul_tiles import Tile
 from graphc.backends.triton.module import render_module
-from graphc.backends.triton.render import Renderer, masks_of
+from graphc.backends.triton.render import Renderer
 from graphc.backends.triton.scope import Code, Dims, Mask, Place, Scope, Value
 from graphc.ir import Dim
 from graphc.ir.symbolic import symbol

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from graphc.backends.base import Kernel
+from graphc.backends.regions import sole_node
 from graphc.backends.triton.assemble import arguments_of, build_kernel, number_argument
 from graphc.backends.triton.element_types import pointer_type, triton_name
 from graphc.backends.triton.function import Argument, Function, FunctionLaunch
@@ -100,10 +101,9 @@ def lower(body: Graph, target: CudaTarget, constants: frozenset[int], options: M
 
 
 def _node_of(body: Graph) -> Node:
-    nodes = [node for node in body.nodes if not node.is_op("Constant")]
-    if len(nodes) != 1 or not nodes[0].is_op(RECURRENCE, GRAPHC_DOMAIN):
+    node = sole_node(body)
+    if node is None or not node.is_op(RECURRENCE, GRAPHC_DOMAIN):
         raise BackendError("the region is not a recurrence")
-    (node,) = nodes
     for value in node.inputs:
         if value is None:
             continue

@@ -9,6 +9,7 @@ from graphc.backends.contraction import storage_offset
 from graphc.backends.element_types import compute_dtype, is_narrow_float
 from graphc.backends.triton import element_types, scalar_ops
 from graphc.backends.triton.indices import index_value, is_wide, place
+from graphc.backends.triton.masks import both, masks_of
 from graphc.backends.triton.reductions import arg_reduce, reduce
 from graphc.backends.triton.scope import SCALAR, Code, Dims, Place, Scope, Value
 from graphc.errors import BackendError
@@ -370,28 +371,6 @@ class Rendering:
         if left is None or right is None:
             return left or right
         return both(self.code, self.scope, left, right)
-
-
-def both(code: Code, scope: Scope, left: Value, right: Value) -> Value:
-    """Where two masks hold."""
-    if left.text == right.text:
-        return left
-    key = f"{left.text} and {right.text}"
-    found = scope.texts.get(key)
-    if found is None:
-        text = code.bind(f"{left.text} & {right.text}", "m")
-        found = scope.texts[key] = Value(text, left.dims | right.dims)
-    return found
-
-
-def masks_of(code: Code, scope: Scope, dims: Dims) -> Value | None:
-    """Where a block that differs along `dims` has elements; None where it has all."""
-    result: Value | None = None
-    for mask in scope.masks:
-        if mask.dims & dims:
-            value = Value(mask.text, mask.dims)
-            result = value if result is None else both(code, scope, result, value)
-    return result
 
 
 def _pair_of(at: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from graphc.backends.regions import body_of, inputs_of
+from graphc.backends.regions import body_of, constants_of
 from graphc.backends.support import TEMPLATED, expression_refusal, has_elements, is_open, node_refusal
 from graphc.backends.triton import scalar_ops
 from graphc.backends.triton.templates import OPERATORS, TEMPLATES, Lower
@@ -38,7 +38,7 @@ def _templated(node: Node, target: CudaTarget) -> Verdict:
 
 def _taken(node: Node, target: CudaTarget, template: Lower) -> Verdict:
     """Whether a template takes a node: it writes the kernel, and compiles nothing."""
-    constants = frozenset(i for i, value in enumerate(inputs_of(node)) if value.constant is not None)
+    constants = constants_of(node)
     try:
         template(body_of(node), target, constants, {})
     except BackendError as refusal:

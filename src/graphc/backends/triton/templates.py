@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 
 from graphc.backends.base import Kernel
 from graphc.backends.conv_product import as_product, of_convolution
+from graphc.backends.regions import sole_node
 from graphc.backends.triton import (
     attention,
     conv,
@@ -96,5 +97,5 @@ def lower(body: Graph, target: CudaTarget, constants: frozenset[int], options: M
 
 def template_of(body: Graph) -> Lower | None:
     """The template of the one node of a body, if it is an operator with one of its own."""
-    nodes = [node for node in body.nodes if not node.is_op("Constant")]
-    return OPERATORS.get((nodes[0].domain, nodes[0].op_type)) if len(nodes) == 1 else None
+    node = sole_node(body)
+    return None if node is None else OPERATORS.get((node.domain, node.op_type))

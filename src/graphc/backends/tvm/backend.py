@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from graphc.backends.base import Kernel
-from graphc.backends.regions import body_of, inputs_of, symbols_of
-from graphc.backends.tuning import Choice, region_key
+from graphc.backends.regions import body_of, constants_of, symbols_of
+from graphc.backends.tuning import Choice, lower_tuned, region_key
 from graphc.backends.tvm import (
     attention,
     batch_matmul,
@@ -80,20 +79,16 @@ class TvmBackend:
             BackendError: No template takes it; says what each answered.
         """
         body = flattened(body_of(region))
-        constants = frozenset(i for i, value in enumerate(inputs_of(region)) if value.constant is not None)
+        constants = constants_of(region)
         own = operators.template_of(body)
         if own is not None:
             return own(body, target, constants, options)
         known = options.get("tuned") or {}
         found = known.get(region_key(body, constants, target)) if known else None
-        if found is not None and (options.get("winograd", True) or found.choice.get("template") != "winograd"):
-            try:
-                kernel = self._lower(region, body, target, constants, {**options, **found.choice})
-                return replace(kernel, schedule={**kernel.schedule, "tuned": f"{found.gain:.2f}x"})
-            except BackendError:
-                # Measured with other templates than these: the cost model decides.
-                pass
-        return self._lower(region, body, target, constants, options)
+        if found is not None and found.choice.get("template") == "winograd" and not options.get("winograd", True):
+            found = None
+        tuned = lower_tuned(found, lambda choice: self._lower(region, body, target, constants, {**options, **choice}))
+        return tuned or self._lower(region, body, target, constants, options)
 
     def alternatives(self, region: Node, target: Target, options: Mapping[str, Any]) -> tuple[str, list[Choice]]:
         """What a region is known by, and the choices worth measuring; none where there is nothing to choose.
@@ -104,7 +99,7 @@ class TvmBackend:
             options: As of `lower`.
         """
         body = body_of(region)
-        constants = frozenset(i for i, value in enumerate(inputs_of(region)) if value.constant is not None)
+        constants = constants_of(region)
         return region_key(body, constants, target), choices.alternatives(body, target, constants, options)
 
     def _lower(

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 from graphc.backends.base import Kernel
-from graphc.backends.regions import body_of, inputs_of
+from graphc.backends.regions import body_of, constants_of, sole_node
 from graphc.backends.tvm import determinant, linear_attention, recurrent, scan, scatter, top_k, trees
 from graphc.errors import BackendError
 from graphc.ir import GRAPHC_DOMAIN, Graph, Node
@@ -38,13 +38,13 @@ OPEN = frozenset({"CumProd", "CumSum"})
 
 def template_of(body: Graph) -> Lower | None:
     """The template of the one node of a body, if it is such an operator."""
-    nodes = [node for node in body.nodes if not node.is_op("Constant")]
-    return OPERATORS.get((nodes[0].domain, nodes[0].op_type)) if len(nodes) == 1 else None
+    node = sole_node(body)
+    return None if node is None else OPERATORS.get((node.domain, node.op_type))
 
 
 def supports(node: Node, target: Target) -> Verdict:
     """Whether the template of such an operator takes a node: it plans the kernel, and compiles nothing."""
-    constants = frozenset(i for i, value in enumerate(inputs_of(node)) if value.constant is not None)
+    constants = constants_of(node)
     try:
         OPERATORS[node.domain, node.op_type](body_of(node), target, constants, {})
     except BackendError as refusal:

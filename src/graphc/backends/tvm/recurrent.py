@@ -15,6 +15,7 @@ from typing import Any
 from tvm.tirx.script.builder import ir as T
 
 from graphc.backends.base import Kernel
+from graphc.backends.regions import sole_node
 from graphc.backends.tvm.assemble import build_kernel
 from graphc.backends.tvm.loops import unravel
 from graphc.backends.tvm.recurrent_memory import INITIAL, INPUTS, Memory
@@ -85,10 +86,9 @@ def recurrence_of(body: Graph) -> Node:
     Raises:
         BackendError: It is something else, of another type, of an extent that is not bound, or of nothing.
     """
-    nodes = [node for node in body.nodes if not node.is_op("Constant")]
-    if len(nodes) != 1 or not nodes[0].is_op(RECURRENCE, GRAPHC_DOMAIN):
+    node = sole_node(body)
+    if node is None or not node.is_op(RECURRENCE, GRAPHC_DOMAIN):
         raise BackendError("the region is not a recurrence")
-    (node,) = nodes
     for value in node.inputs:
         if value is not None and not all(isinstance(extent, int) and extent > 0 for extent in value.tensor_type.dims):
             raise BackendError(f"%{value.name} has an extent that is not bound, or zero")
