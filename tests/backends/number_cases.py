@@ -98,6 +98,20 @@ def limits(dtype: DType) -> Make:
     return make
 
 
+def constants(dtype: DType) -> Make:
+    """A constant on either side; what is computed from the results shows that they are still of the type."""
+    held = np.array(100, dtype.numpy)
+
+    def make(b: Any, x: Value, y: Value) -> list[Value]:
+        constant = b.constant(held)
+        results = []
+        for name in ("Add", "Sub", "Mul", "Div", "Mod", "Min", "Max", "BitwiseAnd", "BitwiseOr", "BitwiseXor"):
+            results += [b.op(name, x, constant), b.op(name, constant, y)]
+        return [b.op("Greater", b.op("Add", result, constant), constant) for result in results]
+
+    return make
+
+
 def wrapped_sums(dtype: DType) -> Make:
     """Compilers may take `x + 1 > x` to be true, and a sum to be the same number in a wider type."""
 

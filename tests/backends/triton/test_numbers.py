@@ -117,7 +117,13 @@ def test_moving_keeps_every_bit(dtype: DType) -> None:
 @pytest.mark.parametrize("dtype", few(INTEGERS, *SOME))
 @pytest.mark.parametrize(
     "case",
-    [number_cases.arithmetic, number_cases.comparisons, number_cases.limits, number_cases.wrapped_sums],
+    [
+        number_cases.arithmetic,
+        number_cases.comparisons,
+        number_cases.constants,
+        number_cases.limits,
+        number_cases.wrapped_sums,
+    ],
     ids=lambda case: case.__name__,
 )
 def test_integers_at_their_limits(case: Callable[[DType], number_cases.Make], dtype: DType) -> None:

@@ -64,7 +64,8 @@ def _function(name: str) -> Form:
 
 def _helper(name: str, *facts: Callable[[DType], object]) -> Form:
     def form(code: Code, dtype: DType, a: tuple[Value, ...]) -> str:
-        arguments = [*(value.text for value in a), *(str(fact(dtype)) for fact in facts)]
+        # Of literals a helper would know neither the type nor the shape.
+        arguments = [*(tensor(code, value, dtype).text for value in a), *(str(fact(dtype)) for fact in facts)]
         return f"{code.helper(name)}({', '.join(arguments)})"
 
     return form
