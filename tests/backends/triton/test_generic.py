@@ -88,6 +88,16 @@ def test_axes_in_any_order_and_operands_of_any_extent(shape: list[int], data: st
     check_kernel(body(arrays, lambda b, x, y: b.op("Add", b.op("Transpose", x, perm=list(order)), y)), arrays, lower)
 
 
+@pytest.mark.parametrize("side", [4, 32])
+def test_offsets_beyond_32_bits_along_a_side_of_one_block(side: int) -> None:
+    """Of the side itself no place is large, but the offset of its last is."""
+    graph = body([TensorType(dtypes.UINT8, (side, (1 << 32) // side))], lambda b, x: b.op("Transpose", x, perm=[1, 0]))
+    (launch,) = compilation_of(lower(graph, GPUS["sm_90"])).launches
+    text = launch.function.text
+    assert f"tl.arange(0, {side}))[None, :]" in text, "one block"
+    assert "tl.cast(p1, tl.int64)" in text
+
+
 def test_operands_are_named_by_their_numbers_and_what_is_not_read_is_left_out() -> None:
     x, y = normal(3, 4), normal(5)
     kernel = lower(body([x, y], lambda b, x, y: b.op("Relu", x)), GPUS["sm_80"])

@@ -197,7 +197,8 @@ def enter(code: Code, tile: Tile) -> Scope:
     for dim, (side, number) in enumerate(zip(tile.sides, numbers[len(tile.outer) :], strict=True)):
         name = code.bind(_range(number, side.size, dim, rank), "p")
         dims: Dims = frozenset({dim})
-        places[f"{name}@"] = Place(name, 0, side.extent - 1, dims, wide)
+        # Places of the only block along a side do not come from the program's number.
+        places[f"{name}@"] = Place(name, 0, side.extent - 1, dims, wide and side.blocks > 1)
         axes.update(unflatten(side.axes, symbol(f"{name}@"), {f"{name}@": (0, side.extent - 1)}))
         if not side.is_whole:
             masks.append(Mask(code.bind(f"{name} < {side.extent}", "in_range"), dims))
