@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -98,6 +99,20 @@ def test_a_worker_that_dies_is_an_error_and_the_next_question_goes_to_another(
         pool.ask(task)
     after, _ = pool.ask({})
     assert after["pid"] != before["pid"]
+
+
+def test_descriptors_of_any_number(pool: WorkerPool) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limits[1] != resource.RLIM_INFINITY and limits[1] < 1200:
+        pytest.skip("a process may not have so many files here")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(limits[0], 1200), limits[1]))
+    held = [os.open(os.devnull, os.O_RDONLY) for _ in range(1050)]
+    try:
+        assert pool.ask({"number": 1})[0]["number"] == 1
+    finally:
+        for descriptor in held:
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 def test_one_that_hangs_is_ended(pool: WorkerPool) -> None:

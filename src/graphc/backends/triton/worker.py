@@ -80,12 +80,14 @@ class Worker:
         deadline = time.monotonic() + seconds
         assert self.process.stdin is not None and self.process.stdout is not None
         answers = self.process.stdout.fileno()
+        # `select` takes none of the descriptors above 1023 that a busy server has.
+        ready = select.poll()
+        ready.register(answers, select.POLLIN)
 
         def read(count: int) -> bytes:
             parts = []
             while count:
-                ready, _, _ = select.select([answers], [], [], max(0.0, deadline - time.monotonic()))
-                if not ready:
+                if not ready.poll(max(0.0, deadline - time.monotonic()) * 1000):
                     raise WorkerError(f"no answer after {seconds:g} seconds")
                 part = os.read(answers, min(count, 1 << 20))
                 if not part:
