@@ -134,6 +134,7 @@ def variant_with(*steps: Any, **changes: Any) -> dict[str, Any]:
         (lambda: variant_with(KernelStep("k", (Location("input"),) * 41)), "at most 40"),
         (lambda: variant_with(KernelStep("k;", ())), "not a C identifier"),
         (lambda: variant_with(isa="v4"), "no code for instruction set 'v4'"),
+        (lambda: {"code": {"v3": Code("cuda/v3/kernels.json", "cuda")}}, "code of a GPU for 'v3'; expected an arch"),
         (lambda: variant_with(bindings={}), "it binds"),
         (lambda: variant_with(inputs=()), "0 input shapes for 1"),
         (lambda: variant_with(outputs=((8,),)), "has not the rank"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -122,6 +123,7 @@ class Manifest:
         check_not_negative("size of the weights", self.weights_size)
         check_not_negative("number of specializations", self.specializations)
         _check_names(self)
+        _check_architectures(self)
         if self.batch is not None:
             _check_batch(self, self.batch)
         for index, variant in enumerate(self.variants):
@@ -192,6 +194,12 @@ def _check_names(manifest: Manifest) -> None:
     for name in manifest.parameters:
         if name not in known or known[name].dtype == "string":
             raise PackageError(f"parameter {name!r} is no input of numbers")
+
+
+def _check_architectures(manifest: Manifest) -> None:
+    for name, code in manifest.code.items():
+        if code.kind == CUDA and not re.fullmatch("sm_[0-9]{2,4}", name):
+            raise PackageError(f"code of a GPU for {name!r}; expected an architecture such as 'sm_90'")
 
 
 def _check_batch(manifest: Manifest, batch: BatchAxes) -> None:
