@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from graphc.errors import DeviceError, GraphcError, OptionError, PackageError
@@ -67,16 +67,17 @@ def _parse(device: str | None) -> tuple[str | None, int | None]:
 def _gpu_engine(architectures: list[str], code: Mapping[str, Code], number: int | None, threads: int) -> Engine:
     """The GPU of this number, or the first that runs one of the architectures."""
     from graphc.runtime.cuda.code import closest
-    from graphc.runtime.cuda.device import devices, open_device
+    from graphc.runtime.cuda.device import each_device, open_device
     from graphc.runtime.cuda.engine import CudaEngine
 
+    here: list[Device] = []
     try:
-        here = devices() if number is None else (open_device(number),)
+        for device in each_device() if number is None else (open_device(number),):
+            if (architecture := closest(architectures, device.capability)) is not None:
+                return CudaEngine(device, architecture, threads)
+            here.append(device)
     except DeviceError as error:
         raise DeviceError(f"{error.message}; the package has code for {_list(code)}", hint=error.hint) from error
-    for device in here:
-        if (architecture := closest(architectures, device.capability)) is not None:
-            return CudaEngine(device, architecture, threads)
     raise PackageError(
         f"the package has code for {_list(code)}; {_describe(here)}",
         hint=f"compile with --target cuda:sm_{here[0].capability}",
@@ -87,5 +88,5 @@ def _list(code: Mapping[str, Code]) -> str:
     return ", ".join(sorted(code)) or "nothing"
 
 
-def _describe(here: tuple[Device, ...]) -> str:
+def _describe(here: Sequence[Device]) -> str:
     return ", ".join(f"{device} is {device.name} (sm_{device.capability})" for device in here)

@@ -84,6 +84,9 @@ def test_another_architecture(build: Build, fake: Fake) -> None:
     with pytest.raises(PackageError, match=message):
         load(path)
     fake.reset([80, 89, 90])
+    contexts = fake.calls("cuDevicePrimaryCtxRetain")
+    load(path).close()
+    assert fake.calls("cuDevicePrimaryCtxRetain") == contexts + 2, "none on the GPUs after the one that is taken"
     for device, isa, name in ((None, "sm_86", "cuda:1"), ("cuda:2", "sm_90", "cuda:2"), ("cuda", "sm_86", "cuda:1")):
         with load(path, device=device) as model:
             assert (model.isa, model.device) == (isa, name)

@@ -85,7 +85,8 @@ class Device:
 
     def reclaim_from(self, owner: Any) -> None:
         """Has `owner.trim()` called where memory is short, for as long as `owner` is there."""
-        self._reclaimers.add(owner)
+        with _lock:
+            self._reclaimers.add(owner)
 
     def get(self, what: str, size: int, allocate: Callable[[], Any]) -> Any:
         """Memory; where there is not enough, after everything that no call is using has been freed.
@@ -101,7 +102,9 @@ class Device:
         try:
             return allocate()
         except OutOfDeviceMemoryError:
-            for owner in list(self._reclaimers):
+            with _lock:
+                owners = list(self._reclaimers)
+            for owner in owners:
                 owner.trim()
         try:
             return allocate()
@@ -138,8 +141,14 @@ def devices() -> tuple[Device, ...]:
         DeviceError: The driver is missing, too old, or finds none.
         ToolchainError: cuda-bindings is not installed.
     """
+    return tuple(each_device())
+
+
+def each_device() -> Iterator[Device]:
+    """Each of `devices` when it is asked for: a GPU that nobody looks at gets no context."""
     driver.initialize()
-    return tuple(open_device(ordinal) for ordinal in range(call("cuDeviceGetCount")))
+    for ordinal in range(call("cuDeviceGetCount")):
+        yield open_device(ordinal)
 
 
 @contextlib.contextmanager
