@@ -43,13 +43,13 @@ def collect(spec: TensorSpec, value: Any, adopt: Callable[[Any, str], Any] = ref
     Raises:
         InputError: A wrong type, dtype or rank; says where in the value.
     """
+    place = f"input {spec.name!r}"
     if not spec.wraps:
-        place = f"input {spec.name!r}"
         if type(value) is not np.ndarray and spec.dtype != "string" and (found := adopt(value, place)) is not None:
             _check_type(spec, found, place, len(spec.shape))
             return found
-        return _array(spec, value, f"input {spec.name!r}", len(spec.shape))
-    return _wrapped(spec, spec.wraps, value, f"input {spec.name!r}")
+        return _array(spec, value, place, len(spec.shape))
+    return _wrapped(spec, spec.wraps, value, place)
 
 
 def _wrapped(spec: TensorSpec, wraps: tuple[str, ...], value: Any, place: str) -> Any:

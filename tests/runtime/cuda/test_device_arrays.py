@@ -127,6 +127,8 @@ def test_what_does_not_fit_says_so(affine: Path, fake: Fake) -> None:
             model([fake.array(x_of(), device=1)])
         with pytest.raises(InputError, match="expected dtype float32, got float64"):
             model([fake.array(x_of().astype(np.float64))])
+        with pytest.raises(InputError, match=r"in another order than this machine's \(>f4\)"):
+            model([fake.array(x_of().astype(">f4"))])
         with pytest.raises(InputError, match="expected rank 2"):
             model([fake.array(x_of().reshape(-1))])
         turned = fake.array(x_of())

@@ -211,6 +211,8 @@ def _from_interface(device: Device, value: Any, place: str) -> DeviceArray:
         address, strides, stream = facts["data"][0] or 0, facts.get("strides"), facts.get("stream")
     except (KeyError, TypeError, IndexError) as error:
         raise InputError(f"{place}: {type(value).__name__} cannot be read as an array: {error}") from error
+    if not dtype.isnative:
+        raise InputError(f"{place}: its bytes are in another order than this machine's ({dtype.str})")
     _check_strides(shape, strides, dtype, place)
     if address:
         attribute = enumerator("CUpointer_attribute", "CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL")

@@ -61,7 +61,6 @@ class Imported:
         shape: Its extents.
         strides: In elements; None where the array is row-major.
         dtype: Of its elements.
-        device: Number of the GPU that has it.
     """
 
     def __init__(self, capsule: Any) -> None:
@@ -73,7 +72,6 @@ class Imported:
         self.address = (tensor.data or 0) + tensor.byte_offset
         self.shape = tuple(tensor.shape[: tensor.ndim])
         self.strides = tuple(tensor.strides[: tensor.ndim]) if tensor.strides else None
-        self.device = tensor.device_id
         self.dtype = _dtype(tensor.code, tensor.bits, tensor.lanes)
 
 
