@@ -115,6 +115,16 @@ def test_host_steps_at_both_ends_and_in_a_row(build: Build, fake: Fake) -> None:
             np.testing.assert_array_equal(found.numpy(), (2 * DATA**4) ** 2)
 
 
+def test_graphs_of_many_runs_are_all_kept(build: Build, fake: Fake) -> None:
+    """y = x 2^60, every doubling followed by a host step."""
+    steps: list[KernelStep | HostStep] = []
+    for number in range(60):
+        steps += [scale(arena(0) if number else IN, arena(1)), host(b"same", [at(1)], [at(0)])]
+    steps.append(KernelStep("through", (arena(0), OUT), (4,)))
+    run(build([X], [Y], steps, arena_size=512), [DATA], DATA * 2.0**60)
+    assert fake.calls("cuStreamBeginCapture") == 61
+
+
 def test_host_steps_alone(build: Build, fake: Fake) -> None:
     x, y = (HostTensor(place, F32, (4,)) for place in (IN, OUT))
     run(build([X], [Y], [host(b"square", [x], [y])]), [DATA], DATA**2)

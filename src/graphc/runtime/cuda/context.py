@@ -19,7 +19,7 @@ from graphc.runtime.cuda.ends import Ends
 from graphc.runtime.cuda.graphs import Graphs
 from graphc.runtime.cuda.launcher import Launcher
 from graphc.runtime.cuda.marks import Marks
-from graphc.runtime.cuda.memory import Block, Pinned, aligned, download, upload
+from graphc.runtime.cuda.memory import Block, Pinned, aligned, copy, download, upload
 from graphc.runtime.cuda.parts import Break, Run
 from graphc.runtime.cuda.status import Status
 from graphc.runtime.host import assign, copied, run_step
@@ -67,7 +67,7 @@ class CudaContext:
             failing.callback(self._owned.close)
             self.stream = call("cuStreamCreate", _NON_BLOCKING)
             self._owned.callback(device.free, "cuStreamDestroy", self.stream)
-            self._graphs = self._owns(Graphs(device, self.stream))
+            self._graphs = self._owns(Graphs(device, self.stream, len(program.runs)))
             self._marks = self._owns(Marks(device, self.stream))
             self._arena = self._owns(Block(device, variant.arena_size, f"{what} (its intermediate values)"))
             self._ends = self._owns(Ends(device, program.input_rows, program.outputs, self.stream, program.model))
@@ -112,8 +112,8 @@ class CudaContext:
                 self._ends.keep_outputs()
                 self.synchronize()
                 self._ends.fetch_outputs(self._outputs)
-                for copy in self._program.host_copies:
-                    self._copy_on_host(copy)
+                for made in self._program.host_copies:
+                    self._copy_on_host(made)
                 self._program.is_warm = True
                 outputs.update(zip(outputs, self._outputs, strict=True))
             except BaseException:
@@ -221,9 +221,9 @@ class CudaContext:
             if measured:
                 self._marks.record(index + 1, captured=captured)
         if run.then is None:
-            for copy in self._program.device_copies:
-                target = self._ends.address(Location("output", copy.output))
-                call("cuMemcpyDtoDAsync", target, self.address(copy.source.location), copy.source.nbytes, self.stream)
+            for made in self._program.device_copies:
+                target = self._ends.address(Location("output", made.output))
+                copy(target, self.address(made.source.location), made.source.nbytes, self.stream)
             self._ends.download()
         self._status.download()
 
@@ -302,14 +302,14 @@ class CudaContext:
                 return value.numpy() if isinstance(value, DeviceArray) else value
         return self._outputs[place.index]
 
-    def _copy_on_host(self, copy: Copy) -> None:
-        value, target = self.read(copy.source), self._outputs[copy.output]
+    def _copy_on_host(self, made: Copy) -> None:
+        value, target = self.read(made.source), self._outputs[made.output]
         if isinstance(target, DeviceArray):
             upload(self._device, target.address, np.ascontiguousarray(value))
         elif target is not None and isinstance(value, np.ndarray):
             assign(target, value)
         else:
-            self._outputs[copy.output] = copied(value)
+            self._outputs[made.output] = copied(value)
 
 
 def _window(region: Array, start: int, tensor: HostTensor) -> Array:

@@ -19,6 +19,7 @@ from graphc.package import (
     Variant,
 )
 from graphc.runtime.cuda.driver import call
+from graphc.runtime.cuda.memory import copy
 
 
 class Runner(Protocol):
@@ -55,7 +56,7 @@ def run_control(runner: Runner, variant: Variant, step: BodyStep) -> None:
         case KernelStep():
             runner.launch(step)
         case CopyStep():
-            _copy(runner, runner.address(step.target), runner.address(step.source), step.nbytes)
+            copy(runner.address(step.target), runner.address(step.source), step.nbytes, runner.stream)
         case RaiseStep():
             raise ExecutionError(
                 f"the branch taken does not fit the shapes that the model was compiled for: {step.message}",
@@ -99,20 +100,11 @@ def _run_loop(runner: Runner, variant: Variant, step: LoopStep) -> None:
             going = bool(_number(runner, step.kept, "bool"))
     if done % 2 == 0:
         for value in step.carried:
-            _copy(
-                runner,
-                runner.address(value.final),
-                runner.address(value.spare if done else value.initial),
-                value.nbytes,
-            )
+            source = runner.address(value.spare if done else value.initial)
+            copy(runner.address(value.final), source, value.nbytes, runner.stream)
 
 
 def _number(runner: Runner, place: Location, dtype: str) -> int:
     """A number in the GPU's memory, when all that writes it has run."""
     runner.synchronize()
     return int(np.asarray(runner.read(HostTensor(place, dtype, ()))))
-
-
-def _copy(runner: Runner, target: int, source: int, nbytes: int) -> None:
-    if nbytes and target != source:
-        call("cuMemcpyDtoDAsync", target, source, nbytes, runner.stream)

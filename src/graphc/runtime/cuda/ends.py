@@ -18,7 +18,7 @@ from graphc.package import Location
 from graphc.runtime.cuda.array import DeviceArray
 from graphc.runtime.cuda.device import Device
 from graphc.runtime.cuda.driver import call
-from graphc.runtime.cuda.memory import Block, Pinned, aligned
+from graphc.runtime.cuda.memory import Block, Pinned, aligned, copy
 from graphc.runtime.memory import Array
 
 Binding: TypeAlias = tuple[int, ...]
@@ -185,8 +185,7 @@ class Ends:
         return start, self._offsets[last - 1] + (self._sizes[last - 1] or 0) - start
 
     def _copy(self, target: int, source: int, number: int) -> None:
-        if nbytes := self._sizes[number]:
-            call("cuMemcpyDtoDAsync", target, source, nbytes, self._stream)
+        copy(target, source, self._sizes[number] or 0, self._stream)
 
     def _wait_for(self, array: DeviceArray) -> None:
         """Orders the call after what writes, or still reads, an array."""

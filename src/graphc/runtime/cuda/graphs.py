@@ -11,7 +11,7 @@ from graphc.runtime.cuda.device import Device, freeing_later
 from graphc.runtime.cuda.driver import call, enumerator
 
 _KEPT = 48
-"""Graphs that a context keeps: for several runs, and several sets of arrays in the GPU's memory."""
+"""Graphs that a context keeps at least: for several runs, and several sets of arrays in the GPU's memory."""
 
 
 class Graphs:
@@ -20,11 +20,13 @@ class Graphs:
     Args:
         device: That runs them.
         stream: Of the context.
+        runs: Of its program, each a graph: those of two calls are kept, however many they are.
     """
 
-    def __init__(self, device: Device, stream: Any) -> None:
+    def __init__(self, device: Device, stream: Any, runs: int) -> None:
         self._device = device
         self._stream = stream
+        self._kept = max(_KEPT, 2 * runs)
         self._graphs: OrderedDict[Hashable, Any] = OrderedDict()
 
     def launch(self, key: Hashable, enqueue: Callable[[], None]) -> None:
@@ -37,7 +39,7 @@ class Graphs:
         graph = self._graphs.get(key)
         if graph is None:
             graph = self._graphs[key] = self._capture(enqueue)
-            if len(self._graphs) > _KEPT:
+            if len(self._graphs) > self._kept:
                 _, oldest = self._graphs.popitem(last=False)
                 call("cuGraphExecDestroy", oldest)
         else:

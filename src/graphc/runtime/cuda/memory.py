@@ -61,6 +61,12 @@ class Pinned:
         self.close.atexit = False
 
 
+def copy(target: int, source: int, nbytes: int, stream: Any) -> None:
+    """Enqueues a copy within the GPU's memory; nothing where there is nothing to copy."""
+    if nbytes and target != source:
+        call("cuMemcpyDtoDAsync", target, source, nbytes, stream)
+
+
 def upload(device: Device, target: int, source: Array) -> None:
     """Copies contiguous bytes of any memory of the host to the GPU, and waits until they are there."""
     if source.nbytes:
