@@ -5,6 +5,7 @@ import resource
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 import threading
 import time
@@ -113,6 +114,17 @@ def test_descriptors_of_any_number(pool: WorkerPool) -> None:
         for descriptor in held:
             os.close(descriptor)
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+def test_one_that_cannot_start_is_an_error_and_leaves_nothing(
+    pool: WorkerPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "files").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "files"))
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "nowhere"))
+    with pytest.raises(WorkerError, match="could be started"):
+        pool.ask({})
+    assert not list((tmp_path / "files").iterdir())
 
 
 def test_one_that_hangs_is_ended(pool: WorkerPool) -> None:

@@ -42,11 +42,24 @@ class Worker:
     Args:
         module: What it runs, `python -m module`.
         environment: Variables set in it.
+
+    Raises:
+        WorkerError: It could not be started.
     """
 
     def __init__(self, module: str, environment: Mapping[str, str]) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="graphc-worker-"))
-        self._lines = (self.folder / "stderr").open("a+b")
+        try:
+            self.folder = Path(tempfile.mkdtemp(prefix="graphc-worker-"))
+            with contextlib.ExitStack() as undone:
+                undone.callback(shutil.rmtree, self.folder, ignore_errors=True)
+                self._lines = undone.enter_context((self.folder / "stderr").open("a+b"))
+                self.process = self._start(module, environment)
+                undone.pop_all()
+        except OSError as error:
+            raise WorkerError(f"no worker process could be started: {error}") from error
+        self._finalizer = weakref.finalize(self, _end, self.process, self._lines, self.folder)
+
+    def _start(self, module: str, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(_FOREIGN)}
         own = {
             # What this process can import, the worker can.
@@ -60,7 +73,7 @@ class Worker:
             "GRAPHC_WORKER_IDLE": str(IDLE_SECONDS),
         }
         # A session of its own: Ctrl-C is the parent's to handle, and what the worker started ends with it.
-        self.process = subprocess.Popen(
+        return subprocess.Popen(
             (sys.executable, "-m", module),
             bufsize=0,
             stdin=subprocess.PIPE,
@@ -69,7 +82,6 @@ class Worker:
             env={**kept, **own, **environment},
             start_new_session=True,
         )
-        self._finalizer = weakref.finalize(self, _end, self.process, self._lines, self.folder)
 
     def ask(self, header: Mapping[str, Any], blobs: Sequence[bytes] = (), *, seconds: float) -> wire.Message:
         """What the worker answers.
@@ -173,7 +185,8 @@ class WorkerPool:
         """What a worker answers; one is started where all are busy.
 
         Raises:
-            WorkerError: The worker died, or gave no answer in time. The next question goes to another.
+            WorkerError: The worker died, gave no answer in time, or could not be started. The next question goes to
+                another.
         """
         with self._worker() as worker:
             return worker.ask(header, blobs, seconds=self.seconds)
@@ -195,15 +208,16 @@ class WorkerPool:
 
     def _take(self) -> Worker | None:
         """A worker that waits and can be asked."""
-        with self._lock:
-            while self._idle:
+        while True:
+            with self._lock:
+                if not self._idle:
+                    return None
                 worker = self._idle.pop()
-                # One that ended for want of work may do so just now: it must say that it is there.
-                with contextlib.suppress(WorkerError):
-                    worker.ask({"ready": True}, seconds=self.seconds)
-                    return worker
-                worker.close()
-        return None
+            # One that ended for want of work may do so just now: it must say that it is there.
+            with contextlib.suppress(WorkerError):
+                worker.ask({"ready": True}, seconds=self.seconds)
+                return worker
+            worker.close()
 
     def close(self) -> None:
         """Ends the workers that wait."""
