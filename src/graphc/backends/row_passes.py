@@ -199,7 +199,7 @@ class _Sharing:
         return (
             left.dtype == dtypes.FLOAT32
             and any(isinstance(n, Reduce) for n in walk(right))
-            and not any(self.axis.name in FreeSymbols([node])[node] for node in (right,))
+            and self.axis.name not in FreeSymbols([right])[right]
         )
 
     def _one(self, scalar: Scalar, *key: object) -> Scalar:
