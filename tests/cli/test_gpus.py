@@ -38,8 +38,9 @@ def test_inspect_shows_what_kernels_launch(graphc: Call, package: Path) -> None:
     text = graphc("inspect", package, "--kernels", "--target", "cuda:sm_90").out
     assert "cuda:sm_90" in text and "cuda:sm_80" not in text
     assert "1 blocks of 128, 1.02 kB shared" in text and "registers" not in text
-    data = graphc("inspect", package, "--json").json
+    data = graphc("inspect", package, "--json", "--target", "cuda").json
     assert [variant["target"] for variant in data["variants"]] == ["cuda:sm_80", "cuda:sm_90"]
+    assert graphc("inspect", package, "--target", "cpu").status == 1
     launches = [len(kernel["launches"]) for kernel in data["variants"][0]["kernels"]]
     assert 2 in launches, "a product is two launches"
     (launch, *_) = data["variants"][0]["kernels"][0]["launches"]

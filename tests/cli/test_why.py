@@ -55,6 +55,11 @@ def test_fusion_tells_what_is_one_kernel_and_why_the_rest_is_not(graphc: Call, m
     assert "MatMul is the anchor of a region, which reads its operands from memory" in page and "from second" in page
 
 
+def test_pipelines_are_those_of_the_target_however_it_is_written(graphc: Call, mlp: Path) -> None:
+    for target in ("CPU", " cpu"):
+        assert "one region of MatMul" in graphc("why", mlp, "fuse", "--dim", "batch=4", "--target", target).out
+
+
 def test_a_pass_that_the_pipeline_lacks_is_put_in(graphc: Call, mlp: Path) -> None:
     page = graphc("why", mlp, "merge_matmuls", "--dim", "batch=4").out
     assert "The pipeline does not run merge_matmuls" in page

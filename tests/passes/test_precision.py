@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings, target
 
+from graphc.errors import OptionError
 from graphc.ir import Builder, DType, Graph, TensorType, dtypes
 from graphc.ir.verify import verify
 from graphc.ops.evaluate import evaluate_graph
 from graphc.ops.inference import infer_node
 from graphc.passes import PassContext, PassManager, run_passes
-from graphc.passes.precision import HALVES, narrow_borders
+from graphc.passes.precision import HALVES, Precision, narrow_borders
 from graphc.target import Verdict, accepted, refused
 from graphc.testing.oracle import TOLERANCE, calm_inputs, compare_arrays
 from graphc.testing.random_graphs import graphs
@@ -182,6 +183,45 @@ def test_a_model_with_half_width_borders_has_no_casts_to_spare() -> None:
     before = str(graph)
     narrow_borders(graph, dtypes.FLOAT16)
     assert str(graph) == before
+
+
+def test_an_input_that_is_an_output_keeps_its_name() -> None:
+    b = builder((4,))
+    x = b.graph.inputs[0]
+    b.graph.outputs = [x, b.op("Relu", x)]
+    names = [value.name for value in b.graph.outputs]
+    narrow_borders(b.graph, dtypes.FLOAT16)
+    verify(b.graph)
+    assert [value.name for value in b.graph.outputs] == names
+    assert [str(value.tensor_type.dtype) for value in b.graph.outputs] == ["float16"] * 2
+
+
+def test_a_constant_that_is_shared_brings_nothing_half_width() -> None:
+    b = builder((4, 8), (8, 8))
+    shared = b.constant(np.float32(0.5))
+    product = b.op("Mul", b.op("MatMul", *b.graph.inputs), shared)
+    probabilities = b.op("Mul", b.op("Softmax", b.graph.inputs[1]), shared)
+    b.graph.outputs = [product, probabilities]
+    run_passes(b.graph, "precision{to=fp16},dce")
+    halves = [n.input(0).producer.op_type for n in b.graph.nodes if n.op_type == "Mul" and n.input(1) is not shared]
+    assert halves == ["MatMul"]
+
+
+def test_what_is_foreseen_is_what_happens() -> None:
+    graph = block()
+    b = Builder(graph, infer=infer_node)
+    late = b.op("Relu", b.op("Exp", graph.outputs[0]))
+    graph.outputs = [*graph.outputs, late]
+    context, before = PassContext(options={"precision": "fp16"}), str(graph)
+    told = [(finding.node.op_type, finding.done) for finding in Precision().explain(graph, context)]
+    assert str(graph) == before and ("Relu", False) in told
+    Precision().run(graph, context)
+    assert sum(done for _, done in told) == context.applied
+
+
+def test_a_type_that_there_is_not_is_refused() -> None:
+    with pytest.raises(OptionError, match="no type 'fp8'; known: fp16, bf16"):
+        Precision(to="fp8")
 
 
 def test_casts_stand_before_views() -> None:

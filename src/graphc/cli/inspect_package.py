@@ -37,17 +37,16 @@ class PackageView:
         """
         package = Package(options.model)
         dims: Dims = parse_dims(options.dims)
-        isa = options.target.rpartition(":")[2] if options.target else None
         manifest = package.manifest
         values = parse_values(options.values)
         chosen = [
             variant
             for variant in manifest.variants
-            if isa in (None, variant.isa)
+            if _is_meant(options.target, manifest.target(variant.isa))
             and allows(manifest.inputs, dims, variant)
             and allows_values(manifest, values, variant)
         ]
-        opened = [variant for variant in manifest.open if isa in (None, variant.isa)]
+        opened = [v for v in manifest.open if _is_meant(options.target, manifest.target(v.isa))]
         chosen += [
             instantiate(variant, bindings, alignment=manifest.code[variant.isa].alignment)
             for variant in opened
@@ -184,6 +183,11 @@ class PackageView:
                 for variant in self.opened
             ],
         }
+
+
+def _is_meant(asked: str | None, name: str) -> bool:
+    """Whether `--target` asks for the target called `name`: in full, by its kind, or by what follows it."""
+    return asked is None or asked.strip().lower() in (name, *name.split(":"))
 
 
 def _code_size(package: Package, isa: str) -> int:

@@ -91,8 +91,9 @@ class _Reader:
     def _resources_of(self, cubin: str) -> tuple[int | None, int | None]:
         """Registers and spilled bytes of a cubin's function."""
         if cubin not in self._resources:
+            data = self.package.cubin(self.architecture, cubin)
             try:
-                found = resources_of(self.package.cubin(self.architecture, cubin))
+                found = resources_of(data)
                 self._resources[cubin] = found.registers, found.stack
             except GraphcError:
                 # Another backend's: it need not say what ptxas says.

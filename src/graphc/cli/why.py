@@ -105,9 +105,10 @@ def _pipeline(chosen: CompileOptions, inquiry: Inquiry, target: str | None) -> t
     Raises:
         OptionError: The rules are of a set that no pass applies.
     """
+    from graphc.compiler.targets import targets_of
     from graphc.passes import PASSES, default_pipeline, parse_pipeline, print_pipeline
 
-    kind = (target or "cpu").strip().partition(":")[0]
+    kind = targets_of(target or "cpu")[0].kind
     passes = list(default_pipeline(chosen.level, kind) if chosen.passes is None else parse_pipeline(chosen.passes))
     if any(pass_.name in inquiry.passes for pass_ in passes):
         return print_pipeline(passes), False

@@ -76,11 +76,7 @@ class Lowering:
     def __init__(self, backend: Backend, target: AnyTarget, options: CompileOptions) -> None:
         self.backend, self.target, self.options = backend, target, options
         self.capability = _On(backend, target)
-        self.chosen = {
-            "winograd": options.winograd,
-            "precision": options.computed_in,
-            "tuned": tuned_for(target, options),
-        }
+        self.chosen = {**self.pass_options, "tuned": tuned_for(target, options)}
         passes = options.passes if options.passes is not None else default_pipeline(options.level, target.kind)
         self.manager = PassManager(
             passes,

@@ -65,7 +65,7 @@ class AssignLayout:
         for value in chosen:
             changes += _convert_readers(graph, value, images, context)
         for node in list(graph.nodes):
-            if _is_compiled(node, context):
+            if images.takes(node) and _is_compiled(node, context):
                 changes += _convert_inputs(graph, node, images)
         return changes
 
@@ -188,7 +188,7 @@ def _convert_readers(graph: Graph, value: Value, images: ImageLayout, context: P
 def _convert_inputs(graph: Graph, node: Node, images: ImageLayout) -> int:
     """Converts the row-major image that a convolution reads, unless it has too few channels to be worth it."""
     data = node.input(0)
-    if not images.takes(node) or data is None or not data.tensor_type.layout.is_row_major:
+    if data is None or not data.tensor_type.layout.is_row_major:
         return 0
     if images.refusal(data) is not None or not images.converts(data):
         return 0

@@ -16,6 +16,7 @@ from typing import ClassVar
 import ml_dtypes
 import numpy as np
 
+from graphc.errors import OptionError
 from graphc.ir import Builder, Graph, Node, Tensor, TensorType, Value, clone_node
 from graphc.ir.dtypes import BFLOAT16, BOOL, FLOAT16, FLOAT32, DType
 from graphc.ops import infer_node
@@ -70,23 +71,31 @@ class Precision:
     name: ClassVar[str] = "precision"
     to: str = ""
 
+    def __post_init__(self) -> None:
+        if self.to and self.to not in HALVES:
+            raise OptionError(f"pass {self.name!r} has no type {self.to!r}; known: {', '.join(HALVES)}")
+
     def run(self, graph: Graph, context: PassContext) -> int:
         """Narrows node by node in graph order; answers how many."""
-        dtype = HALVES.get(self.to or str(context.options.get("precision", "")))
-        if dtype is None:
-            return 0
-        return sum(_Narrowing(inner, dtype, context).run() for inner in list(graph.all_graphs()))
+        dtype = self._type(context)
+        return (
+            0 if dtype is None else sum(_Narrowing(inner, dtype, context).run() for inner in list(graph.all_graphs()))
+        )
 
     def explain(self, graph: Graph, context: PassContext) -> Iterator[Finding]:
         """Which nodes would be narrowed, and why others would not be."""
-        dtype = HALVES.get(self.to or str(context.options.get("precision", "")))
-        for inner in graph.all_graphs() if dtype is not None else ():
-            assert dtype is not None
+        dtype = self._type(context)
+        if dtype is None:
+            return
+        for inner in graph.all_graphs():
             narrowing = _Narrowing(inner, dtype, context)
             for node in inner.nodes:
-                reason = narrowing.refusal(node, assume=True)
+                reason = narrowing.foresee(node)
                 if reason is None or reason:
                     yield Finding(node, reason or f"it computes in {dtype}", done=reason is None)
+
+    def _type(self, context: PassContext) -> DType | None:
+        return HALVES.get(self.to or str(context.options.get("precision", "")))
 
 
 class _Narrowing:
@@ -135,13 +144,22 @@ class _Narrowing:
             replace_value(cast.output, known)
         return True
 
-    def refusal(self, node: Node, *, assume: bool = False) -> str | None:
-        """Why a node stays in float32; empty where it has nothing to do with floats. None where it can be narrowed.
+    def foresee(self, node: Node) -> str | None:
+        """What `refusal` will say of a node, asked in graph order, with nothing changed."""
+        source = node.input(0)
+        widens = node.is_op("Cast") and _is_float32(node.output)
+        if widens and source is not None and source.tensor_type.dtype == self.dtype:
+            self.half[node.output] = source
+        reason = self.refusal(node)
+        if reason is None:
+            narrowed = (*(node.inputs[index] for index in _operands(node)), *node.outputs)
+            self.half.update((value, value) for value in narrowed if value is not None and _is_float32(value))
+        else:
+            self._note_range(node)
+        return reason
 
-        Args:
-            node: Of the graph.
-            assume: Whether to take what comes to it for half-width.
-        """
+    def refusal(self, node: Node) -> str | None:
+        """Why a node stays in float32; empty where it has nothing to do with floats. None where it can be narrowed."""
         if node.domain != "" or node.is_op("Constant") or not any(_is_float32(value) for value in node.outputs):
             return ""
         seed = node.op_type in PRODUCTS or _is_table(node)
@@ -150,7 +168,10 @@ class _Narrowing:
         operands = [node.inputs[index] for index in _operands(node)]
         if not operands:
             return ""
-        if not seed and not assume and not any(value in self.half for value in operands):
+        # A constant that another node reads half-width says nothing of what comes to this one.
+        if not seed and not any(
+            value in self.half and value.constant is None for value in operands if value is not None
+        ):
             return f"nothing half-width comes to {node.op}"
         for value in operands:
             assert value is not None
@@ -295,10 +316,10 @@ def narrow_borders(graph: Graph, dtype: DType) -> None:
     for value in graph.inputs:
         if _is_float32(value):
             value.type = value.tensor_type.with_dtype(dtype)
-            if value.uses:
+            if any(use.user is not graph for use in value.uses):
                 first = next(iter(graph.nodes), None)
                 cast = Builder(graph, before=first, infer=infer_node).op("Cast", value, to=FLOAT32.onnx)
-                _read_instead(value, cast)
+                _read_instead(value, cast, graph)
     for position, value in enumerate(graph.outputs):
         if _is_float32(value):
             cast = Builder(graph, infer=infer_node).op("Cast", value, to=dtype.onnx)
@@ -306,9 +327,10 @@ def narrow_borders(graph: Graph, dtype: DType) -> None:
             graph.set_output(position, cast)
 
 
-def _read_instead(value: Value, cast: Value) -> None:
+def _read_instead(value: Value, cast: Value, graph: Graph) -> None:
     for use in list(value.uses):
-        if use.user is cast.producer:
+        # An input that is an output too is handed on as it came, under its one name.
+        if use.user is cast.producer or use.user is graph:
             continue
         if isinstance(use.user, Graph):
             use.user.set_output(use.position, cast)

@@ -23,6 +23,9 @@ from graphc.passes.rules.predicate import Chooser
 
 RULES = rule_set("quantized_matmul")
 
+_LARGEST_TERM = 255 * 255
+"""Of a sum of products of bytes, each less its zero point."""
+
 
 @register_pass
 @dataclass(frozen=True)
@@ -30,7 +33,8 @@ class QuantizedMatMul(RulePass):
     """Writes MatMul and Gemm of two DequantizeLinear of bytes as MatMulInteger and what follows it.
 
     Before: types are inferred. After: one that remains is of other types, or its left operand has several scales or its
-    right one others than one for each column. Results differ by less than sums of float32 are rounded.
+    right one others than one for each column, or it is so deep that sums may be beyond int32. Results differ by less
+    than sums of float32 are rounded.
     """
 
     name: ClassVar[str] = "quantized_matmul"
@@ -96,6 +100,11 @@ def _scaled(m: Match, b: Builder, right: Value, *, along: int) -> Value | Refusa
         return refuse("an operand is a vector")
     if any(m.type(name).dtype != FLOAT32 for name in ("a_scale", "b_scale")) or m.attribute("block"):
         return refuse("its scales are no float32, or those of blocks")
+    if m.output.dtype != FLOAT32:
+        return refuse("its result is no float32")
+    depth = m.shape("a")[-1]
+    if not isinstance(depth, int) or depth * _LARGEST_TERM >= 1 << 31:
+        return refuse("its sums may be beyond int32")
     if prod(m.shape("a_scale")) != 1:
         return refuse("its left operand has several scales")
     if prod(m.shape("b_scale")) != 1 and m.attribute("axis") % len(m.shape("b")) != along:
