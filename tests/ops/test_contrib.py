@@ -361,3 +361,18 @@ def test_what_does_not_fit_is_an_error(subject: Case, text: str) -> None:
     subject.node.name = "culprit"
     with pytest.raises(TypeInferenceError, match=text):
         subject.infer()
+
+
+@pytest.mark.parametrize(
+    ("op_type", "packed", "scales"),
+    [("MatMulNBits", (1 << 31, 1 << 27, 8), (1 << 58,)), ("MatMulBnb4", (1 << 61,), (1 << 58,))],
+)
+def test_weights_that_no_memory_holds_have_types_all_the_same(
+    op_type: str, packed: tuple[int, ...], scales: tuple[int, ...]
+) -> None:
+    graph = Graph("g", opset=24)
+    kinds = [(dtypes.FLOAT32, (2, 1 << 31)), (dtypes.UINT8, packed), (dtypes.FLOAT32, scales)]
+    inputs = [graph.add_input(f"x{i}", TensorType(dtype, shape)) for i, (dtype, shape) in enumerate(kinds)]
+    graph.outputs = [Builder(graph).op(op_type, *inputs, domain=MS, N=1 << 31, K=1 << 31, block_size=16)]
+    infer_graph(graph)
+    assert graph.outputs[0].tensor_type.static_shape == (2, 1 << 31)

@@ -70,11 +70,12 @@ def _cache(b: Builder, past: Value | None, new: Value, before: Value, total: Val
 def _seen(b: Builder, node: Node, keys: Value, before: Value, queries: Value) -> Value:
     """Which keys each query sees, (batch, 1, queries, keys)."""
     key = b.op("Unsqueeze", _row(b, keys), numbers(b, 0, 1))
-    place = b.op("Add", b.op("Unsqueeze", before, numbers(b, 1)), b.op("Unsqueeze", _row(b, queries), numbers(b, 0)))
+    first = b.op("Unsqueeze", before, numbers(b, 1))
     if not node.int_attribute("causal", 1):
-        last = b.op("Add", b.op("Unsqueeze", before, numbers(b, 1)), queries)
+        last = b.op("Add", first, queries)
         seen = b.op("Less", key, b.op("Unsqueeze", last, numbers(b, 2)))
     else:
+        place = b.op("Add", first, b.op("Unsqueeze", _row(b, queries), numbers(b, 0)))
         at = b.op("Unsqueeze", place, numbers(b, 2))
         seen = b.op("LessOrEqual", key, at)
         window = node.int_attribute("local_window_size", -1)
@@ -99,8 +100,7 @@ def _with_sink(b: Builder, node: Node, x: Values, kv: tuple[Value, Value], bias:
         numbers(b, 1),
         axis=0,
     )
-    every = b.op("Concat", numbers(b, 1, heads, 1, 1), axis=0)
-    bias = b.op("Concat", b.op("Expand", bias, every), b.op("Expand", wide, column), axis=3)
+    bias = b.op("Concat", b.op("Expand", bias, numbers(b, 1, heads, 1, 1)), b.op("Expand", wide, column), axis=3)
     longer = numbers(b, 0, 0, 0, 0, 0, 0, 1, 0)
     return b.op("Pad", kv[0], longer), b.op("Pad", kv[1], longer), bias
 

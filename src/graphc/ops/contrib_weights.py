@@ -41,7 +41,7 @@ def unpacked(b: Builder, packed: Value, bits: int) -> Value:
     ]
     whole = b.op("Concat", *parts, axis=-1)
     leading = [0] * (rank_of(packed) - 1)
-    return b.op("Reshape", whole, numbers(b, *leading, -1)) if leading else b.op("Reshape", whole, numbers(b, -1))
+    return b.op("Reshape", whole, numbers(b, *leading, -1))
 
 
 def _sliced(b: Builder, value: Value, count: int, axis: int) -> Value:
@@ -82,7 +82,7 @@ def _matmul_n_bits(b: Builder, node: Node, x: Values) -> Values:
     else:
         if zeros is None:
             # One number for all, in the shape that the operator wants.
-            points = b.constant(np.full((rows, blocks), 2 ** (bits - 1), np.uint8))
+            points = b.op("Expand", b.constant(np.uint8(2 ** (bits - 1))), numbers(b, rows, blocks))
             points = b.op("Cast", points, to=dtypes.UINT4.onnx) if bits == 4 else points
         else:
             # Each row's zero points begin with a byte of their own.
@@ -108,9 +108,13 @@ def _matmul_bnb4(b: Builder, node: Node, x: Values) -> Values:
     low = b.op("BitwiseAnd", pairs, b.constant(np.uint8(15)))
     order = b.op("Cast", b.op("Concat", high, low, axis=-1), to=dtypes.INT64.onnx)
     table = b.constant(np.array(codes).astype(a.tensor_type.dtype.numpy))
-    values = _sliced(b, b.op("Gather", table, b.op("Reshape", order, numbers(b, -1))), rows * columns, 0)
-    places = b.constant(np.arange(rows * columns, dtype=np.int64) // size)
-    matrix = b.op("Reshape", b.op("Mul", values, b.op("Gather", largest, places)), numbers(b, rows, columns))
+    scales = b.op("Expand", b.op("Unsqueeze", largest, numbers(b, -1)), numbers(b, 1, size))
+
+    def in_rows(value: Value) -> Value:
+        flat = _sliced(b, b.op("Reshape", value, numbers(b, -1)), rows * columns, 0)
+        return b.op("Reshape", flat, numbers(b, rows, columns))
+
+    matrix = b.op("Mul", in_rows(b.op("Gather", table, order)), in_rows(scales))
     return [b.op("MatMul", a, b.op("Transpose", matrix, perm=[1, 0]))]
 
 
