@@ -97,7 +97,7 @@ tl.store(y + i, libdevice.{name}({arguments}).to(y.dtype.element_ty))"""
 @pytest.mark.parametrize("kind", ["fp32", "fp64"])
 @pytest.mark.parametrize(
     ("name", "function"),
-    [("exp", math.exp), ("erf", math.erf), ("rint", round), ("tgamma", math.gamma), ("acosh", math.acosh)],
+    [("exp", math.exp), ("erf", math.erf), ("rint", round), ("acosh", math.acosh)],
 )
 def test_the_device_library(name: str, function: Callable[[float], float], kind: str) -> None:
     x = np.linspace(1, 20, 64).astype(KINDS[kind])
@@ -112,7 +112,8 @@ def test_functions_of_two_and_of_scalars_and_those_that_are_not_there() -> None:
     np.testing.assert_array_equal(interpret(once(two), [x, np.zeros_like(x)]).arrays[1], np.fmod(x, 2))
     one = function_of("tl.store(y, libdevice.isnan(tl.load(x)).to(tl.float32))", pointer("x", 0), pointer("y", 1))
     assert interpret(once(one), [np.array([np.nan], np.float32), np.zeros(1, np.float32)]).arrays[1] == 1
-    for name, said in (("normcdfinv", "libdevice.normcdfinv is not known"), ("exp", "libdevice.exp of int32")):
+    unknown = "UnsupportedError: libdevice.normcdfinv is not known"
+    for name, said in (("normcdfinv", unknown), ("exp", "libdevice.exp of int32")):
         wrong = function_of(f"tl.store(y, libdevice.{name}(tl.program_id(0)))", pointer("x", 0), pointer("y", 1))
         with pytest.raises(ExecutionError, match=said):
             interpret(once(wrong), [x, np.zeros_like(x)])

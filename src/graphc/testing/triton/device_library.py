@@ -12,19 +12,9 @@ import triton.language as tl
 from triton.language.extra import libdevice
 from triton.runtime import interpreter
 
+from graphc.errors import UnsupportedError
+
 Function = Callable[..., Any]
-
-
-def _by_element(function: Function) -> Function:
-    """A function of Python's numbers, over arrays; what it has no answer for is no number."""
-
-    def one(value: float) -> float:
-        try:
-            return float(function(value))
-        except (ValueError, OverflowError):
-            return math.nan if math.isnan(value) else math.inf
-
-    return np.vectorize(one, otypes=[np.float64])
 
 
 _SAME = (
@@ -50,10 +40,8 @@ FUNCTIONS: Mapping[str, Function] = {
     "rsqrt": lambda value: 1 / np.sqrt(value),
     "fdim": lambda left, right: np.where(left > right, left - right, 0),
     "round": lambda value: np.copysign(np.floor(np.abs(value) + 0.5), value),
-    "erf": _by_element(math.erf),
-    "erfc": _by_element(math.erfc),
-    "tgamma": _by_element(math.gamma),
-    "lgamma": _by_element(math.lgamma),
+    "erf": np.vectorize(math.erf, otypes=[np.float64]),
+    "erfc": np.vectorize(math.erfc, otypes=[np.float64]),
 }
 """What each function answers, of float32 and of float64."""
 
@@ -69,7 +57,7 @@ def install() -> None:
 def _called(name: str, function: Function | None) -> Function:
     def call(*values: Any, **_: Any) -> Any:
         if function is None:
-            raise NotImplementedError(f"libdevice.{name} is not known to the interpreter")
+            raise UnsupportedError(f"libdevice.{name} is not known to the interpreter")
         tensors = [interpreter.interpreter_semantic.to_tensor(value) for value in values]
         kinds = {tensor.dtype.scalar for tensor in tensors}
         if len(kinds) != 1 or next(iter(kinds)) not in _FLOATS:
