@@ -69,13 +69,7 @@ class ColdTimer:
 
     def _capture(self, work: Enqueue) -> Any:
         torch = self._torch
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            # Libraries choose their kernels and load them at the first calls.
-            for _ in range(3):
-                work()
-        torch.cuda.current_stream().wait_stream(side)
+        _warm_up(work)
         torch.cuda.synchronize()
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
@@ -98,13 +92,20 @@ def graphed(call: Callable[[], Any]) -> tuple[Callable[[], None], Any]:
     """A call as a CUDA graph that is replayed, and its outputs, which every replay writes."""
     import torch
 
+    _warm_up(call)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        outputs = call()
+    return graph.replay, outputs
+
+
+def _warm_up(call: Enqueue) -> None:
+    """Calls beside torch's current stream: libraries choose their kernels and load them at the first calls."""
+    import torch
+
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
         for _ in range(3):
             call()
     torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        outputs = call()
-    return graph.replay, outputs

@@ -329,7 +329,7 @@ def _attentions(graph: Graph) -> dict[Node, _Attention | _Same]:
         if product is None:
             continue
         nodes.add(product)
-        sides = []
+        sides, scalings = [], {}
         for side in product.inputs:
             # The scale may be spread over both operands.
             turned = _only_producer(side, "Transpose")
@@ -338,12 +338,12 @@ def _attentions(graph: Graph) -> dict[Node, _Attention | _Same]:
                 source = scaled.inputs[0]
                 assert source is not None
                 scale *= part
-                found[scaled] = _Same(frozenset({scaled}), source)
+                scalings[scaled] = _Same(frozenset({scaled}), source)
             sides.append(side)
         (q, keys), v = sides, node.inputs[1]
         assert q is not None and keys is not None and v is not None
         if len(q.tensor_type.static_shape) == 4:
-            found[node] = _Attention(frozenset(nodes), q, keys, v, scale, mask)
+            found |= {**scalings, node: _Attention(frozenset(nodes), q, keys, v, scale, mask)}
     return found
 
 

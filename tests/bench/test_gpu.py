@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from bench.gpu.__main__ import attempt, main, select
-from bench.gpu.cases import KERNELS, MODELS, attention, conv, matmul
+from bench.gpu.cases import KERNELS, MODELS, Case, attention, conv, matmul
 from bench.gpu.compiling import compile_case, package_path
 from bench.gpu.report import as_text, geometric_mean, write_plot
 from bench.gpu.timing import Measured, difference
@@ -16,6 +16,7 @@ from bench.gpu.torch_graph import simplified, source_of
 from bench.zoo import load
 from graphc.errors import BackendError
 from graphc.frontend import export_model
+from graphc.ir import Builder, Value
 
 
 def torch_text(case: object) -> str:
@@ -51,6 +52,16 @@ def test_torch_gets_its_own_attention_and_linear() -> None:
     text = torch_text(matmul(4, 8, 16, epilogue="gelu"))
     assert "F.linear(x0, x1.mT, x2)" in text and "F.gelu(" in text and "@" not in text
     assert "F.conv2d(x0, self.c" in torch_text(conv(1, 8, 9, 12, 3, 2, 4))
+
+
+def test_scales_of_operands_stay_where_attention_is_not_torchs() -> None:
+    def make(b: Builder, q: Value, k: Value, v: Value) -> Value:
+        half = b.constant(np.array(0.5, np.float16))
+        columns = b.op("Mul", b.op("Transpose", k, perm=[0, 2, 1]), half)
+        return b.op("MatMul", b.op("Softmax", b.op("MatMul", b.op("Mul", q, half), columns), axis=-1), v)
+
+    text = torch_text(Case("three axes", "attention", "fp16", ((2, 8, 16),) * 3, make))
+    assert "torch.softmax(" in text and text.count(" * ") == 2
 
 
 def test_a_case_compiles_and_what_is_in_its_package_is_told(tmp_path: Path) -> None:
