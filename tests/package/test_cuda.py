@@ -73,6 +73,12 @@ def test_integers_have_a_width_that_functions_take():
         Integer(1, 2)
 
 
+def test_an_object_nested_without_end_is_refused():
+    text = b"[" * 100000
+    with pytest.raises(PackageError, match="no compiled kernel"):
+        CudaObject.from_bytes(CudaObject._HEADER.pack(CudaObject._MAGIC, len(text)) + text)
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"architecture": "sm_90"}', "[" * 100000])
 def test_what_is_no_code_is_refused(text):
     with pytest.raises(PackageError):

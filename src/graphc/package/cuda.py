@@ -227,7 +227,7 @@ class CudaObject:
             for name, size in sorted(value["sizes"].items()):
                 cubins[name] = data[start : start + size]
                 start += size
-        except (struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (struct.error, ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
             raise PackageError(f"no compiled kernel of a GPU: {error}") from error
         if magic != cls._MAGIC or start != len(data) or any(cubin_name(cubins[name]) != name for name in cubins):
             raise PackageError("no compiled kernel of a GPU, or a damaged one")

@@ -16,7 +16,7 @@ import numpy as np
 
 from graphc.errors import PackageError
 from graphc.package.archive import ArchiveWriter, Chunks, Member, read_directory, read_member
-from graphc.package.cuda import CudaCode, cubin_member
+from graphc.package.cuda import CudaCode, cubin_member, cubin_name
 from graphc.package.manifest import Manifest
 from graphc.package.safetensors import Blob, WeightsBuilder, read_header
 
@@ -219,7 +219,12 @@ class Package:
         Raises:
             PackageError: There is none, or it is damaged.
         """
-        return self._read_checked(cubin_member(architecture, name))
+        member = cubin_member(architecture, name)
+        data = self._read_checked(member)
+        if cubin_name(data) != name:
+            # A process loads what packages share by this name once.
+            raise PackageError(f"{str(self.path)!r}: {member} is another cubin", hint="the package is damaged")
+        return data
 
     def _read_checked(self, name: str) -> bytes:
         data = self.read(name)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from graphc.errors import DeviceError, ExecutionError, OptionError, PackageError, ToolchainError
-from graphc.package import CudaKernel, CudaObject, KernelStep, Location, TensorSpec, WeightsBuilder
+from graphc.package import CudaKernel, CudaObject, KernelStep, Launch, Location, TensorSpec, WeightsBuilder
 from graphc.package.cuda import Integer, Pointer
 from graphc.runtime import load
 from graphc.runtime.cuda import devices, driver
@@ -228,11 +228,18 @@ def test_functions_that_are_not_what_the_package_says(build: Build, fake: Fake) 
 
 def test_code_that_is_no_cubin(build: Build, fake: Fake) -> None:
     data = b"not a cubin"
-    extra = {"odd": CudaObject(CudaKernel((launch("scale"),)), {cubin_name(data): data})}
-    extra["odd"] = CudaObject(
-        CudaKernel((type(launch("x"))(cubin_name(data), "scale", (1, 1, 1), 32, ()),)), {cubin_name(data): data}
-    )
+    found = Launch(cubin_name(data), "scale", (1, 1, 1), 32, ())
+    extra = {"odd": CudaObject(CudaKernel((found,)), {cubin_name(data): data})}
     with pytest.raises(PackageError, match="the GPU does not run this code"):
+        load(build([F32[0]], [F32[1]], [], extra=extra))
+
+
+def test_a_cubin_under_the_name_of_another(build: Build, fake: Fake) -> None:
+    """Packages that have one cubin share what is loaded of it."""
+    name = cubin_name(b"another")
+    found = Launch(name, "scale", (1, 1, 1), 32, ())
+    extra = {"odd": CudaObject(CudaKernel((found,)), {name: cubin()})}
+    with pytest.raises(PackageError, match=rf"cuda/sm_80/{name}\.cubin is another cubin"):
         load(build([F32[0]], [F32[1]], [], extra=extra))
 
 
