@@ -120,6 +120,16 @@ def test_an_exported_array_is_what_it_was(fake: Fake, dtype: str, shape: tuple[i
     assert fake.used() == 0
 
 
+@pytest.mark.parametrize("dtype", ["float8_e5m2", "float8_e4m3fn", "int4"])
+def test_what_dlpack_has_no_dtype_for_is_not_exported(fake: Fake, dtype: str) -> None:
+    from graphc.package import numpy_dtype
+    from graphc.runtime.cuda.array import new_array
+    from graphc.runtime.cuda.device import open_device
+
+    with pytest.raises(BufferError, match=f"DLPack has no dtype {dtype}"):
+        new_array(open_device(0), (4,), numpy_dtype(dtype), "y").__dlpack__()
+
+
 def test_what_does_not_fit_says_so(affine: Path, fake: Fake) -> None:
     fake.reset([80, 80])
     with load(affine) as model:

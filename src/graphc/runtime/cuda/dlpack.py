@@ -88,7 +88,9 @@ def export(owner: Any, address: int, shape: tuple[int, ...], dtype: np.dtype[Any
     Raises:
         BufferError: DLPack has no such dtype.
     """
-    code = _BFLOAT if dtype == numpy_dtype("bfloat16") else _CODES.get(dtype.kind)
+    # Dtypes that NumPy did not define may be of its kinds: an 8-bit float says that it is an "f".
+    own = _CODES.get(dtype.kind) if dtype.isbuiltin == 1 else None
+    code = _BFLOAT if dtype == numpy_dtype("bfloat16") else own
     if code is None:
         raise BufferError(f"DLPack has no dtype {dtype}")
     extents = (ctypes.c_int64 * max(len(shape), 1))(*shape)

@@ -18,11 +18,7 @@ _uploaded: weakref.WeakValueDictionary[tuple[int, str, str], Weights] = weakref.
 
 
 class Weights:
-    """Tensors of a package's weights in a GPU's memory; get them from `load_weights`.
-
-    Attributes:
-        size: Bytes that they take there.
-    """
+    """Tensors of a package's weights in a GPU's memory; get them from `load_weights`."""
 
     def __init__(self, package: Package, places: Iterator[Location], device: Device) -> None:
         blobs = sorted(package.blobs.values(), key=lambda blob: blob.offset)
@@ -33,7 +29,6 @@ class Weights:
         for number in wanted:
             offsets.append(size)
             size += aligned(blobs[number].nbytes)
-        self.size = size
         self._block = Block(device, size, f"the weights of {package.manifest.model!r}")
         self._starts = [starts[number] for number in wanted]
         self._addresses = [self._block.address + offset for offset in offsets]
