@@ -120,6 +120,19 @@ def test_an_exported_array_is_what_it_was(fake: Fake, dtype: str, shape: tuple[i
     assert fake.used() == 0
 
 
+def test_an_array_is_written_when_it_is_exported(fake: Fake) -> None:
+    """A state that another library's stream still writes is handed on before any call."""
+    from graphc.runtime.cuda.array import adopt
+    from graphc.runtime.cuda.device import open_device
+    from graphc.runtime.cuda.memory import download
+
+    found = adopt(open_device(0), foreign := fake.array(x_of()), "input 'x'")
+    assert found is not None
+    found.__dlpack__()
+    written = download(open_device(0), foreign.address, foreign.shape, foreign.dtype)
+    np.testing.assert_array_equal(written, x_of())
+
+
 @pytest.mark.parametrize("dtype", ["float8_e5m2", "float8_e4m3fn", "int4"])
 def test_what_dlpack_has_no_dtype_for_is_not_exported(fake: Fake, dtype: str) -> None:
     from graphc.package import numpy_dtype

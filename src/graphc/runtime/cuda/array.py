@@ -93,9 +93,7 @@ class DeviceArray:
 
     def numpy(self) -> Array:
         """A copy on the host."""
-        if self.stream is not None:
-            with self._device:
-                call("cuStreamSynchronize", self.stream)
+        self._wait()
         return download(self._device, self.address, self.shape, self.dtype)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
@@ -128,14 +126,21 @@ class DeviceArray:
         dl_device: tuple[int, int] | None = None,
         copy: bool | None = None,
     ) -> Any:
-        """DLPack's protocol: a capsule of the array where it lies.
+        """DLPack's protocol: a capsule of the array where it lies, when it is written.
 
         Raises:
             BufferError: A copy or another device is asked for, or DLPack has no such dtype.
         """
         if copy or dl_device not in (None, self.__dlpack_device__()):
             raise BufferError("an array in a GPU's memory is given where it lies, not as a copy")
+        self._wait()
         return dlpack.export(self, self.address, self.shape, self.dtype, self._device.ordinal)
+
+    def _wait(self) -> None:
+        """Waits for what writes it."""
+        if self.stream is not None:
+            with self._device:
+                call("cuStreamSynchronize", self.stream)
 
     def as_output(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any], used: Sequence[Any]) -> DeviceArray:
         """The array as what an output is written to.
