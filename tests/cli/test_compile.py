@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from onnx import TensorProto, helper
 
 import graphc as package_of_graphc
 from graphc.package import MODEL, Package
-from tests.cli.conftest import Call
+from tests.cli.conftest import Call, save
 
 
 def test_the_package_is_called_after_the_model(
@@ -208,6 +209,18 @@ def test_a_precision_is_kept_and_verified(graphc: Call, mlp: Path, tmp_path: Pat
     assert {spec.dtype for spec in (*manifest.inputs, *manifest.outputs)} == {dtype}
     for model in ((), ("--model", mlp)):
         assert graphc("verify", path, *model, "--against", "onnxruntime,reference").status == 0
+
+
+def test_borders_that_were_half_width_already_are_verified_as_they_are(graphc: Call, tmp_path: Path) -> None:
+    nodes, inputs, outputs = [], [], []
+    for name, kind in (("x", TensorProto.FLOAT), ("z", TensorProto.FLOAT16)):
+        nodes.append(helper.make_node("Relu", [name], [f"{name}_relu"]))
+        inputs.append(helper.make_tensor_value_info(name, kind, [4]))
+        outputs.append(helper.make_tensor_value_info(f"{name}_relu", kind, [4]))
+    model = save(tmp_path / "mixed.onnx", nodes, inputs, outputs, {})
+    for precision in ("fp16,io", "bf16,io"):
+        result = graphc("verify", model, "--precision", precision, "--against", "onnxruntime,reference")
+        assert result.status == 0, result.err or result.out
 
 
 def test_precisions_that_do_not_exist_are_refused(graphc: Call, mlp: Path) -> None:

@@ -160,11 +160,12 @@ def _expected(
     """What an engine answers to `inputs`, in the element types of the package."""
     precision, _, borders = source.executable.manifest.options.get("precision", "").partition(",")
     if borders and isinstance(model, Path):
-        from graphc.passes.precision import HALVES
+        from graphc.passes.precision import HALVES, is_float32
 
         # The model has float32 where the package has this; an embedded one has it too.
         narrow = HALVES[precision].numpy
-        wide = {name: a.astype(np.float32) if a.dtype == narrow else a for name, a in inputs.items()}
+        widened = {value.name for value in _bound(model, source, variant).inputs if is_float32(value)}
+        wide = {name: a.astype(np.float32) if name in widened else a for name, a in inputs.items()}
         answer = _answer(engine, model, source, variant, wide)
         return {name: a.astype(narrow) if a.dtype == np.float32 else a for name, a in answer.items()}
     return _answer(engine, model, source, variant, inputs)

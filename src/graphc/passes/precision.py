@@ -134,7 +134,7 @@ class _Narrowing:
         source = cast.input(0)
         if source is None or not isinstance(source.type, TensorType):
             return False
-        if source.type.dtype == self.dtype and _is_float32(cast.output):
+        if source.type.dtype == self.dtype and is_float32(cast.output):
             self.half[cast.output] = source
             return True
         known = self.half.get(source)
@@ -147,20 +147,20 @@ class _Narrowing:
     def foresee(self, node: Node) -> str | None:
         """What `refusal` will say of a node, asked in graph order, with nothing changed."""
         source = node.input(0)
-        widens = node.is_op("Cast") and _is_float32(node.output)
+        widens = node.is_op("Cast") and is_float32(node.output)
         if widens and source is not None and source.tensor_type.dtype == self.dtype:
             self.half[node.output] = source
         reason = self.refusal(node)
         if reason is None:
             narrowed = (*(node.inputs[index] for index in _operands(node)), *node.outputs)
-            self.half.update((value, value) for value in narrowed if value is not None and _is_float32(value))
+            self.half.update((value, value) for value in narrowed if value is not None and is_float32(value))
         else:
             self._note_range(node)
         return reason
 
     def refusal(self, node: Node) -> str | None:
         """Why a node stays in float32; empty where it has nothing to do with floats. None where it can be narrowed."""
-        if node.domain != "" or node.is_op("Constant") or not any(_is_float32(value) for value in node.outputs):
+        if node.domain != "" or node.is_op("Constant") or not any(is_float32(value) for value in node.outputs):
             return ""
         seed = node.op_type in PRODUCTS or _is_table(node)
         if not seed and node.op_type not in FOLLOWERS:
@@ -199,7 +199,7 @@ class _Narrowing:
         for old, new in zip(node.outputs, copy.outputs, strict=True):
             if not old.name:
                 continue
-            if not _is_float32(old):
+            if not is_float32(old):
                 replace_value(old, new)
                 continue
             wide = builder.op("Cast", new, to=FLOAT32.onnx)
@@ -211,11 +211,7 @@ class _Narrowing:
     def _misfit(self, node: Node, copy: Node) -> str | None:
         """Why the half-width copy does not do."""
         for old, new in zip(node.outputs, copy.outputs, strict=True):
-            if (
-                old.name
-                and _is_float32(old)
-                and not (isinstance(new.type, TensorType) and new.type.dtype == self.dtype)
-            ):
+            if old.name and is_float32(old) and not (isinstance(new.type, TensorType) and new.type.dtype == self.dtype):
                 return f"{node.op} makes {new.type} of {self.dtype}"
         capability = self.context.capability
         if capability is not None and capability.supports(node) and not (verdict := capability.supports(copy)):
@@ -266,23 +262,24 @@ class _Narrowing:
         passes = (operator.has(Trait.POINTWISE) or operator.has(Trait.MOVEMENT)) and node.op_type not in BOUNDED
         if grows or (
             passes
-            and any(v is not None and _is_float32(v) and (v in self.beyond or not self._fits(v)) for v in node.inputs)
+            and any(v is not None and is_float32(v) and (v in self.beyond or not self._fits(v)) for v in node.inputs)
         ):
-            self.beyond.update(value for value in node.outputs if _is_float32(value))
+            self.beyond.update(value for value in node.outputs if is_float32(value))
 
 
 def _converted(tensor: Tensor, dtype: DType) -> Array:
     return convert(tensor.array(), dtype)
 
 
-def _is_float32(value: Value | None) -> bool:
+def is_float32(value: Value | None) -> bool:
+    """Whether a value is a tensor of float32."""
     return value is not None and isinstance(value.type, TensorType) and value.type.dtype == FLOAT32
 
 
 def _operands(node: Node) -> list[int]:
     """Numbers of the inputs that have the element type that a node computes in."""
     allowed = OPERANDS.get(node.op_type, range(len(node.inputs)))
-    return [index for index in allowed if _is_float32(node.input(index))]
+    return [index for index in allowed if is_float32(node.input(index))]
 
 
 def _is_table(node: Node) -> bool:
@@ -303,7 +300,7 @@ def _is_float_view(node: Node) -> bool:
     """Whether a node gives a float32 value another shape and nothing else."""
     operator, source = find(node), node.input(0)
     views = operator is not None and operator.has(Trait.VIEW) and operator.has(Trait.MOVEMENT)
-    return views and source is not None and _is_float32(source) and len(node.outputs) == 1
+    return views and source is not None and is_float32(source) and len(node.outputs) == 1
 
 
 def narrow_borders(graph: Graph, dtype: DType) -> None:
@@ -314,14 +311,14 @@ def narrow_borders(graph: Graph, dtype: DType) -> None:
         dtype: The type.
     """
     for value in graph.inputs:
-        if _is_float32(value):
+        if is_float32(value):
             value.type = value.tensor_type.with_dtype(dtype)
             if any(use.user is not graph for use in value.uses):
                 first = next(iter(graph.nodes), None)
                 cast = Builder(graph, before=first, infer=infer_node).op("Cast", value, to=FLOAT32.onnx)
                 _read_instead(value, cast, graph)
     for position, value in enumerate(graph.outputs):
-        if _is_float32(value):
+        if is_float32(value):
             cast = Builder(graph, infer=infer_node).op("Cast", value, to=dtype.onnx)
             value.name, cast.name = cast.name, value.name
             graph.set_output(position, cast)

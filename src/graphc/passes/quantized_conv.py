@@ -49,8 +49,8 @@ def integer_sums(m: Match, b: Builder) -> Value | Refusal:
     for name in ("x_scale", "x_zero", "y_scale", "y_zero"):
         if math.prod(m.shape(name)) != 1:
             return refuse(f"%{m[name].name} is more than one number")
-    if not m.type("w_scale").is_static or not m.type("w_zero").is_static:
-        return refuse("the number of its scales is open")
+    if not all(m.type(name).is_static for name in ("w_scale", "w_zero", "bias") if m.get(name) is not None):
+        return refuse("the number of its scales or of its biases is open")
     rank = len(m.shape("w")) - 2
     x_zero = b.op("Reshape", m["x_zero"], b.constant([], "int64")) if m.shape("x_zero") else m["x_zero"]
     facts = {name: m.attribute(key) for name, key in _KEYS.items()}
