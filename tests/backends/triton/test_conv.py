@@ -207,7 +207,8 @@ def test_what_is_refused_says_why() -> None:
     assert "several channels" in refusal(plain, depthwise)
     assert "float64" in refusal(replace(plain, dtype=dtypes.FLOAT64))
     assert "too few channels" in refusal(Case((1, 16, 4, 4), 16, group=4, dtype=dtypes.INT8))
-    assert "no tile" in refusal(replace(plain, options={"conv_tile": [256, 256, 256, 2, 4, 1]}))
+    for stages in (1, 2, 3):
+        assert "no tile" in refusal(replace(plain, options={"conv_tile": [128, 256, 512, stages, 8, 1]}))
 
 
 def test_packed_weights_have_the_size_that_they_say() -> None:

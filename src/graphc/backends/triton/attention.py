@@ -219,11 +219,11 @@ class _Text:
             }
             for i, part in enumerate(self.values)
         ]
-        setup = lines.taken()
+        setup = lines.code.take_lines()
         biases = []
         for inside in (masks, [*masks, Mask("present", frozenset({1}))] if tail else masks):
             name = "" if heads.bias is None else lines.scalar(heads.bias, {**outer, heads.key.name: "key now"}, inside)
-            biases.append({"lines": lines.taken(), "name": name})
+            biases.append({"lines": lines.code.take_lines(), "name": name})
         status = [Argument("status", "*i32", Status())] if lines.renderer.reports else []
         scratch = self._scratch() if schedule.parts > 1 else [self._output()]
         keys = number_argument("keys", self.keys)
@@ -291,7 +291,7 @@ class _Text:
             result=result,
             result_type=to_storage(Code(), "", heads.output.dtype),
             row_count=self.rows,
-            setup=lines.taken(),
+            setup=lines.code.take_lines(),
             value_size=self.value_size,
         )
         return Function(text, "combine", arguments)
@@ -387,9 +387,3 @@ class _Lines:
         """The value of a scalar; what it computes on the way is not kept for others, whose masks may differ."""
         scope = self._at(axes, masks)
         return self.renderer.tensor(scalar, replace(scope, texts=dict(scope.texts))).text
-
-    def taken(self) -> list[str]:
-        """What was written since this was last asked."""
-        lines = list(self.code.lines)
-        self.code.lines.clear()
-        return lines

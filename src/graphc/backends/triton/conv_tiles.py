@@ -8,12 +8,12 @@ those wait for a measurement that also checks them.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import replace
 from types import MappingProxyType
 from typing import TypeAlias
 
+from graphc.backends.triton import matmul_tiles
 from graphc.backends.triton.conv_weights import ConvWeights
-from graphc.backends.triton.matmul_tiles import Problem, Tile, seconds, shared_bytes
+from graphc.backends.triton.matmul_tiles import Problem, Tile, blocks_of, fitted, parts_of, seconds
 from graphc.backends.triton.occupancy import Arithmetic, rates_of
 from graphc.errors import BackendError
 from graphc.target.cuda import WARP, CudaTarget
@@ -84,13 +84,12 @@ MEASURED: Mapping[Arithmetic, tuple[Tile, ...]] = MappingProxyType(
 )
 """Those that are worth measuring on a GPU, once their results are found right there."""
 
-_SPLITS = (1, 2, 3, 4, 6, 8, 12, 16)
-_LEAST_STEPS = 8
-"""Steps of a part below which it is all start and end."""
+_LEAST_STAGES = 2
+_MOST_PARTS, _LEAST_STEPS, _BLOCKS_EACH = 16, 8, 1
+"""Parts of the inner axis, steps of one, and blocks for each processor from which there are none."""
 
 GATHERED = 2.0
 """What a step costs whose elements are gathered one by one, over one that copies whole vectors."""
-
 
 _WALK_CLOCKS = 40
 """Of a step, for addresses and conditions, as far as other blocks do not multiply meanwhile: an estimate."""
@@ -148,35 +147,18 @@ def fitting(
     """
     for tile in tiles:
         for problem, weights, factor in products(tile):
-            fitted = _fitted(tile, problem, target)
-            for choice in _split(fitted, problem, target, split=split) if fitted is not None else ():
+            room = fitted(tile, problem, target, least_stages=_LEAST_STAGES)
+            if room is None:
+                continue
+            parts = matmul_tiles.split(
+                room, problem, target, most=_MOST_PARTS, least_steps=_LEAST_STEPS, each=_BLOCKS_EACH
+            )
+            for choice in parts if split else (room,):
                 time = seconds(choice, problem, target) * factor + _walking(choice, problem, target)
                 yield time, choice, weights
 
 
 def _walking(tile: Tile, problem: Problem, target: CudaTarget) -> float:
     """Seconds for finding out, at every step, where the next tap lies and what of it is beside the image."""
-    blocks = problem.batch * tile.splits * -(-problem.rows // tile.rows) * -(-problem.columns // tile.columns)
-    steps = -(-problem.depth // (tile.depth * tile.splits))
-    return -(-blocks // target.processors) * steps * _WALK_CLOCKS / rates_of(target).clock
-
-
-def _fitted(tile: Tile, problem: Problem, target: CudaTarget) -> Tile | None:
-    """A tile with as many stages as fit, at least two; None where it is too large for the target."""
-    while shared_bytes(tile, problem, target) > target.shared_bytes:
-        if tile.stages == 2:
-            return None
-        tile = replace(tile, stages=tile.stages - 1)
-    return tile
-
-
-def _split(tile: Tile, problem: Problem, target: CudaTarget, *, split: bool) -> Iterator[Tile]:
-    if not split:
-        yield tile
-        return
-    rows, columns = -(-problem.rows // tile.rows), -(-problem.columns // tile.columns)
-    steps = -(-problem.depth // tile.depth)
-    fills = problem.batch * rows * columns >= target.processors
-    for splits in (1,) if fills or not problem.splits else _SPLITS:
-        if splits == 1 or splits * _LEAST_STEPS <= steps:
-            yield replace(tile, splits=splits)
+    steps = parts_of(problem.depth, tile.depth * tile.splits)
+    return parts_of(blocks_of(tile, problem), target.processors) * steps * _WALK_CLOCKS / rates_of(target).clock

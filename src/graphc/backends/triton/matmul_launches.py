@@ -6,10 +6,7 @@ from graphc.backends.extents import bound
 from graphc.backends.triton import matmul_descriptors
 from graphc.backends.triton.function import Argument, FunctionLaunch
 from graphc.backends.triton.indices import index_value, place
-from graphc.backends.triton.matmul_operands import (
-    block,
-    hoist,
-)
+from graphc.backends.triton.matmul_operands import block, hoist
 from graphc.backends.triton.matmul_plan import Plan
 from graphc.backends.triton.matmul_tiles import MOST_ROWS, Tile
 from graphc.backends.triton.matmul_writer import (
@@ -24,6 +21,7 @@ from graphc.backends.triton.matmul_writer import (
     result_tile,
 )
 from graphc.backends.triton.scope import SCALAR, Code, Mask, Place, Scope, Value
+from graphc.backends.triton.tiles import power_above
 from graphc.errors import BackendError
 from graphc.package.cuda import Integer
 from graphc.target.cuda import CudaTarget
@@ -114,11 +112,6 @@ def _tiles(plan: Plan) -> FunctionLaunch:
     return FunctionLaunch(function, (bound(problem.batch.extent) * row_tiles * column_tiles, plan.parts, 1))
 
 
-def _power(extent: int) -> int:
-    """The least power of two that is not less."""
-    return 1 << (extent - 1).bit_length()
-
-
 def _rows(plan: Plan) -> FunctionLaunch:
     """A few rows by lanes."""
     problem, tile, writer = plan.problem, plan.tile, Writer(plan)
@@ -186,7 +179,7 @@ def _parts(plan: Plan) -> FunctionLaunch:
     """The sum of the parts, and what follows it."""
     problem, writer = plan.problem, Writer(plan)
     rows, columns = bound(problem.row.extent), bound(problem.column.extent)
-    tile = Tile(min(8, _power(rows)), min(128, _power(columns)), 1, 1, 4)
+    tile = Tile(min(8, power_above(rows)), min(128, power_above(columns)), 1, 1, 4)
     cuts_rows, cuts_columns = rows % tile.rows != 0, columns % tile.columns != 0
     scope = Scope(
         places=writer.places(

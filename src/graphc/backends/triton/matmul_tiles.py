@@ -179,16 +179,16 @@ def candidates(problem: Problem, target: CudaTarget) -> Iterator[Tile]:
     least = 32 if problem.arithmetic == "byte" else 16
     for tile in TILES[problem.arithmetic]:
         depth = min(tile.depth, max(least, 1 << (problem.depth - 1).bit_length()))
-        fitting = _fitted(replace(tile, depth=depth), problem, target)
+        fitting = fitted(replace(tile, depth=depth), problem, target)
         if fitting is not None:
-            yield from _split(fitting, problem, target)
+            yield from split(fitting, problem, target)
         if problem.engine and target.has_tensor_memory_access and tile.rows >= 64:
-            brought = _fitted(replace(tile, depth=depth, form="descriptors"), problem, target)
+            brought = fitted(replace(tile, depth=depth, form="descriptors"), problem, target)
             if brought is not None:
                 yield brought
     if problem.rows <= MOST_ROWS and problem.arithmetic != "byte":
         for tile in _ROWS[problem.neighbours]:
-            yield from _split(replace(tile, rows=problem.rows, form="rows"), problem, target)
+            yield from split(replace(tile, rows=problem.rows, form="rows"), problem, target)
 
 
 def choose(problem: Problem, target: CudaTarget) -> Tile:
@@ -218,41 +218,60 @@ def shared_bytes(tile: Tile, problem: Problem, target: CudaTarget) -> int:
     return size + (tile.rows * tile.columns * problem.bytes if tile.form == "descriptors" else 0)
 
 
-def _fitted(tile: Tile, problem: Problem, target: CudaTarget) -> Tile | None:
-    """A tile with as many stages as fit, at least three; None where it is too large for the target."""
+def fitted(tile: Tile, problem: Problem, target: CudaTarget, *, least_stages: int = 3) -> Tile | None:
+    """A tile with as many stages as shared memory has room for; None where it is too large for the target.
+
+    Args:
+        tile: The tile.
+        problem: What it cuts.
+        target: The GPU.
+        least_stages: Below which it is another tile's turn.
+    """
     words = 2 if problem.arithmetic == "double" else 1
     if tile.rows * tile.columns * words > _ACCUMULATORS * WARP * tile.warps:
         return None
-    fits = shared_bytes(tile, problem, target) <= target.shared_bytes
-    while not fits and tile.stages > 3:
+    while shared_bytes(tile, problem, target) > target.shared_bytes:
+        if tile.stages <= least_stages:
+            return None
         tile = replace(tile, stages=tile.stages - 1)
-        fits = shared_bytes(tile, problem, target) <= target.shared_bytes
-    return tile if fits else None
+    return tile
 
 
-def _split(tile: Tile, problem: Problem, target: CudaTarget) -> Iterator[Tile]:
-    steps = _parts(problem.depth, tile.depth)
-    fills = not problem.splits or _blocks(tile, problem) >= 2 * target.processors
+def split(
+    tile: Tile, problem: Problem, target: CudaTarget, *, most: int = _SPLITS[-1], least_steps: int = 4, each: int = 2
+) -> Iterator[Tile]:
+    """A tile, and with the inner axis cut into parts where it leaves processors idle.
+
+    Args:
+        tile: Of one part.
+        problem: What it cuts.
+        target: The GPU.
+        most: Parts.
+        least_steps: Steps of a part below which it is all start and end.
+        each: Blocks for each processor from which none is idle.
+    """
+    steps = parts_of(problem.depth, tile.depth)
+    fills = not problem.splits or blocks_of(tile, problem) >= each * target.processors
     for splits in (1,) if fills else _SPLITS:
-        # A part of fewer steps than this is all start and end.
-        if splits == 1 or splits * 4 <= steps:
+        if splits == 1 or (splits <= most and splits * least_steps <= steps):
             yield replace(tile, splits=splits)
 
 
-def _blocks(tile: Tile, problem: Problem) -> int:
-    row_tiles = 1 if tile.form == "rows" else _parts(problem.rows, tile.rows)
-    return problem.batch * row_tiles * _parts(problem.columns, tile.columns) * tile.splits
+def blocks_of(tile: Tile, problem: Problem) -> int:
+    """Blocks of the launch that multiplies."""
+    row_tiles = 1 if tile.form == "rows" else parts_of(problem.rows, tile.rows)
+    return problem.batch * row_tiles * parts_of(problem.columns, tile.columns) * tile.splits
 
 
 def seconds(tile: Tile, problem: Problem, target: CudaTarget) -> float:
     """What a product is estimated to take on a target."""
     rates = rates_of(target)
-    blocks = _blocks(tile, problem)
-    steps = _parts(_parts(problem.depth, tile.depth), tile.splits)
+    blocks = blocks_of(tile, problem)
+    steps = parts_of(parts_of(problem.depth, tile.depth), tile.splits)
     words = 2 if problem.arithmetic == "double" else 1
     registers = min(255, 48 + tile.rows * tile.columns * words // (WARP * tile.warps))
     resident = max(1, resident_blocks(target, shared_bytes(tile, problem, target), tile.warps, registers))
-    held = min(resident, _parts(blocks, target.processors))
+    held = min(resident, parts_of(blocks, target.processors))
 
     if tile.form == "rows":
         # Products of lanes: the conversions of narrow elements cost as much as the multiply-adds.
@@ -273,7 +292,7 @@ def seconds(tile: Tile, problem: Problem, target: CudaTarget) -> float:
     macs = tile.rows * tile.columns * tile.depth
     work = max(macs / rate, step_bytes / rates.cache)
     latency = LATENCY_CLOCKS * step_bytes / in_flight
-    waves = _parts(blocks, target.processors * held)
+    waves = parts_of(blocks, target.processors * held)
     ends = held * (work + 4 * tile.rows * tile.columns / rates.cache)
     clocks = waves * (steps * max(held * work, latency) + FILL_CLOCKS + ends)
 
@@ -285,6 +304,6 @@ def seconds(tile: Tile, problem: Problem, target: CudaTarget) -> float:
     return max(works, waits) + min(works, waits) / 8 + again
 
 
-def _parts(extent: int, size: int) -> int:
+def parts_of(extent: int, size: int) -> int:
     """Parts of `size` that cover `extent`."""
     return -(-extent // size)

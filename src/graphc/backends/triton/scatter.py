@@ -116,10 +116,8 @@ class _Scatter:
         self.elements = prod(self.shape)
         if prod(self.updates.kind.static_shape) and not self.elements:
             self._refuse("updates of a tensor without elements")
-        if self.reduction != "none":
-            text = scalar_ops.is_supported(_COMBINE[self.reduction], self.dtype)
-            if not text:
-                self._refuse(f"{self.reduction} of {self.dtype} has no compiled form")
+        if self.reduction != "none" and not scalar_ops.is_supported(_COMBINE[self.reduction], self.dtype):
+            self._refuse(f"{self.reduction} of {self.dtype} has no compiled form")
         looks = self.elements * self.count
         if self.count <= FOLDED_UPDATES or looks <= FOLDED_LOOKS or self.reduction != "none":
             self.way = "fold"
@@ -218,7 +216,7 @@ class _Scatter:
             inside = code.bind(" & ".join(["here", *texts]), "m")
         # Where there is but one place, its number is a literal, and the comparison must still be one for each element.
         own = f"at * 0 + {index_value(code, scope, mine).text}"
-        setup = _taken(code)
+        setup = code.take_lines()
         found = [self._index(code, scope, offset, extent, inside) for offset, extent in to_index]
         if self.slices:
             code.emit(f"hit = here & ({own} == {_flat(found, self.shape[: self.length])})")
@@ -234,11 +232,11 @@ class _Scatter:
             update = code.bind(element_types.from_storage(code, update, self.dtype), "x")
             arguments = (Text("value", frozenset({0})), Text(update, frozenset({0})))
             combined = scalar_ops.apply(code, _COMBINE[self.reduction], self.dtype, arguments).text
-            lines = _taken(code)
+            lines = code.take_lines()
             data = element_types.from_storage(code, data, self.dtype)
             stored = element_types.to_storage(code, "value", self.dtype)
         else:
-            lines = _taken(code)
+            lines = code.take_lines()
         names = [*self._names(self.data, self.indices, self.updates), "out0", "status"]
         return self._function(
             "fold",
@@ -267,7 +265,7 @@ class _Scatter:
             parts[self.axis] = found[0]
             target = _flat(parts, self.shape)
         names = [*self._names(self.indices), "workspace0", "status"]
-        return self._function("mark", names, code, lines=_taken(code), place=f"({target})", updates=numbers)
+        return self._function("mark", names, code, lines=code.take_lines(), place=f"({target})", updates=numbers)
 
     def _pick(self) -> Function:
         code = Code()
@@ -275,7 +273,7 @@ class _Scatter:
         code.emit(f"update = {self.updates.load(code, from_, 'updated')}")
         code.emit(f"value = {self.data.load(code, 'at', 'kept')}")
         names = [*self._names(self.data, self.updates), "out0", "workspace0"]
-        return self._function("pick", names, code, lines=_taken(code), size=self.size)
+        return self._function("pick", names, code, lines=code.take_lines(), size=self.size)
 
     def _places(self, scope: Scope) -> tuple[Dim, list[tuple[Dim, int]], Dim, list[tuple[Dim, int]]]:
         """Of the element `at` and the update `number` that it looks at.
@@ -345,12 +343,6 @@ def _flat(parts: Sequence[str], shape: Sequence[int]) -> str:
     for part, extent in zip(parts[1:], shape[1:], strict=True):
         text = f"({text}) * {extent} + {part}"
     return text
-
-
-def _taken(code: Code) -> list[str]:
-    lines = list(code.lines)
-    code.lines.clear()
-    return lines
 
 
 def _source(body: Graph, value: Value | None) -> _Source:

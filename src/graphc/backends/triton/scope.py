@@ -116,9 +116,13 @@ class Code:
 
     def take(self) -> str:
         """All lines, which are taken out: they stand elsewhere than what follows."""
-        text = self.text
+        return "\n".join(self.take_lines())
+
+    def take_lines(self) -> list[str]:
+        """What `take` does, line by line."""
+        lines = list(self.lines)
         self.lines.clear()
-        return text
+        return lines
 
 
 @dataclass
