@@ -1,5 +1,7 @@
 """`python -m bench.gpu compile` makes packages on any machine, `run` times them on one with a GPU, `report` shows it.
 
+`zoo` compiles every model of bench/zoo, on any machine, and says what has no kernel, what spills, how long it takes.
+
 What runs needs the packages, the source tree, NumPy, torch and cuda-bindings, and the models' skeletons, which are in
 the tree; packages that are not there are compiled where Triton is. Results are written after each kernel and model, so
 that a run that is cut off has all it measured, and `--resume` goes on with what is left.
@@ -20,23 +22,27 @@ from typing import Any
 from bench.gpu.cases import KERNELS, MODELS, Case, Model
 from graphc.errors import GraphcError
 
-RESULTS = Path(__file__).parents[1] / "results" / "gpu.json"
+RESULTS = Path(__file__).parents[1] / "results"
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.gpu", description=__doc__)
-    parser.add_argument("what", choices=("compile", "run", "report"))
+    parser.add_argument("what", choices=("compile", "run", "report", "zoo"))
     parser.add_argument("--packages", type=Path, default=Path("gpu-packages"), help="folder (default: %(default)s)")
     parser.add_argument("--only", choices=("kernels", "models"), help="leave the others out")
     parser.add_argument("--match", default="", metavar="TEXT", help="kernels and models with this in their names")
     parser.add_argument("--precisions", default="fp16,fp32", help="of models, by commas (default: %(default)s)")
-    parser.add_argument("--target", default="cuda:sm_90", help="of packages (default: %(default)s)")
+    parser.add_argument("--target", help="of packages (default: cuda:sm_90; zoo: cuda:sm_80,cuda:sm_90)")
     parser.add_argument("--peers", default="torch graph,torch compile,onnxruntime", help="of models, by commas")
     parser.add_argument("--seconds", type=float, default=570, help="begin nothing after (default: %(default)s)")
     parser.add_argument("--resume", action="store_true", help="keep what the output has, and measure what it has not")
-    parser.add_argument("--output", type=Path, default=RESULTS, help="JSON file (default: %(default)s)")
+    parser.add_argument("--output", type=Path, help="JSON file (default: gpu.json or gpu-zoo.json in bench/results)")
     parser.add_argument("--plot", type=Path, metavar="FILE.svg", help="draw the ratios")
     options = parser.parse_args(arguments)
+    options.output = options.output or RESULTS / ("gpu-zoo.json" if options.what == "zoo" else "gpu.json")
+    options.target = options.target or ("cuda:sm_80,cuda:sm_90" if options.what == "zoo" else "cuda:sm_90")
+    if options.what == "zoo":
+        return _zoo(options)
     work = select(options.only, options.match, options.precisions.split(","))
     if options.what == "compile":
         return _compile(work, options)
@@ -79,6 +85,26 @@ def _compile(work: Work, options: argparse.Namespace) -> int:
             flush=True,
         )
     return 1 if failures else 0
+
+
+def _zoo(options: argparse.Namespace) -> int:
+    from bench.gpu.zoo import as_text, compile_entry
+    from bench.zoo import names
+
+    jobs = len(os.sched_getaffinity(0))
+    results = {"target": options.target, "triton": metadata.version("triton"), "jobs": jobs, "models": []}
+    if options.resume and options.output.exists():
+        results = json.loads(options.output.read_text())
+    done = {(row["name"], row["precision"]) for row in results["models"]}
+    work = [(name, precision) for precision in options.precisions.split(",") for name in names()]
+    work = [pair for pair in work if options.match in pair[0] and pair not in done]
+    for number, (name, precision) in enumerate(work, 1):
+        print(f"\r\033[K[{number}/{len(work)}] {name} {precision}", end="", file=sys.stderr, flush=True)
+        results["models"].append(compile_entry(name, precision, options.target, jobs))
+        _write(results, options.output)
+    print("\r\033[K", end="", file=sys.stderr)
+    print(as_text(results))
+    return 1 if any("failure" in row for row in results["models"]) else 0
 
 
 def compile_one(item: Case | Model, precision: str, packages: Path, target: str) -> Any:

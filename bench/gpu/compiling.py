@@ -22,7 +22,7 @@ class Compiled:
     Args:
         name: Of the kernel or model.
         kernels: Distinct kernels.
-        host: Steps that run in NumPy.
+        host: The operator of each step that runs in NumPy, and why it does.
         spilling: Functions that spill registers, with bytes for each thread.
         templates: Of the kernels.
     """
@@ -82,6 +82,6 @@ def look_at(name: str, path: Path) -> Compiled:
             if stack:
                 spilling[f"{architecture} {launch.function}"] = stack
     steps = [step for variant in package.manifest.variants for step in variant.kernel_steps]
-    host = [step.label for variant in package.manifest.variants for step in variant.host_steps]
+    host = [f"{s.op_type} ({s.reason})" for variant in package.manifest.variants for s in variant.host_steps]
     templates = sorted({step.label.partition(": ")[0] for step in steps})
     return Compiled(name, kernels, tuple(host), spilling, tuple(templates))

@@ -122,3 +122,18 @@ def test_the_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_inputs_are_the_same_every_time() -> None:
     first, second = (conv(1, 3, 5, 4, 3).inputs()["x0"] for _ in range(2))
     np.testing.assert_array_equal(first, second)
+
+
+def test_the_zoo_is_compiled_and_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "zoo.json"
+    arguments = ["zoo", "--match", "mlp", "--precisions", "fp16", "--output", str(output)]
+    assert main(arguments) == 0
+    (row,) = json.loads(output.read_text())["models"]
+    assert row["kernels"] > 0 and row["host steps"] == [] and row["spilling"] == {}
+    assert 0 < row["warm seconds"] < row["cold seconds"]
+    assert "mlp_4x64x64  fp16" in capsys.readouterr().out
+    # What is there already is told again and not made again; what fails is told and fails the command.
+    assert main([*arguments, "--resume"]) == 0
+    assert json.loads(output.read_text())["models"] == [row]
+    assert main([*arguments, "--target", "cuda:sm_10"]) == 1
+    assert "mlp_4x64x64 fp16: OptionError" in capsys.readouterr().out
