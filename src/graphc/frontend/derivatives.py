@@ -11,9 +11,9 @@ from typing import TypeAlias
 
 import numpy as np
 
-from graphc.errors import UnsupportedError
+from graphc.errors import ModelError, UnsupportedError
 from graphc.frontend.opset import Draft
-from graphc.ir import Dim, Node, Value, dtypes
+from graphc.ir import Dim, Node, TensorType, Value, dtypes
 from graphc.ops.base import node_names
 
 
@@ -41,7 +41,7 @@ class Product:
 
     def number(self, value: float) -> Value:
         """A scalar of the output's dtype."""
-        return self.draft.constant(value, self.output.tensor_type.dtype)
+        return self.draft.constant(value, type_of(self.output, self.node).dtype)
 
     def shape(self, index: int) -> tuple[Dim, ...]:
         """Shape of an input.
@@ -68,12 +68,27 @@ def shape_of(value: Value, node: Node) -> tuple[Dim, ...]:
     """Shape of a value whose rank must be known.
 
     Raises:
-        UnsupportedError: It is not.
+        ModelError: Its type is not.
+        UnsupportedError: Its rank is not.
     """
-    shape = value.tensor_type.shape
+    shape = type_of(value, node).shape
     if shape is None:
         raise UnsupportedError(f"the gradient of {node.op} needs the rank of {value.name!r}", nodes=node_names(node))
     return shape
+
+
+def type_of(value: Value, node: Node) -> TensorType:
+    """Type of a value that must be a tensor: one that follows from a broken node, which is reported, has none.
+
+    Raises:
+        ModelError: It is none, or unknown.
+    """
+    if not isinstance(value.type, TensorType):
+        kind = "of unknown type" if value.type is None else str(value.type)
+        raise ModelError(
+            f"the gradient of {node.op} needs tensors, and {value.name!r} is {kind}", nodes=node_names(node)
+        )
+    return value.type
 
 
 def sum_to(draft: Draft, value: Value, like: Value, node: Node) -> Value:

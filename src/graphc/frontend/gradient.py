@@ -15,25 +15,29 @@ from graphc.errors import ModelError, UnsupportedError
 from graphc.frontend.derivatives import FIRST_ONLY, FLOATS, PULLS, Product
 from graphc.frontend.opset import Draft
 from graphc.ir import Node, Tensor, TensorType, Value, dtypes
+from graphc.ir.dtypes import DType
 from graphc.ops.base import node_names
 
 GRADIENT = ("ai.onnx.preview.training", "Gradient")
 """Domain and name."""
 
 
-def write_gradient(draft: Draft, y: Value, xs: Sequence[Value], zs: Sequence[Value]) -> None:
+def write_gradient(draft: Draft, ys: Sequence[Value], xs: Sequence[Value], zs: Sequence[Value]) -> None:
     """Puts the nodes that compute the gradients in front of a Gradient; each of its outputs becomes an Identity.
 
     Args:
         draft: The Gradient.
-        y: What is derived.
+        ys: What is derived: one value.
         xs: With respect to what.
         zs: Values that are held.
 
     Raises:
-        ModelError: The node has not as many inputs as `xs` and `zs`, or `y` is no tensor of floats.
+        ModelError: The node has not as many inputs as `xs` and `zs`, or what is derived is no tensor of floats.
         UnsupportedError: An operator on the way from `xs` to `y` has no derivative here.
     """
+    if len(ys) != 1:
+        raise ModelError("Gradient: its attribute y names no value", nodes=draft.origins)
+    (y,) = ys
     given = [*xs, *zs]
     values = [value for value in draft.inputs if value is not None]
     if len(values) != len(given) or len(draft.outputs) > len(xs):
@@ -42,19 +46,19 @@ def write_gradient(draft: Draft, y: Value, xs: Sequence[Value], zs: Sequence[Val
             f"{len(draft.outputs)} outputs",
             nodes=draft.origins,
         )
-    for value in (y, *xs):
+    for value in (y, *xs, *values[: len(xs)]):
         if not isinstance(value.type, TensorType) or value.type.dtype not in FLOATS:
             raise ModelError(f"Gradient: {value.name!r} is {value.type}, not a tensor of floats", nodes=draft.origins)
     way = _way(y, xs, given, draft)
     at: dict[Value, Value] = dict(zip(given, values, strict=True))
     _recompute(draft, way, at)
-    gradients: dict[Value, Value] = {y: _filled(draft, at.get(y, y), 1.0)}
+    gradients: dict[Value, Value] = {y: _filled(draft, at.get(y, y), y.tensor_type.dtype, 1.0)}
     needed = {*xs, *(output for node in way for output in node.outputs)}
     for node in reversed(way):
         _pull(draft, node, at, gradients, needed)
     for x, name in zip(xs, draft.outputs, strict=False):
         if name:
-            found = gradients[x] if x in gradients else _filled(draft, at[x], 0.0)
+            found = gradients[x] if x in gradients else _filled(draft, at[x], x.tensor_type.dtype, 0.0)
             draft.op("Identity", found, outputs=[name])
 
 
@@ -118,9 +122,8 @@ def _pull(draft: Draft, node: Node, at: dict[Value, Value], gradients: dict[Valu
         gradients[value] = part if known is None else draft.op("Add", known, part)
 
 
-def _filled(draft: Draft, like: Value, number: float) -> Value:
-    """A tensor of the shape and dtype of `like`."""
-    dtype = like.tensor_type.dtype
+def _filled(draft: Draft, like: Value, dtype: DType, number: float) -> Value:
+    """A tensor of the shape of `like`, which is of that dtype."""
     zeros = draft.op("ConstantOfShape", draft.op("Shape", like), value=_one(number))
     return zeros if dtype == dtypes.FLOAT32 else draft.op("CastLike", zeros, like)
 

@@ -209,8 +209,7 @@ class GraphReader:
             return [value for value in values if value is not None]
 
         try:
-            [y] = named("y")
-            write_gradient(draft, y, named("xs"), named("zs"))
+            write_gradient(draft, named("y"), named("xs"), named("zs"))
         except (ModelError, UnsupportedError) as error:
             self.report(error)
             draft.finish()

@@ -1,0 +1,1 @@
+"""Single operators at usual sizes, beside ONNX Runtime."""
