@@ -436,7 +436,7 @@ def test_rule_sets_refuse_two_rules_of_one_name_and_rootless_patterns() -> None:
     rules = negations()
     with pytest.raises(OptionError, match="has a rule 'twice' already"):
         rules.add(next(iter(rules)))
-    with pytest.raises(OptionError, match="whose root is no operator"):
+    with pytest.raises(OptionError, match="has a root that is no operator"):
         rules.rule(x)
 
 

@@ -407,6 +407,32 @@ class Graph:
         node.graph = node._previous = node._next = None
         self._count -= 1
 
+    def between(self, nodes: Sequence[Node]) -> list[Node]:
+        """The nodes from the first of some to the last of them, in order; costs how far they are apart."""
+        first, *others = nodes
+        missing = {*others} - {first}
+        before: list[Node] = []
+        after = [first]
+        back, forth = first._previous, first._next
+        while missing:
+            assert back is not None or forth is not None, f"{missing} are not in graph {self.name}"
+            if forth is not None:
+                after.append(forth)
+                missing.discard(forth)
+                forth = forth._next
+            if missing and back is not None:
+                before.append(back)
+                missing.discard(back)
+                back = back._previous
+        found, wanted = [*reversed(before), *after], set(nodes)
+        ends = [place for place, node in enumerate(found) if node in wanted]
+        return found[ends[0] : ends[-1] + 1]
+
+    def move_before(self, node: Node, anchor: Node) -> None:
+        """Puts a node of the graph just before another one; topology is not checked here."""
+        self._unlink(node)
+        self._link(node, anchor._previous, anchor)
+
     def reorder(self, nodes: Sequence[Node]) -> None:
         """Puts the nodes into the order given, which must be a permutation of them; topology is not checked here."""
         assert len(nodes) == self._count and set(nodes) == set(self.nodes), "not a permutation of the graph's nodes"

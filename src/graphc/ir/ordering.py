@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 
 from graphc.errors import VerifyError
 from graphc.ir.graph import Node, captured_values
@@ -16,7 +16,7 @@ def topological_order(nodes: Sequence[Node]) -> list[Node]:
         VerifyError: The nodes form a cycle; the error names it.
     """
     position = {node: i for i, node in enumerate(nodes)}
-    producers = {node: _producers(node) & position.keys() for node in nodes}
+    producers = {node: producers_of(node) & position.keys() for node in nodes}
     consumers: dict[Node, list[Node]] = {node: [] for node in nodes}
     for node in nodes:
         for producer in producers[node]:
@@ -50,7 +50,20 @@ def _cycle(stuck: Mapping[Node, int], producers: Mapping[Node, set[Node]]) -> li
     return cycle[cycle.index(node) :]
 
 
-def _producers(node: Node) -> set[Node]:
+def producers_within(nodes: Set[Node], start: Iterable[Node | None]) -> set[Node]:
+    """Those of `nodes` that are in `start` or make what others of these read, directly or through others of `nodes`."""
+    found: set[Node] = set()
+    stack = [node for node in start if node in nodes]
+    while stack:
+        node = stack.pop()
+        if node is not None and node not in found:
+            found.add(node)
+            stack.extend(producers_of(node) & nodes)
+    return found
+
+
+def producers_of(node: Node) -> set[Node]:
+    """The nodes that make what a node, or a graph in it, reads."""
     values = [value for value in node.inputs if value is not None]
     for _, subgraph in node.subgraphs():
         values.extend(captured_values(subgraph))

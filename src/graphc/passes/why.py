@@ -8,9 +8,10 @@ from typing import Literal
 
 from graphc.errors import OptionError
 from graphc.ir import Graph, Node
-from graphc.passes.base import PASSES, Application, Explaining, Pass, PassContext
+from graphc.passes.base import PASSES, Application, Explaining, Pass, PassContext, describe_pass
 from graphc.passes.manager import PassObserver, PassRun
 from graphc.passes.pipeline import parse_pipeline, suggestion
+from graphc.passes.rule_pass import RulePass
 from graphc.passes.rules import RULE_SETS, Rule, explain
 
 Verdict = Literal["applied", "refused", "unmatched"]
@@ -139,7 +140,7 @@ class Inquiry(PassObserver):
             names = {rule.name for rule in self.rules}
             self._settled += [_applied(each) for each in run.applications if each.action in names]
             # Of one graph, the latest run of the pass has the last word.
-            self._open[graph] = [_asked(rule, node) for node in _nodes(graph) for rule in self._rooted(node)]
+            self._open[graph] = [answer for node in _nodes(graph) for answer in self._asked(pass_, node)]
         elif not isinstance(pass_, Explaining):
             self._settled += map(_applied, run.applications)
             self._settled += [
@@ -147,8 +148,16 @@ class Inquiry(PassObserver):
                 for refusal in list(context.refusals)[self._refusals :]
             ]
 
-    def _rooted(self, node: Node) -> Iterator[Rule]:
-        return (rule for rule in self.rules if (node.domain, node.op_type) in rule.roots)
+    def _asked(self, pass_: Pass, node: Node) -> Iterator[Answer]:
+        own = {rule.name: rule for rule in pass_.rules()} if isinstance(pass_, RulePass) else {}
+        for rule in self.rules:
+            if (node.domain, node.op_type) not in rule.roots:
+                continue
+            if isinstance(pass_, RulePass) and rule.name not in own:
+                yield Answer(rule.name, "refused", Place.of(node), f"{describe_pass(pass_)} leaves the rule out")
+            else:
+                # As the pass has it, with what its options add.
+                yield _asked(own.get(rule.name, rule), node)
 
 
 def find_rules(name: str) -> list[Rule]:

@@ -12,7 +12,20 @@ from graphc.frontend.schema import CANONICAL_OPSET
 from graphc.ir import Attribute, Builder, Graph, Node, TensorType, Value, dtypes
 from graphc.ops.base import Trait, find
 from graphc.ops.inference import infer_node
-from graphc.passes.rules import Absent, Apply, Chooser, Const, Either, Optional, Pattern, Rest, Rule, Var
+from graphc.passes.rules import (
+    Absent,
+    Apply,
+    Chooser,
+    Const,
+    Either,
+    Every,
+    Optional,
+    Pattern,
+    Rest,
+    Rule,
+    Together,
+    Var,
+)
 from graphc.passes.rules.pattern import literal
 from graphc.testing.choosing import chance
 from graphc.testing.samples import MAX_SIZE, SAMPLERS, Operand, Sample, tensor_type, values
@@ -31,30 +44,69 @@ def grow_instance(rule: Rule, choose: Chooser) -> Graph:
     Raises:
         RejectedError: These choices lead to no valid graph.
     """
-    grower = _Grower(rule.examples(choose) if rule.examples is not None else {}, choose)
-    root = grower.grow(rule.pattern, None)
-    if root is None or not isinstance(root.type, TensorType) or not root.type.is_static:
-        raise RejectedError("the root has no static type")
-    siblings = root.producer.outputs if root.producer is not None else ()
-    read = [root, *(v for v in siblings if v is not root and isinstance(v.type, TensorType) and chance(choose, 70))]
-    outputs = [value if chance(choose, 25) else grower.reader(value) for value in read]
+    grower = _Grower(rule, choose)
+    roots = grower.roots(rule.pattern)
+    if not all(isinstance(root.type, TensorType) and root.type.is_static for root in roots):
+        raise RejectedError("a root has no static type")
+    siblings = dict.fromkeys(v for root in roots if root.producer is not None for v in root.producer.outputs)
+    others = [v for v in siblings if v not in roots and isinstance(v.type, TensorType) and chance(choose, 70)]
+    outputs = [value if chance(choose, 25) else grower.reader(value) for value in (*roots, *others)]
     if chance(choose, 20):
-        interior = [v for node in grower.graph.nodes for v in node.outputs if v is not root and v.constant is None]
+        interior = [v for node in grower.graph.nodes for v in node.outputs if v not in roots and v.constant is None]
         outputs.extend([choose.pick(interior)] if interior else [])
     grower.graph.outputs = outputs
     return grower.graph
 
 
 class _Grower:
-    def __init__(self, given: Mapping[str, Any], choose: Chooser) -> None:
+    def __init__(self, rule: Rule, choose: Chooser) -> None:
         self.graph = Graph("instance", opset=OPSET)
         self.builder = Builder(self.graph, infer=infer_node)
-        self.given = given
+        self.rule = rule
         self.choose = choose
+        self.given = self.examples()
         self.values: dict[str, Value | None] = {}
         self.attributes: dict[str, Attribute | None] = {}
         self.places: dict[int, Value] = {}
         self.options: dict[int, Pattern] = {}
+        self.behind: list[Value] = []
+        """The roots that were made so far."""
+
+    def examples(self) -> Mapping[str, Any]:
+        """What the rule's author lets some names stand for."""
+        return self.rule.examples(self.choose) if self.rule.examples is not None else {}
+
+    def roots(self, pattern: Pattern) -> list[Value]:
+        """The value at each root of a whole pattern."""
+        if isinstance(pattern, Together):
+            return [self.root(part) for part in pattern.parts]
+        if not isinstance(pattern, Every):
+            return [self.root(pattern)]
+        made = []
+        for _ in range(self.choose.integer(pattern.least, pattern.least + 1)):
+            made.append(self.root(pattern.one))
+            # What is not shared is made anew.
+            self.values = {name: value for name, value in self.values.items() if name in pattern.share}
+            self.given = self.examples()
+            for known in (self.attributes, self.places, self.options):
+                known.clear()
+        return made
+
+    def root(self, pattern: Pattern) -> Value:
+        """The value at one root; what else the graph computes may come between it and the next."""
+        made = self.grow(pattern, None)
+        assert made is not None, pattern
+        self.behind.append(made)
+        return made
+
+    def input(self, name: str, type_: TensorType) -> Value:
+        """A graph's input; behind a first root now and then what is computed there, even of that root."""
+        if type_.dtype.is_float and self.behind and chance(self.choose, 30):
+            alike = [value for value in self.behind if value.type == type_]
+            if alike and chance(self.choose, 30):
+                return self.reader(self.choose.pick(alike))
+            return self.reader(self.graph.add_input(self.graph.fresh_name(name), type_))
+        return self.graph.add_input(self.graph.fresh_name(name), type_)
 
     def reader(self, value: Value) -> Value:
         """A node that reads `value` and is in no rule's pattern."""
@@ -111,7 +163,7 @@ class _Grower:
         constant = pattern.constant if pattern.constant is not None else hint.array is not None
         if constant:
             return self.builder.constant(self.elements(hint))
-        return self.graph.add_input(self.graph.fresh_name(pattern.name or "x"), hint.type)
+        return self.input(pattern.name or "x", hint.type)
 
     def example(self, given: Any) -> Value:
         """A value that a rule's examples give: an array, or a function that builds it."""
@@ -150,7 +202,7 @@ class _Grower:
         inputs = [self.chosen(p) for p in pattern.inputs]
         pivot, value = self.pivot(op_type, inputs)
         sample = self.sample(op_type, value, pivot) or Sample(())
-        operands = [self.input(p, i, pivot, value, sample) for i, p in enumerate(inputs) if not isinstance(p, Rest)]
+        operands = [self.operand(p, i, pivot, value, sample) for i, p in enumerate(inputs) if not isinstance(p, Rest)]
         if inputs and isinstance(inputs[-1], Rest):
             operands.extend(self.rest(inputs[-1], sample.operands[len(inputs) - 1 :], value, empty=len(inputs) > 1))
         attributes = self.node_attributes(pattern, sample)
@@ -226,7 +278,7 @@ class _Grower:
         symmetric = pivot == 1 and len(sample.operands) == 2
         return Sample(sample.operands[::-1], sample.attributes) if symmetric else None
 
-    def input(self, pattern: Pattern, index: int, pivot: int, value: Value | None, sample: Sample) -> Value | None:
+    def operand(self, pattern: Pattern, index: int, pivot: int, value: Value | None, sample: Sample) -> Value | None:
         if index == pivot and value is not None:
             return value
         hint = sample.operands[index] if index < len(sample.operands) else None

@@ -17,6 +17,7 @@ from graphc.passes.rules.index import RuleIndex
 from graphc.passes.rules.match import Match
 from graphc.passes.rules.rewriting import Rewrite
 from graphc.passes.rules.rule import Rule
+from graphc.passes.rules.siblings import root_nodes
 
 MAX_REWRITES_PER_NODE = 50
 """Rewrites allowed per node of the graph (and 1000 more) before rules are said to run in a circle."""
@@ -104,7 +105,7 @@ class _Driver:
             rewrite.discard()
             return Refusal("the limit on rewrites is reached")
         moved = rewrite.commit()
-        for value in erase_unused([match.root]):
+        for value in erase_unused(root_nodes(match)):
             # Only here can a node have become private. Constants have no patterns behind them, and what many read
             # is not read by one match alone.
             if value.producer is not None and value.constant is None and len(value.uses) <= self.largest:

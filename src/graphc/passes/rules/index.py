@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from graphc.ir import Node, Tensor, Value
 from graphc.passes.rules.match import is_commutative
-from graphc.passes.rules.pattern import Absent, Apply, Const, Either, Optional, Pattern, Rest, Var, alternatives
+from graphc.passes.rules.pattern import Absent, Apply, Const, Either, Optional, Pattern, Rest, Var, starts
 from graphc.passes.rules.predicate import TensorPredicate
 from graphc.passes.rules.rule import Rule
 
@@ -101,9 +101,7 @@ class RuleIndex:
         self._starts: dict[tuple[str, str], list[tuple[_Part, int, int]]] = {}
         """Parts that an operator may be: the part, its number, and the number of the rule whose root it is, or -1."""
         roots = [
-            (self._number(option), number)
-            for number, rule in enumerate(self._rules)
-            for option in alternatives(rule.pattern)
+            (self._number(option), number) for number, rule in enumerate(self._rules) for option in starts(rule.pattern)
         ]
         inner = {part for known in self._parts for operand in known.operands for part in operand.parts}
         parts = list(self._parts)

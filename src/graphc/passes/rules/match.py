@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,8 +21,8 @@ from graphc.passes.rules.pattern import (
     Pattern,
     Rest,
     Var,
-    alternatives,
     literal,
+    starts,
 )
 
 
@@ -39,10 +39,12 @@ class Match:
     """What the names of a pattern stand for in one place of a graph.
 
     Args:
-        root: Node at the pattern's root.
+        root: Node at the pattern's root; at the first where there are several.
         values: Values of variables and constants; a tuple for a `Rest`, None for an optional input not given.
         attributes: Bound attributes.
         nodes: Every node matched, root first, with the pattern it matched.
+        roots: The values at several roots side by side, in order; empty where the pattern has one.
+        each: The match of every single root, where the pattern is `every`.
     """
 
     root: Node
@@ -51,6 +53,8 @@ class Match:
     nodes: tuple[tuple[Apply, Node], ...] = ()
     places: Mapping[int, Value] = field(default_factory=dict)
     """Value at each operator pattern object, by identity: one object is one value."""
+    roots: tuple[Value, ...] = ()
+    each: tuple[Match, ...] = ()
 
     def __getitem__(self, name: str) -> Value:
         value = self.values[name]
@@ -190,25 +194,29 @@ def shape_of(value: Value) -> tuple[Dim, ...]:
 
 
 def find_matches(pattern: Pattern, node: Node, trace: Trace | None = None) -> Iterator[Match]:
-    """Every way in which `pattern` matches with its root at `node`, the preferred one first."""
+    """Every way in which a pattern of one root matches with its root at `node`, the preferred one first."""
     trace = trace or Trace()
-    for option in alternatives(pattern):
+    for found in match_root(pattern, node, Match(node), trace):
+        reader = outside_reader(found, [node])
+        if reader is None:
+            yield found
+        else:
+            trace.note(found, reader)
+
+
+def match_root(pattern: Pattern, node: Node, state: Match, trace: Trace) -> Iterator[Match]:
+    """Every way in which `pattern` matches at `node` beside what was matched before; who reads it is not asked."""
+    for option in starts(pattern):
         assert isinstance(option, Apply), f"the root of a pattern must be an operator, not {option}"
-        if option.output >= len(node.outputs):
-            continue
-        for found in _match_apply(option, node.outputs[option.output], Match(node), trace):
-            reader = _outside_reader(found)
-            if reader is None:
-                yield found
-            else:
-                trace.note(found, reader)
+        if option.output < len(node.outputs):
+            yield from _match_apply(option, node.outputs[option.output], state, trace)
 
 
-def _outside_reader(match: Match) -> str | None:
-    """Why a private node is not private, None where every one is."""
+def outside_reader(match: Match, roots: Sequence[Node]) -> str | None:
+    """Why a private node behind the roots is not private, None where every one is."""
     inside = {id(node) for _, node in match.nodes}
     for pattern, node in match.nodes:
-        if not pattern.private or node is match.root:
+        if not pattern.private or node in roots:
             continue
         for value in node.outputs:
             for use in value.uses:

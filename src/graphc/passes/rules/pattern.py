@@ -4,7 +4,8 @@
     P.Relu(P.Conv(x, w, group=attr("group", default=1)))
     x * P.Sigmoid(x) | 1.0 / x
 
-Arithmetic on patterns is Add, Sub, Mul, Div, Pow, MatMul and Neg; `p | q` is either of two.
+Arithmetic on patterns is Add, Sub, Mul, Div, Pow, MatMul and Neg; `p | q` is either of two. A rule may have several
+roots: `p & q` is two side by side that have a value in common, `every(p, share="x")` all that there are of `x`.
 
 A pattern object that stands at two places means one value at both, so a DAG is written by using a Python name twice.
 Operators that the registry calls commutative match their two operands in either order.
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any, TypeAlias
 
 from graphc.ir import GRAPHC_DOMAIN, Attribute, Tensor
@@ -28,6 +30,10 @@ class Pattern:
         left = self.options if isinstance(self, Either) and not self.text else (self,)
         right = other.options if isinstance(other, Either) and not other.text else (other,)
         return Either((*left, *right))
+
+    def __and__(self, other: Pattern) -> Together:
+        left = self.parts if isinstance(self, Together) else (self,)
+        return Together((*left, *(other.parts if isinstance(other, Together) else (other,))))
 
     def __add__(self, other: Operand) -> Apply:
         return P.Add(self, other)
@@ -127,6 +133,34 @@ class Either(Pattern):
 
     options: tuple[Pattern, ...]
     text: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Together(Pattern):
+    """Several roots side by side, each another value: `P.Sin(x) & P.Cos(x)`. Only a rule's whole pattern may be one.
+
+    Args:
+        parts: One pattern a root; each has a value in common with another, through which it is found.
+    """
+
+    parts: tuple[Pattern, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Every(Pattern):
+    """All roots that match one pattern and have some values in common. Only a rule's whole pattern may be one.
+
+    Args:
+        one: What each of them matches.
+        share: Names that stand for the same value in all; the others stand for a value in each.
+        when: Asked about each match; one that it refuses is left out.
+        least: Fewest roots of a match.
+    """
+
+    one: Pattern
+    share: tuple[str, ...]
+    when: Callable[[Any], Any] | None = None
+    least: int = 2
 
 
 @dataclass(frozen=True)
@@ -250,6 +284,13 @@ def maybe(wrap: Callable[..., Apply], inner: Pattern, *others: Pattern | float, 
     return Either((wrap(inner, *others, **attributes), inner))
 
 
+def every(
+    one: Pattern, *, share: str | tuple[str, ...], when: Callable[[Any], Any] | None = None, least: int = 2
+) -> Every:
+    """All roots that match `one` and have the values called `share` in common; see Every."""
+    return Every(one, (share,) if isinstance(share, str) else share, when, least)
+
+
 def literal(spec: AttributeSpec) -> AttributePattern:
     """An attribute specification in its long form."""
     if isinstance(spec, AttributePattern):
@@ -260,34 +301,69 @@ def literal(spec: AttributeSpec) -> AttributePattern:
 
 
 def depth(pattern: Pattern) -> int:
-    """Operators on the longest way from the root to a leaf: how far from a change a match may be rooted."""
-    if isinstance(pattern, Apply):
-        return 1 + max((depth(p) for p in pattern.inputs), default=0)
-    if isinstance(pattern, Either):
-        return max(depth(p) for p in pattern.options)
-    return depth(pattern.inner) if isinstance(pattern, Optional) else 0
+    """Operators on the longest way from a root to a leaf: how far from a change a match may be rooted."""
+    deepest = max((depth(p) for p in within(pattern)), default=0)
+    return deepest + 1 if isinstance(pattern, Apply) else deepest
 
 
 def size(pattern: Pattern) -> int:
-    """Most operands of operators in one match."""
+    """Most operands of operators in one match, or in one of every."""
+    sizes = [size(p) for p in within(pattern)]
     if isinstance(pattern, Apply):
-        return len(pattern.inputs) + sum(size(p) for p in pattern.inputs)
-    if isinstance(pattern, Either):
-        return max(size(p) for p in pattern.options)
-    return size(pattern.inner) if isinstance(pattern, Optional) else 0
+        return len(sizes) + sum(sizes)
+    return sum(sizes) if isinstance(pattern, Together) else max(sizes, default=0)
 
 
-def alternatives(pattern: Pattern) -> tuple[Pattern, ...]:
-    """The patterns of which one has to match, in order; the pattern itself where it is no alternative."""
-    if isinstance(pattern, Either):
-        return tuple(inner for option in pattern.options for inner in alternatives(option))
+def within(pattern: Pattern) -> tuple[Pattern, ...]:
+    """The patterns of which a pattern is made."""
+    match pattern:
+        case Apply():
+            return pattern.inputs
+        case Either():
+            return pattern.options
+        case Together():
+            return pattern.parts
+        case Every():
+            return (pattern.one,)
+        case Optional():
+            return (pattern.inner,)
+    return ()
+
+
+def starts(pattern: Pattern) -> tuple[Pattern, ...]:
+    """The patterns of single roots at which a match may begin, in order of preference."""
+    if isinstance(pattern, Either | Together | Every):
+        return tuple(inner for part in within(pattern) for inner in starts(part))
     return (pattern,)
 
 
 def roots(pattern: Pattern) -> frozenset[tuple[str, str]]:
-    """Domain and name of every operator that can be the root of a match."""
-    if isinstance(pattern, Apply):
-        return frozenset((pattern.domain, op_type) for op_type in pattern.op_types)
-    if isinstance(pattern, Either):
-        return frozenset().union(*(roots(option) for option in pattern.options))
-    return frozenset()
+    """Domain and name of every operator that can be a root of a match; none where some root is no operator."""
+    found: set[tuple[str, str]] = set()
+    for start in starts(pattern):
+        if not isinstance(start, Apply):
+            return frozenset()
+        found.update((start.domain, op_type) for op_type in start.op_types)
+    return frozenset(found)
+
+
+@cache
+def bound_at(pattern: Pattern) -> Mapping[str | int, set[int]]:
+    """What every match of a pattern binds, and how many operators before the pattern's value it may stand.
+
+    Values are known by their names, operators by the identity of their pattern, as in a match.
+    """
+    match pattern:
+        case Var() | Const() if pattern.name:
+            return {pattern.name: {0}}
+        case Either():
+            first, *others = map(bound_at, pattern.options)
+            kept = set(first).intersection(*others)
+            return {key: set().union(first[key], *(other[key] for other in others)) for key in kept}
+        case Apply():
+            found: dict[str | int, set[int]] = {id(pattern): {0}}
+            for inner in pattern.inputs:
+                for key, places in bound_at(inner).items():
+                    found.setdefault(key, set()).update(place + 1 for place in places)
+            return found
+    return {}

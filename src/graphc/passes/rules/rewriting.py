@@ -7,11 +7,13 @@ from dataclasses import dataclass
 
 from graphc.errors import GraphcError, PassError
 from graphc.ir import Builder, Graph, Node, TensorType, Type, Value
+from graphc.ir.ordering import producers_within
 from graphc.ops.inference import infer_node
 from graphc.passes.base import Refusal
 from graphc.passes.edit import cannot_replace, replace_value
 from graphc.passes.rules.match import Match, RefusedError
 from graphc.passes.rules.rule import Rule
+from graphc.passes.rules.siblings import root_nodes
 
 
 @dataclass(frozen=True)
@@ -19,12 +21,14 @@ class Rewrite:
     """What was built for a match, in the graph but not yet read by anything.
 
     Args:
-        pairs: The root's values that go, each with the one that takes its place.
+        pairs: The roots' values that go, each with the one that takes its place.
         made: Nodes that were built, in order.
+        moves: Nodes, in order, that what was built for several roots reads, with the node before which they have to be.
     """
 
     pairs: tuple[tuple[Value, Value], ...]
     made: tuple[Node, ...]
+    moves: tuple[tuple[Node, Node], ...] = ()
 
     @staticmethod
     def build(rule: Rule, match: Match) -> Rewrite | Refusal:
@@ -35,16 +39,16 @@ class Rewrite:
         """
         node, graph = match.root, match.root.graph
         assert graph is not None, node
+        span = graph.between(root_nodes(match))
         made: list[Node] = []
-        builder = _Recorder(graph, made, before=node, origins=match.origins)
+        builder = _Recorder(graph, made, before=span[0], origins=match.origins)
         answer: Value | tuple[Value, ...] | Refusal | Rewrite
         try:
             answer = rule.replacement(match, builder)
             if not isinstance(answer, Refusal):
                 new = answer if isinstance(answer, tuple) else (answer,)
-                answer = _cannot_replace(rule, match, new, made) or Rewrite(
-                    tuple(zip(node.outputs, new, strict=False)), tuple(made)
-                )
+                pairs = _pairs(rule, match, new)
+                answer = _cannot_replace(rule, match, pairs, made) or _placed(pairs, made, span)
         except RefusedError as refused:
             answer = refused.refusal
         except PassError:
@@ -61,6 +65,9 @@ class Rewrite:
 
     def commit(self) -> list[Node]:
         """Makes everything read the new values; answers the nodes that do."""
+        for node, anchor in self.moves:
+            assert anchor.graph is not None, anchor
+            anchor.graph.move_before(node, anchor)
         moved = [reader for old, _ in self.pairs for reader in old.consumers]
         for old, value in self.pairs:
             value.type = _merge(old.type, value.type, fresh=value.producer in self.made)
@@ -72,12 +79,23 @@ class Rewrite:
         _discard(self.made)
 
 
-def _cannot_replace(rule: Rule, match: Match, new: tuple[Value, ...], made: Sequence[Node]) -> Refusal | None:
-    root = match.root
-    unmatched = [value for value in root.outputs[len(new) :] if value.is_used]
-    if unmatched:
-        return Refusal(f"output %{unmatched[0].name} of {root.op} is used too")
-    for old, value in zip(root.outputs, new, strict=False):
+def _pairs(rule: Rule, match: Match, new: tuple[Value, ...]) -> tuple[tuple[Value, Value], ...]:
+    if match.roots and len(new) != len(match.roots):
+        raise PassError(
+            f"rule {rule.name!r} answers {len(new)} values for {len(match.roots)} roots", nodes=match.root.origins
+        )
+    return tuple(zip(match.roots or match.root.outputs, new, strict=False))
+
+
+def _cannot_replace(
+    rule: Rule, match: Match, pairs: tuple[tuple[Value, Value], ...], made: Sequence[Node]
+) -> Refusal | None:
+    going = {old for old, _ in pairs}
+    for root in root_nodes(match):
+        unmatched = [value for value in root.outputs if value not in going and value.is_used]
+        if unmatched:
+            return Refusal(f"output %{unmatched[0].name} of {root.op} is used too")
+    for old, value in pairs:
         reason = cannot_replace(old, value, fresh=value.producer in made)
         if reason is not None:
             return Refusal(reason)
@@ -86,10 +104,30 @@ def _cannot_replace(rule: Rule, match: Match, new: tuple[Value, ...], made: Sequ
         if reader is not None and value is not old:
             raise PassError(
                 f"rule {rule.name!r} built {reader.describe()}, which reads what it is to replace",
-                nodes=root.origins,
+                nodes=match.root.origins,
                 hint="build the root's operator anew on its inputs",
             )
     return None
+
+
+def _placed(pairs: tuple[tuple[Value, Value], ...], made: Sequence[Node], span: Sequence[Node]) -> Rewrite | Refusal:
+    """The rewrite, with what has to be moved before the first root for what was built there.
+
+    Args:
+        pairs: See Rewrite.
+        made: See Rewrite.
+        span: The nodes from the first root to the last.
+    """
+    if len(span) == 1:
+        return Rewrite(pairs, tuple(made))
+    going = {old.producer: old for old, new in pairs if old is not new}
+    wanted = [value for node in made for value in node.inputs] + [new for old, new in pairs if old is not new]
+    needed = producers_within({*span}, [value.producer for value in wanted if value is not None])
+    for node in needed & going.keys():
+        return Refusal(f"what another root reads is computed from %{going[node].name}")
+    early = [node for node in span if node in needed]
+    anchor = made[0] if made else span[0]
+    return Rewrite(pairs, tuple(made), tuple((node, anchor) for node in early if node is not anchor))
 
 
 class _Recorder(Builder):

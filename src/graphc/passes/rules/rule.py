@@ -12,6 +12,9 @@ The right side of a formula is a pattern too, which is built from what the left 
 would be of another shape or dtype. Where there is more to say, a function is the replacement: it answers the value that
 takes the place of the root's (a tuple of values where the root has several outputs that are used), or `refuse("why")`.
 Its docstring is the formula.
+
+A rule with several roots answers a tuple with a value for each: of `p & q` in this order, of `every(p, share="x")` in
+the order of `m.each`.
 """
 
 from __future__ import annotations
@@ -23,9 +26,10 @@ from typing import Any, TypeAlias
 from graphc.errors import OptionError
 from graphc.ir import Builder, Node, Value
 from graphc.passes.base import Refusal
-from graphc.passes.rules.match import Match, RefusedError, Trace, find_matches
+from graphc.passes.rules.match import Match, RefusedError, Trace
 from graphc.passes.rules.pattern import Pattern, depth, roots, size
 from graphc.passes.rules.predicate import Chooser
+from graphc.passes.rules.siblings import check_roots, find_siblings
 from graphc.passes.rules.template import template
 from graphc.passes.rules.text import formula
 
@@ -41,7 +45,7 @@ class Rule:
 
     Args:
         name: Unique in its set.
-        pattern: What it matches; the root must be an operator.
+        pattern: What it matches; its roots must be operators.
         replacement: Builds what takes the root's place, or refuses.
         conditions: Asked before the replacement, in order.
         examples: Draws types and attributes for generated instances, where the pattern alone does not say enough.
@@ -62,7 +66,7 @@ class Rule:
 
     @property
     def roots(self) -> frozenset[tuple[str, str]]:
-        """Domain and name of the operators it can be rooted at."""
+        """Domain and name of the operators at which its roots can be."""
         return roots(self.pattern)
 
     @property
@@ -76,8 +80,8 @@ class Rule:
         return size(self.pattern)
 
     def matches(self, node: Node, trace: Trace | None = None) -> Iterator[Match]:
-        """Every match rooted at `node`, conditions not asked yet."""
-        return find_matches(self.pattern, node, trace)
+        """Every match with a root at `node`, conditions not asked yet."""
+        return find_siblings(self.pattern, node, trace)
 
     def refusal(self, match: Match) -> Refusal | None:
         """The first condition's refusal, or None."""
@@ -105,10 +109,9 @@ class RuleSet:
         """Decorator that makes a rule of its replacement function and adds it to the set.
 
         Raises:
-            OptionError: The pattern's root is no operator, or the set has a rule of that name.
+            OptionError: The pattern cannot be a whole rule's, or the set has a rule of that name.
         """
-        if not roots(pattern):
-            raise OptionError(f"a rule of {self.name!r} has a pattern whose root is no operator")
+        check_roots(pattern)
 
         def build(replacement: Replacement) -> Rule:
             conditions = (when,) if callable(when) else tuple(when)

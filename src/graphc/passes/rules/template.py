@@ -11,25 +11,34 @@ from graphc.errors import OptionError
 from graphc.ir import Builder, Value
 from graphc.passes.base import Refusal, refuse
 from graphc.passes.rules.match import Match, shape_of, tensor_type
-from graphc.passes.rules.pattern import Apply, AttributePattern, Const, Either, Pattern, Var, literal
+from graphc.passes.rules.pattern import Apply, AttributePattern, Const, Either, Pattern, Together, Var, literal
 from graphc.passes.rules.predicate import Filled
 from graphc.passes.rules.text import text
 
 
-def template(left: Pattern, right: Pattern) -> Callable[[Match, Builder], Value | Refusal]:
+def template(left: Pattern, right: Pattern) -> Callable[[Match, Builder], Value | tuple[Value, ...] | Refusal]:
     """A function that builds `right` for a match of `left`, and refuses where that is of another shape or dtype.
 
     Raises:
         OptionError: `right` has something that `left` does not bind, or that cannot be built.
     """
+    olds = left.parts if isinstance(left, Together) else (left,)
+    news = right.parts if isinstance(right, Together) else (right,)
+    if len(olds) != len(news):
+        raise OptionError(f"a formula has {len(olds)} on its left side and {len(news)} on its right")
     bound = _names(left)
-    _check(right, bound)
+    for part in news:
+        _check(part, bound)
 
-    def build(m: Match, b: Builder) -> Value | Refusal:
-        made = _build(right, m, b, {})
-        if shape_of(made) != m.output_shape or tensor_type(made).dtype != m.output.dtype:
-            return refuse(f"the result is {m.output}, but {text(right)} is {made.type}")
-        return made
+    def build(m: Match, b: Builder) -> Value | tuple[Value, ...] | Refusal:
+        made: dict[int, Value] = {}
+        answer = []
+        for old, part in zip(m.roots or (m.root.output,), news, strict=True):
+            value, wanted = _build(part, m, b, made), tensor_type(old)
+            if shape_of(value) != shape_of(old) or tensor_type(value).dtype != wanted.dtype:
+                return refuse(f"the result is {wanted}, but {text(part)} is {value.type}")
+            answer.append(value)
+        return tuple(answer) if m.roots else answer[0]
 
     return build
 
@@ -41,6 +50,8 @@ def _names(pattern: Pattern) -> set[str]:
             return {pattern.name}
         case Either():
             return set.intersection(*map(_names, pattern.options))
+        case Together():
+            return set().union(*map(_names, pattern.parts))
         case Apply():
             attributes = (spec.name for spec in pattern.attributes.values() if isinstance(spec, AttributePattern))
             return {*attributes}.union(*map(_names, pattern.inputs))

@@ -5,7 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 from graphc.ir import Tensor
-from graphc.passes.rules.pattern import Absent, Apply, AttributePattern, Const, Either, Optional, Pattern, Rest, Var
+from graphc.passes.rules.pattern import (
+    Absent,
+    Apply,
+    AttributePattern,
+    Const,
+    Either,
+    Every,
+    Optional,
+    Pattern,
+    Rest,
+    Together,
+    Var,
+)
 from graphc.passes.rules.predicate import Filled
 
 _INFIX = {"Add": ("+", 1), "Sub": ("-", 1), "Mul": ("*", 2), "Div": ("/", 2), "MatMul": ("@", 2), "Pow": ("^", 4)}
@@ -38,6 +50,10 @@ def text(pattern: Pattern, above: int = 0) -> str:
         case Either():
             # Behind the root, one way to write a thing stands for all.
             return f"({pattern.text})" if pattern.text and above else pattern.text or text(pattern.options[0], above)
+        case Together():
+            return ", ".join(map(text, pattern.parts))
+        case Every():
+            return f"{text(pattern.one)}, …"
         case Apply():
             return _apply(pattern, "|".join(pattern.op_types), above)
     raise AssertionError(f"{pattern} is no pattern")
