@@ -63,7 +63,8 @@ def test_pipelines_are_those_of_the_target_however_it_is_written(graphc: Call, m
 def test_a_pass_that_the_pipeline_lacks_is_put_in(graphc: Call, mlp: Path) -> None:
     page = graphc("why", mlp, "merge_matmuls", "--dim", "batch=4").out
     assert "The pipeline does not run merge_matmuls" in page
-    assert "no other product of %x has a constant weight" in page
+    assert "of %x it takes 2 alike, and there is 1: nothing else reads it in this way" in page
+    assert "followed by the bias %b0" in page
     assert "is an output of the graph" in page
 
 

@@ -233,6 +233,29 @@ def test_extents_that_must_be_equal_are_one() -> None:
         module({**feeds, "mask": normal(length)})
 
 
+def test_operands_that_are_not_broadcast_demand_no_equal_extents() -> None:
+    """Of what a CastLike is to be like, only the dtype matters; scales are laid along one axis, not the last."""
+    node = helper.make_node
+    nodes = [
+        node("CastLike", ["x", "like"], ["floats"]),
+        node("QuantizeLinear", ["floats", "scale"], ["bytes"], axis=0, output_dtype=onnx.TensorProto.INT8),
+        node("DequantizeLinear", ["bytes", "scale"], ["y"], axis=0),
+    ]
+    inputs = [
+        info("x", shape=["m", "n"], elem=onnx.TensorProto.INT32),
+        info("like", shape=[7]),
+        info("scale", shape=["k"]),
+    ]
+    module = graphc.compile(model(nodes, inputs, ["y"], opset=21))
+    (variant,) = module.manifest.open
+    assert variant.equal in ({"m": "k"}, {"k": "m"})
+    for rows, columns in ((2, 3), (5, 5), (1, 9)):
+        scale = np.linspace(0.5, 1.5, rows, dtype=np.float32)
+        x = RNG.integers(-40, 40, (rows, columns)).astype(np.int32)
+        found = module({"x": x, "like": normal(7), "scale": scale})["y"]
+        assert_close("y", (np.round(x / scale[:, None]) * scale[:, None]).astype(np.float32), found)
+
+
 def test_extents_that_must_be_multiples_are_no_open_ones() -> None:
     nodes = [helper.make_node("Reshape", ["x", "s"], ["y"], name="fold")]
     four = {"s": np.array([-1, 4], np.int64)}

@@ -220,7 +220,9 @@ def test_siblings_in_another_graph_are_none() -> None:
     other.outputs = [Builder(other, infer=infer_node).op("Abs", g.graph.inputs[0])]
     condition = g.graph.add_input("c", TensorType(dtypes.BOOL, ()))
     graph = g.returning(
-        g("Sin", g.graph.inputs[0]), g("If", condition, then_branch=body, else_branch=other), g("Tan", g.graph.inputs[0])
+        g("Sin", g.graph.inputs[0]),
+        g("If", condition, then_branch=body, else_branch=other),
+        g("Tan", g.graph.inputs[0]),
     )
     assert rewrite(graph, [FORMULAS.rules["three"]]) == 0
 

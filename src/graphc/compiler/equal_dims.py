@@ -49,7 +49,11 @@ def _meeting(node: Node) -> Iterator[tuple[Dim, Dim]]:
         axis = node.int_attribute("axis", 0) % max(len(shapes[0]), 1)
         if all(len(shape) == len(shapes[0]) for shape in shapes):
             yield from _aligned([[*shape[:axis], *shape[axis + 1 :]] for shape in shapes])
-    elif operator.has(Trait.POINTWISE):
+    elif node.is_op("QuantizeLinear") or node.is_op("DequantizeLinear"):
+        # Scales are laid along one axis, or in blocks, not broadcast from the last axis on.
+        if len(shapes[1]) == 1 and shapes[0] and not node.int_attribute("block_size", 0):
+            yield shapes[0][node.int_attribute("axis", 1) % len(shapes[0])], shapes[1][0]
+    elif operator.has(Trait.POINTWISE) and not node.is_op("CastLike"):  # of its second operand only the dtype matters
         yield from _aligned(shapes)
 
 

@@ -45,7 +45,7 @@ def explain(rule: Rule, node: Node) -> Explanation:
             return _explanation(None, match, complete=True)
         refused = refused or _explanation(refusal.reason, match, complete=True)
     stopped = None if trace.stopped is None else trace.stopped.producer
-    return refused or replace(_explanation(trace.reason, trace.match, complete=False), stopped=stopped)
+    return refused or replace(_explanation(trace.reason, trace.match, complete=trace.complete), stopped=stopped)
 
 
 def _attempt(rule: Rule, match: Match) -> Refusal | None:

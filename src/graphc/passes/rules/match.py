@@ -163,11 +163,13 @@ class Trace:
     """What was matched by then; None before anything was."""
     stopped: Value | None = None
     """The value that did not match; None where it is another thing."""
+    complete: bool = False
+    """Whether one root of several matched whole, so that something else than its operators and constants stopped it."""
 
-    def note(self, match: Match, reason: str, stopped: Value | None = None) -> None:
+    def note(self, match: Match, reason: str, stopped: Value | None = None, *, complete: bool = False) -> None:
         """Keeps `reason` if no other came further."""
-        if self.match is None or len(match.nodes) > len(self.match.nodes):
-            self.match, self.reason, self.stopped = match, reason, stopped
+        if self.match is None or (len(match.nodes), complete) > (len(self.match.nodes), self.complete):
+            self.match, self.reason, self.stopped, self.complete = match, reason, stopped, complete
 
 
 def tensor_type(value: Value) -> TensorType:

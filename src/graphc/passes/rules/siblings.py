@@ -100,7 +100,8 @@ def _every(pattern: Every, node: Node, trace: Trace) -> Iterator[Match]:
                 members[_root_value(found, pattern.one)] = found
         if len(members) < pattern.least:
             names = " and ".join(f"%{first[name].name}" for name in pattern.share)
-            trace.note(first, f"of {names} it takes {pattern.least} alike, and there is {len(members)}: {aside.reason}")
+            reason = f"of {names} it takes {pattern.least} alike, and there is {len(members)}: {aside.reason}"
+            trace.note(first, reason, complete=True)
             continue
         root = next(iter(members.values())).root
         nodes = tuple(entry for found in members.values() for entry in found.nodes)
@@ -117,7 +118,7 @@ def _single(pattern: Every, node: Node, state: Match, trace: Trace) -> Iterator[
         if refusal is None:
             yield found
         else:
-            trace.note(found, refusal if isinstance(refusal, str) else refusal.reason)
+            trace.note(found, refusal if isinstance(refusal, str) else refusal.reason, complete=True)
 
 
 def _candidates(pattern: Pattern, state: Match) -> Iterator[Node]:
