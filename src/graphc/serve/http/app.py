@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 from starlette.exceptions import HTTPException
@@ -12,13 +12,14 @@ from starlette.routing import BaseRoute, Route, Router
 from starlette.types import Receive, Scope, Send
 
 from graphc.errors import GraphcError, RequestError, SchedulerClosedError
-from graphc.serve.http.exchange import IDENTITY, DisconnectedError, Exchange, in_thread
+from graphc.serve.http.direct import DirectExchange
+from graphc.serve.http.exchange import IDENTITY, AsgiExchange, DisconnectedError, Exchange, in_thread
 from graphc.serve.protocol.access import Access
 from graphc.serve.protocol.calls import InferCall
 from graphc.serve.protocol.http_body import decode_request, encode_response
 from graphc.serve.protocol.service import Service
 from graphc.serve.protocol.statuses import INTERNAL, status_of
-from graphc.serve.request import Client, InferRequest, InferResponse
+from graphc.serve.request import Client, InferRequest
 
 _log = logging.getLogger(__name__)
 
@@ -35,49 +36,73 @@ class HttpApp:
     Args:
         service: What is asked.
         access: What this port's clients may do.
-        routes: Further ones, looked at first.
+        routes: Further ones, looked at first; but for those of inference.
+
+    Attributes:
+        limits: Of requests.
+        budget: Of what all requests hold.
     """
 
     def __init__(self, service: Service, access: Access, routes: list[BaseRoute] | None = None) -> None:
         self._service, self._access = service, access
+        self.limits, self.budget = service.limits, service.held
         self._router = Router([*(routes or []), *self._routes()])
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """As ASGI has it."""
         if scope["type"] != "http":
             return
-        exchange = Exchange(scope, receive, send, self._service.limits, self._service.held)
+        exchange = AsgiExchange(scope, receive, send, self.limits, self.budget)
         # Starlette then raises what it would otherwise answer in plain text.
         scope["app"] = self
         scope[_EXCHANGE] = exchange
-        try:
-            await self._answer(exchange, scope, receive, send)
-        except DisconnectedError:
-            return
-        finally:
-            exchange.release()
+        await self._answer(exchange, self._router(scope, receive, send), scope["method"], scope["path"])
 
-    async def _answer(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
+    async def infer(self, exchange: DirectExchange, model: str, version: str | None, identity: str) -> None:
+        """Answers an inference request that its connection hands over itself.
+
+        Args:
+            exchange: The request.
+            model: That it is for.
+            version: Of the model, if it names one.
+            identity: Whom the connection's certificate names; empty without one.
+        """
+
+        async def work() -> None:
+            await self._infer(exchange, self._let_in(exchange, identity), model, version)
+
+        await self._answer(exchange, work(), "POST", f"/v2/models/{model}/infer")
+
+    async def _answer(self, exchange: Exchange, work: Coroutine[Any, Any, None], method: str, path: str) -> None:
+        """Answers a request by some work, which may fail."""
         try:
-            if sum(len(name) + len(value) for name, value in scope["headers"]) > self._service.limits.header_bytes:
+            if sum([len(name) + len(value) for name, value in exchange.headers.items()]) > exchange.limits.header_bytes:
                 await exchange.answer_error(RequestError("the headers are above the server's limit"), 431)
                 return
-            await self._router(scope, receive, send)
+            await work
         except DisconnectedError:
-            raise
+            return
         except asyncio.CancelledError:
             # The server ends, and the grace that it gave its requests is over.
             if not exchange.answered:
                 await exchange.answer_error(SchedulerClosedError("the server ended before the request was answered"))
         except HTTPException as error:
             exchange.skip_body()
-            await exchange.answer_error(RequestError(_message(error, scope)), error.status_code)
+            await exchange.answer_error(RequestError(_message(error, method, path)), error.status_code)
         except Exception as error:
             if status_of(error) is INTERNAL:
-                _log.error("%s %s failed", scope["method"], scope["path"], exc_info=error)
+                _log.error("%s %s failed", method, path, exc_info=error)
             if exchange.answered:
                 raise
             await exchange.answer_error(error)
+        finally:
+            # Where it was not begun.
+            work.close()
+            exchange.release()
+
+    def _let_in(self, exchange: Exchange, certified: str) -> str:
+        """Who asks, by a token or else by a certificate, where the port lets them in."""
+        return self._access.identity(exchange.header(b"authorization")) or certified
 
     # ---------------------------------------------------------------- paths
 
@@ -85,10 +110,11 @@ class HttpApp:
         found: list[Route] = []
 
         def add(method: str, path: str, handler: Handler, *, open_to_all: bool = False) -> None:
-            found.append(Route(path, _Endpoint(handler, self._access, open_to_all), methods=[method]))
+            let_in = None if open_to_all else self._let_in
+            found.append(Route(path, _Endpoint(handler, let_in), methods=[method]))
 
         for prefix in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
-            add("POST", f"{prefix}/infer", self._infer)
+            add("POST", f"{prefix}/infer", self._infer_at)
         add("GET", "/v2/health/live", self._live, open_to_all=True)
         add("GET", "/v2/health/ready", self._ready, open_to_all=True)
         add("GET", "/v2", self._metadata)
@@ -116,17 +142,20 @@ class HttpApp:
         add("POST", "/v2/cudasharedmemory/region/{region}/register", self._cuda_register)
         return found
 
-    async def _infer(self, exchange: Exchange, path: dict[str, str]) -> None:
+    async def _infer_at(self, exchange: Exchange, path: dict[str, str]) -> None:
+        await self._infer(exchange, path["identity"], path["model"], path.get("version"))
+
+    async def _infer(self, exchange: Exchange, identity: str, model: str, version: str | None) -> None:
         service = self._service
-        client = exchange.client(path["identity"])
+        client = exchange.client(identity)
         try:
-            call = await self._read_call(exchange, path["model"], path.get("version"), client)
+            call = await self._read_call(exchange, model, version, client)
         except GraphcError as error:
-            request = InferRequest(path["model"], {}, path.get("version"), client=client, arrived=exchange.arrived)
+            request = InferRequest(model, {}, version, client=client, arrived=exchange.arrived)
             service.server.refuse(request, error)
             raise
-        response: InferResponse = await exchange.unless_gone(lambda: service.server.infer(call.request))
-        size = sum(getattr(value, "nbytes", 0) for value in response.outputs.values())
+        response = await exchange.unless_gone(service.server.infer(call.request))
+        size = sum([getattr(value, "nbytes", 0) for value in response.outputs.values()])
         head, parts = await in_thread(
             size > _LARGE_JSON and not _all_binary(call), lambda: encode_response(call, response, service.memory)
         )
@@ -231,15 +260,15 @@ class HttpApp:
 class _Endpoint:
     """A route's end: lets in whom the port lets in, and hands on the path's parts with who asks."""
 
-    def __init__(self, handler: Handler, access: Access, open_to_all: bool) -> None:
-        self._handler, self._access, self._open = handler, access, open_to_all
+    def __init__(self, handler: Handler, let_in: Callable[[Exchange, str], str] | None) -> None:
+        self._handler, self._let_in = handler, let_in
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         exchange: Exchange = scope[_EXCHANGE]
         exchange.skip_body()
-        identity = scope.get("state", {}).get(IDENTITY, "")
-        if not self._open:
-            identity = self._access.identity(exchange.header(b"authorization")) or identity
+        identity: str = scope.get("state", {}).get(IDENTITY, "")
+        if self._let_in is not None:
+            identity = self._let_in(exchange, identity)
         await self._handler(exchange, {**scope["path_params"], "identity": identity})
 
 
@@ -261,9 +290,9 @@ def _parameters(text: dict[str, Any]) -> dict[str, Any]:
     return parameters
 
 
-def _message(error: HTTPException, scope: Scope) -> str:
+def _message(error: HTTPException, method: str, path: str) -> str:
     if error.status_code == 404:
-        return f"there is nothing at {scope['path'][:200]!r}"
+        return f"there is nothing at {path[:200]!r}"
     if error.status_code == 405:
-        return f"{scope['method']} is not for {scope['path'][:200]!r}"
+        return f"{method} is not for {path[:200]!r}"
     return str(error.detail)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from asyncio.events import TimerHandle
-from typing import Any
+from typing import Any, cast
 
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
+from graphc.serve.http.app import HttpApp
+from graphc.serve.http.direct import DirectExchange, inference
 from graphc.serve.http.exchange import ABORT, IDENTITY
 from graphc.serve.protocol import json_text
 from graphc.serve.protocol.limits import RequestLimits
@@ -21,15 +23,17 @@ _LINGER = 0.5
 class Connection(HttpToolsProtocol):
     """Closes connections whose headers come too slowly or are too long, and those that take no answers.
 
-    `limited` makes the class for a server's limits, as uvicorn makes its connections itself.
+    Inference requests it hands to the application itself, all others as ASGI has it. `of` makes the class for an
+    application, as uvicorn makes its connections itself.
     """
 
+    application: HttpApp
     limits: RequestLimits
 
     @classmethod
-    def limited(cls, limits: RequestLimits) -> type[Connection]:
-        """The class with these limits."""
-        return type(cls.__name__, (cls,), {"limits": limits})
+    def of(cls, application: HttpApp) -> type[Connection]:
+        """The class for an application, with its limits."""
+        return type(cls.__name__, (cls,), {"application": application, "limits": application.limits})
 
     def __init__(
         self,
@@ -43,6 +47,7 @@ class Connection(HttpToolsProtocol):
         self._head_timer: TimerHandle | None = None
         self._flush_timer: TimerHandle | None = None
         self._leaving = False
+        self._direct: DirectExchange | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """As asyncio calls it."""
@@ -79,9 +84,50 @@ class Connection(HttpToolsProtocol):
         """As httptools calls it."""
         self._end_head()
         self._head_bytes = 0
-        super().on_headers_complete()
+        self._direct = None
+        # One that comes before the last was answered waits for it, which is uvicorn's to see to.
+        if self.cycle is None or self.cycle.response_complete:
+            found = inference(self.parser.get_method(), self.url, self.headers)
+            if found is not None:
+                self._begin(*found)
+        if self._direct is None:
+            super().on_headers_complete()
         if self._leaving:
             self.cycle.keep_alive = False
+
+    def _begin(self, model: str, version: str | None) -> None:
+        """Has the application answer an inference request."""
+        application = self.application
+        self._direct = DirectExchange(
+            self.transport,
+            self.flow,
+            self.server_state.default_headers,
+            self.on_response_complete,
+            keep_alive=self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive(),
+            headers=self.headers,
+            peer=self.client,
+            limits=self.limits,
+            budget=application.budget,
+        )
+        # It has what this class and its base ask of a cycle.
+        self.cycle = cast(RequestResponseCycle, self._direct)
+        task = self.loop.create_task(application.infer(self._direct, model, version, self.app_state[IDENTITY]))
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    def on_body(self, body: bytes) -> None:
+        """As httptools calls it."""
+        if self._direct is None:
+            super().on_body(body)
+        elif not self._direct.response_complete:
+            self._direct.take(body)
+
+    def on_message_complete(self) -> None:
+        """As httptools calls it."""
+        if self._direct is None:
+            super().on_message_complete()
+        else:
+            self._direct.complete()
 
     def shutdown(self) -> None:
         """As uvicorn calls it, when the server ends: answers what has come and what is on its way, and closes then."""

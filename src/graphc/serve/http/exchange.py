@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Sequence
 from time import perf_counter
 from typing import Any, TypeVar
 
@@ -28,6 +29,7 @@ IDENTITY = "graphc.identity"
 
 _JOINED = 256 << 10
 """Bytes up to which the parts of an answer are joined: one copy costs less than several writes."""
+_TRACE = (b"traceparent", b"tracestate")
 _INLINE = 64 << 10
 """Bytes of JSON, or compressed, up to which the work is done in the event loop."""
 
@@ -36,25 +38,33 @@ class DisconnectedError(Exception):
     """The client went away: there is nobody to answer."""
 
 
-class Exchange:
-    """A request and its answer.
+class Exchange(ABC):
+    """A request and its answer, however they come and go.
 
     Args:
-        scope: Of the request, as ASGI has it.
-        receive: Tells of the body, and of the client's going away.
-        send: Takes the answer.
+        headers: Of the request, names in lower case.
+        peer: Host and port of the client; None where they are unknown.
         limits: Of the request.
         budget: Of what all requests hold; `release` gives back what this one took.
+
+    Attributes:
+        arrived: When, on `time.perf_counter`.
+        answered: Whether an answer has begun.
     """
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, limits: RequestLimits, budget: Budget) -> None:
-        self.scope = scope
+    def __init__(
+        self,
+        headers: Sequence[tuple[bytes, bytes]],
+        peer: tuple[str, int] | None,
+        limits: RequestLimits,
+        budget: Budget,
+    ) -> None:
         self.limits = limits
         self._budget, self._held = budget, 0
         self.arrived = perf_counter()
-        self.headers: dict[bytes, bytes] = dict(scope["headers"])
+        self.headers: dict[bytes, bytes] = dict(headers)
         self.answered = False
-        self._receive, self._send = receive, send
+        self._peer = peer
         self._whole = False
 
     def header(self, name: bytes) -> str:
@@ -76,11 +86,9 @@ class Exchange:
 
     def client(self, identity: str) -> Client:
         """Who asks."""
-        address = self.scope.get("client")
-        trace = {
-            key: self.header(key.encode()) for key in ("traceparent", "tracestate") if key.encode() in self.headers
-        }
-        return Client("http", f"{address[0]}:{address[1]}" if address else "", identity, trace)
+        peer = self._peer
+        trace = {key.decode(): self.header(key) for key in _TRACE if key in self.headers}
+        return Client("http", f"{peer[0]}:{peer[1]}" if peer else "", identity, trace)
 
     async def body(self) -> bytes:
         """The whole body, decompressed.
@@ -103,27 +111,9 @@ class Exchange:
         self._hold(len(found))
         return found
 
+    @abstractmethod
     async def _read(self) -> bytes:
-        parts: list[bytes] = []
-        size = 0
-        while not self._whole:
-            left = self.limits.body_seconds + size / self.limits.body_rate - (perf_counter() - self.arrived)
-            message: Message
-            try:
-                # What came fast buys no time to stand still.
-                message = await self._next(min(left, self.limits.body_seconds))
-            except TimeoutError:
-                raise RequestTimeoutError(f"the body did not come in time; {size} bytes did") from None
-            if message["type"] == "http.disconnect":
-                raise DisconnectedError
-            part = message.get("body", b"")
-            size += len(part)
-            if size > self.limits.body_bytes:
-                raise self._too_large()
-            self._hold(len(part))
-            parts.append(part)
-            self._whole = not message.get("more_body", False)
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        """The whole body as it came, held to the limits and the budget."""
 
     def _hold(self, size: int) -> None:
         self._budget.take(size)
@@ -133,10 +123,6 @@ class Exchange:
         """Gives back what the request held."""
         self._budget.give(self._held)
         self._held = 0
-
-    async def _next(self, seconds: float) -> Message:
-        async with asyncio.timeout(max(0.0, seconds)):
-            return await self._receive()
 
     def _too_large(self) -> RequestTooLargeError:
         return RequestTooLargeError(f"the body is above the server's limit of {self.limits.body_bytes} bytes")
@@ -152,32 +138,13 @@ class Exchange:
             raise self._too_large()
         return json_text.loads_object(body, self.limits.json_depth)
 
-    async def unless_gone(self, work: Callable[[], Any]) -> Any:
+    @abstractmethod
+    async def unless_gone(self, work: Awaitable[T]) -> T:
         """What `work` answers, cancelled where the client goes away before.
 
         Raises:
             DisconnectedError: It went.
         """
-        task = asyncio.current_task()
-        assert task is not None
-        gone = False
-
-        async def watch() -> None:
-            nonlocal gone
-            while (await self._receive())["type"] != "http.disconnect":
-                pass
-            gone = True
-            task.cancel()
-
-        watcher = asyncio.ensure_future(watch())
-        try:
-            return await work()
-        except asyncio.CancelledError:
-            if gone and not task.uncancel():
-                raise DisconnectedError from None
-            raise
-        finally:
-            watcher.cancel()
 
     async def answer_compressed(self, parts: list[Buffer], media: bytes, headers: list[tuple[bytes, bytes]]) -> None:
         """Sends an answer as `answer`, compressed where the client accepts that.
@@ -211,15 +178,11 @@ class Exchange:
             # What is left of the body is not read: nothing that follows on this connection could be told from it.
             head.append((b"connection", b"close"))
         self.answered = True
-        try:
-            async with asyncio.timeout(self.limits.write_seconds + size / self.limits.body_rate):
-                await self._send({"type": "http.response.start", "status": status, "headers": head})
-                for part in parts[:-1]:
-                    await self._send({"type": "http.response.body", "body": part, "more_body": True})
-                await self._send({"type": "http.response.body", "body": parts[-1]})
-        except TimeoutError:
-            self.scope["state"][ABORT]()
-            raise DisconnectedError from None
+        await self._deliver(status, head, parts, self.limits.write_seconds + size / self.limits.body_rate)
+
+    @abstractmethod
+    async def _deliver(self, status: int, head: list[tuple[bytes, bytes]], parts: list[Buffer], seconds: float) -> None:
+        """Sends an answer, or ends the connection where the client does not take it within so many seconds."""
 
     async def answer_json(self, value: Any, status: int = 200) -> None:
         """Sends a JSON answer."""
@@ -241,6 +204,83 @@ class Exchange:
         """Notes that a request without a body has none: the connection can then be kept."""
         if b"content-length" not in self.headers and b"transfer-encoding" not in self.headers:
             self._whole = True
+
+
+class AsgiExchange(Exchange):
+    """An exchange over ASGI.
+
+    Args:
+        scope: Of the request, as ASGI has it.
+        receive: Tells of the body, and of the client's going away.
+        send: Takes the answer.
+        limits: Of the request.
+        budget: Of what all requests hold.
+    """
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send, limits: RequestLimits, budget: Budget) -> None:
+        super().__init__(scope["headers"], scope.get("client"), limits, budget)
+        self.scope = scope
+        self._receive, self._send = receive, send
+
+    async def _read(self) -> bytes:
+        parts: list[bytes] = []
+        size = 0
+        while not self._whole:
+            left = self.limits.body_seconds + size / self.limits.body_rate - (perf_counter() - self.arrived)
+            message: Message
+            try:
+                # What came fast buys no time to stand still.
+                message = await self._next(min(left, self.limits.body_seconds))
+            except TimeoutError:
+                raise RequestTimeoutError(f"the body did not come in time; {size} bytes did") from None
+            if message["type"] == "http.disconnect":
+                raise DisconnectedError
+            part = message.get("body", b"")
+            size += len(part)
+            if size > self.limits.body_bytes:
+                raise self._too_large()
+            self._hold(len(part))
+            parts.append(part)
+            self._whole = not message.get("more_body", False)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    async def _next(self, seconds: float) -> Message:
+        async with asyncio.timeout(max(0.0, seconds)):
+            return await self._receive()
+
+    async def unless_gone(self, work: Awaitable[T]) -> T:
+        """As `Exchange`."""
+        task = asyncio.current_task()
+        assert task is not None
+        gone = False
+
+        async def watch() -> None:
+            nonlocal gone
+            while (await self._receive())["type"] != "http.disconnect":
+                pass
+            gone = True
+            task.cancel()
+
+        watcher = asyncio.ensure_future(watch())
+        try:
+            return await work
+        except asyncio.CancelledError:
+            if gone and not task.uncancel():
+                raise DisconnectedError from None
+            raise
+        finally:
+            watcher.cancel()
+
+    async def _deliver(self, status: int, head: list[tuple[bytes, bytes]], parts: list[Buffer], seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._send({"type": "http.response.start", "status": status, "headers": head})
+                for part in parts[:-1]:
+                    await self._send({"type": "http.response.body", "body": part, "more_body": True})
+                await self._send({"type": "http.response.body", "body": parts[-1]})
+        except TimeoutError:
+            self.scope["state"][ABORT]()
+            raise DisconnectedError from None
 
 
 async def in_thread(large: bool, work: Callable[[], T]) -> T:

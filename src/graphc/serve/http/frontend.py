@@ -29,7 +29,7 @@ class HttpFrontend:
         port: Likewise; 0 takes a free one.
         access: What its clients may do.
         tls: Certificates; None for plain HTTP.
-        routes: Further ones, looked at before the protocol's.
+        routes: Further ones, looked at before the protocol's; but for those of inference.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class HttpFrontend:
         limits = self._service.limits
         config = uvicorn.Config(
             self._app,
-            http=Connection.limited(limits),
+            http=Connection.of(self._app),
             ws="none",
             lifespan="off",
             log_config=None,
