@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from graphc.errors import (
     AuditError,
@@ -127,42 +128,59 @@ class Observers(Observer):
     """Several observers as one: an exception of one keeps nothing from the others."""
 
     def __init__(self, observers: Sequence[Observer]) -> None:
-        self._all = tuple(observers)
+        # Every request is told of four times: only those are called that do anything with it.
+        self._received = [each.received for each in observers if _cares(each, Observer.received)]
+        self._accepted = [each.accepted for each in observers if _cares(each, Observer.accepted)]
+        self._answering = [each.answering for each in observers if _cares(each, Observer.answering)]
+        self._ended = [each.ended for each in observers if _cares(each, Observer.ended)]
+        self._executed = [each.executed for each in observers if _cares(each, Observer.executed)]
+        self._changed = [each.changed for each in observers if _cares(each, Observer.changed)]
 
     def received(self, request: InferRequest) -> None:
         """As `Observer`."""
-        self._tell(lambda observer: observer.received(request), raises=True)
+        _tell_who_may_object(self._received, request)
 
     def accepted(self, request: InferRequest, version: str) -> None:
         """As `Observer`."""
-        self._tell(lambda observer: observer.accepted(request, version))
+        _tell(self._accepted, request, version)
 
     def answering(self, event: Ended) -> None:
         """As `Observer`."""
-        self._tell(lambda observer: observer.answering(event), raises=True)
+        _tell_who_may_object(self._answering, event)
 
     def ended(self, event: Ended) -> None:
         """As `Observer`."""
-        self._tell(lambda observer: observer.ended(event))
+        _tell(self._ended, event)
 
     def executed(self, model: str, version: str, batch: BatchReport) -> None:
         """As `Observer`."""
-        self._tell(lambda observer: observer.executed(model, version, batch))
+        _tell(self._executed, model, version, batch)
 
     def changed(self, event: Changed) -> None:
         """As `Observer`."""
-        self._tell(lambda observer: observer.changed(event))
+        _tell(self._changed, event)
 
-    def _tell(self, what: Callable[[Observer], None], *, raises: bool = False) -> None:
-        refusal: GraphcError | None = None
-        for observer in self._all:
-            try:
-                what(observer)
-            except GraphcError as error:
-                if not raises:
-                    _log.exception("%s failed", type(observer).__name__)
-                refusal = refusal or error
-            except Exception:
-                _log.exception("%s failed", type(observer).__name__)
-        if raises and refusal is not None:
-            raise refusal
+
+def _cares(observer: Observer, method: Callable[..., None]) -> bool:
+    return getattr(type(observer), method.__name__) is not method
+
+
+def _tell(whom: Sequence[Callable[..., None]], *what: Any) -> None:
+    for call in whom:
+        try:
+            call(*what)
+        except Exception:
+            _log.exception("%s failed", call.__qualname__)
+
+
+def _tell_who_may_object(whom: Sequence[Callable[..., None]], what: Any) -> None:
+    refusal: GraphcError | None = None
+    for call in whom:
+        try:
+            call(what)
+        except GraphcError as error:
+            refusal = refusal or error
+        except Exception:
+            _log.exception("%s failed", call.__qualname__)
+    if refusal is not None:
+        raise refusal

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from time import perf_counter
 
 from graphc.errors import CircuitOpenError, DeadlineError, ExecutionError, SchedulerClosedError
@@ -91,7 +91,8 @@ class Dispatcher:
         assigned, request, ticket = self._accept(prepared, timeout, priority, take=take, alone=True)
         if assigned is not None:
             self._run_and_pass_on(*assigned)
-        ticket.future.add_done_callback(lambda future: self._withdraw(request) if future.cancelled() else None)
+        else:
+            ticket.future.add_done_callback(lambda future: self._withdraw(request) if future.cancelled() else None)
         return ticket.future
 
     def run(self, prepared: Prepared, timeout: float | None, priority: int) -> Outputs:
@@ -270,7 +271,7 @@ class Dispatcher:
             raise
         finally:
             ended = perf_counter()
-            errors = sum(isinstance(given, BaseException) for given in answers)
+            errors = sum([isinstance(given, BaseException) for given in answers])
             with self._lock:
                 self._end(device, queue, live, errors, call, ended - started, ended)
             try:
@@ -280,7 +281,7 @@ class Dispatcher:
             finally:
                 for request, given in zip(live, answers, strict=True):
                     ticket: Ticket = request.payload
-                    ticket.future.stages = replace(stages, queue=started - request.arrival)
+                    ticket.future.stages = stages.waited(started - request.arrival)
                     if isinstance(given, BaseException):
                         ticket.future.set_exception(given)
                     else:
@@ -340,7 +341,7 @@ class Dispatcher:
             waits=tuple([started - request.arrival for request in live]),
             latencies=tuple([ended - request.arrival for request in live]),
             seconds=seconds,
-            late=sum(ended > request.deadline for request in live),
+            late=sum([ended > request.deadline for request in live]),
             failed=errors,
             stages=stages,
         )

@@ -21,7 +21,7 @@ from graphc.errors import GraphcError, RequestTimeoutError
 from graphc.serve.http.exchange import DisconnectedError, Exchange
 from graphc.serve.protocol.budget import Budget
 from graphc.serve.protocol.limits import RequestLimits
-from graphc.serve.protocol.tensors import Buffer
+from graphc.serve.protocol.tensors import Buffer, joined
 
 T = TypeVar("T")
 
@@ -119,7 +119,7 @@ class DirectExchange(Exchange):
 
     # ---------------------------------------------------------------- the body
 
-    async def _read(self) -> bytes:
+    async def _read(self) -> Buffer:
         if not (self._whole or self._problem or self.disconnected):
             loop = asyncio.get_running_loop()
             self._waiting = loop.create_future()
@@ -135,7 +135,8 @@ class DirectExchange(Exchange):
         if not self._whole:
             raise DisconnectedError
         parts, self._parts = self._parts, []
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        length = self.header(b"inference-header-content-length")
+        return joined(parts, int(length) if length.isdecimal() and len(length) < 19 else 0)
 
     def _watch_pace(self, loop: asyncio.AbstractEventLoop) -> None:
         """Fails the request when its body is late; one timer for all parts, which looks again when the first is due."""

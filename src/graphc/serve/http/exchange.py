@@ -90,7 +90,7 @@ class Exchange(ABC):
         trace = {key.decode(): self.header(key) for key in _TRACE if key in self.headers}
         return Client("http", f"{peer[0]}:{peer[1]}" if peer else "", identity, trace)
 
-    async def body(self) -> bytes:
+    async def body(self) -> Buffer:
         """The whole body, decompressed.
 
         Raises:
@@ -112,7 +112,7 @@ class Exchange(ABC):
         return found
 
     @abstractmethod
-    async def _read(self) -> bytes:
+    async def _read(self) -> Buffer:
         """The whole body as it came, held to the limits and the budget."""
 
     def _hold(self, size: int) -> None:
@@ -136,7 +136,7 @@ class Exchange(ABC):
         body = await self.body()
         if len(body) > self.limits.json_bytes:
             raise self._too_large()
-        return json_text.loads_object(body, self.limits.json_depth)
+        return json_text.loads_object(bytes(body), self.limits.json_depth)
 
     @abstractmethod
     async def unless_gone(self, work: Awaitable[T]) -> T:

@@ -15,7 +15,7 @@ _LEAST = 1024
 """Bytes below which compressing costs more than it saves."""
 
 
-def decompress(encoding: str, body: bytes, limit: int) -> bytes:
+def decompress(encoding: str, body: Buffer, limit: int) -> Buffer:
     """The body that a `Content-Encoding` names: `gzip`, `deflate` (zlib's format, or raw), `identity` or nothing.
 
     Raises:
@@ -45,7 +45,7 @@ def decompress(encoding: str, body: bytes, limit: int) -> bytes:
     return found
 
 
-def _is_zlib(body: bytes) -> bool:
+def _is_zlib(body: Buffer) -> bool:
     # RFC 1950: the method is 8, and the first two bytes are a multiple of 31.
     return len(body) >= 2 and body[0] & 15 == 8 and (body[0] << 8 | body[1]) % 31 == 0
 

@@ -34,7 +34,7 @@ from graphc.serve.request import Client, InferRequest, InferResponse
 def decode_request(
     model: str,
     version: str | None,
-    body: bytes,
+    body: Buffer,
     header_length: int | None,
     *,
     limits: RequestLimits,
@@ -73,7 +73,7 @@ def decode_request(
             f"{length} bytes of JSON are above the server's limit of {limits.json_bytes}",
             hint="send tensors as binary data",
         )
-    text = json_text.loads_object(body[:length], limits.json_depth)
+    text = json_text.loads_object(bytes(body[:length]), limits.json_depth)
     binary = _Binary(memoryview(body)[length:])
     parameters = _parameters("the request", text, limits)
     inputs: dict[str, Any] = {}
@@ -209,7 +209,7 @@ def _id(text: dict[str, Any]) -> str:
     return value
 
 
-def _raw_input(metadata: ModelMetadata, body: bytes) -> tuple[str, Array]:
+def _raw_input(metadata: ModelMetadata, body: Buffer) -> tuple[str, Array]:
     """The model's only input, of the shape that the number of bytes gives it."""
     if len(metadata.inputs) != 1:
         raise RequestError(
