@@ -79,6 +79,14 @@ def test_bytes_of_strings_are_the_clients(array):
     assert again.tolist() == array.ravel().tolist()
 
 
+@given(st.lists(st.binary(max_size=9000), min_size=1, max_size=8), st.integers(0, 1000))
+def test_parts_are_joined_where_a_tensor_begins(parts, place):
+    found = tensors.joined(parts, place)
+    assert bytes(found) == b"".join(parts)
+    if place + 64 <= len(found) >= 16 << 10:
+        assert np.frombuffer(found, np.uint8)[place:].ctypes.data % 64 == 0
+
+
 def test_decoding_copies_nothing():
     data = np.arange(6, dtype=np.float32).tobytes()
     assert np.shares_memory(tensors.decode("x", "FP32", (2, 3), data), np.frombuffer(data, np.uint8))
