@@ -23,7 +23,7 @@ class Compiled:
         name: Of the kernel or model.
         kernels: Distinct kernels.
         host: The operator of each step that runs in NumPy, and why it does.
-        spilling: Functions that spill registers, with bytes for each thread.
+        spilling: Functions that have a stack, with its bytes: of each name the one with the most.
         templates: Of the kernels.
     """
 
@@ -79,8 +79,9 @@ def look_at(name: str, path: Path) -> Compiled:
         kernels += len(code.kernels)
         for launch in code.launches:
             stack = resources_of(package.cubin(architecture, launch.cubin)).stack
+            name = f"{architecture} {launch.function}"
             if stack:
-                spilling[f"{architecture} {launch.function}"] = stack
+                spilling[name] = max(stack, spilling.get(name, 0))
     steps = [step for variant in package.manifest.variants for step in variant.kernel_steps]
     host = [f"{s.op_type} ({s.reason})" for variant in package.manifest.variants for s in variant.host_steps]
     templates = sorted({step.label.partition(": ")[0] for step in steps})
