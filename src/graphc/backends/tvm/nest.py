@@ -15,8 +15,9 @@ from graphc.backends.element_types import compute_dtype
 from graphc.backends.problem import FreeSymbols, Problem, merged
 from graphc.backends.tvm.render import Renderer
 from graphc.backends.tvm.scope import Lane, Scope
+from graphc.backends.tvm.stages import blocks, parts_of
 from graphc.backends.tvm.stores import fill_halo, store
-from graphc.backends.tvm.tir import Expr, KernelBuilder, bind
+from graphc.backends.tvm.tir import Expr, KernelBuilder, bind, broadcast
 from graphc.backends.tvm.transpose import transposed
 from graphc.backends.tvm.turned import MOST_LANES, Square, Turn, find_turn
 from graphc.backends.windows import common_block, split
@@ -335,21 +336,58 @@ class Nest:
                 self._inside(Lane(), {**bound, loop.name: variable}, scope.inner({}), self.inner)
             return
         vectors = loop.extent // lanes
+        done: Dim = 0
         if shared:
             repeats = product(loop.extent for loop in self.inner)
             chunk = max(1, CHUNK // (lanes * repeats)) if isinstance(repeats, int) else 1
-            with self.builder.parallel(vectors // chunk, loop.name) as outer, self.builder.serial(chunk) as inner:
-                self._vector((outer * chunk + inner) * lanes, lanes, None, loop, bound, scope)
+            with self.builder.parallel(vectors // chunk, loop.name) as outer:
+                self._vectors(outer * chunk, chunk, lanes, loop, bound, scope)
             done = vectors // chunk * chunk
-            with self.builder.serial(vectors - done, loop.name) as variable:
-                self._vector((variable + done) * lanes, lanes, None, loop, bound, scope)
-        else:
-            if vectors != 0:
-                with self.builder.serial(vectors, loop.name) as variable:
-                    self._vector(variable * lanes, lanes, None, loop, bound, scope)
+        self._vectors(done, vectors - done, lanes, loop, bound, scope)
         tail = loop.extent - vectors * lanes
         if tail != 0:
             self._vector(vectors * lanes, lanes, tail, loop, bound, scope)
+
+    def _vectors(self, first: Dim, count: Dim, lanes: int, loop: Loop, bound: Mapping[str, Dim], scope: Scope) -> None:
+        """So many whole vectors from one on."""
+        if count == 0:
+            return
+        parts = parts_of(self.problem.elements) if lanes > 1 and self.square is None and not self.inner else []
+        for start, times, size in blocks(count) if parts else [(0, count, 1)]:
+            with self.builder.serial(times, loop.name) as block:
+                place = first + start + block * size
+                if size == 1:
+                    self._vector(place * lanes, lanes, None, loop, bound, scope)
+                else:
+                    self._block(parts, place, size, lanes, loop, bound, scope)
+
+    def _block(
+        self,
+        parts: Sequence[Sequence[Scalar]],
+        first: Dim,
+        size: int,
+        lanes: int,
+        loop: Loop,
+        bound: Mapping[str, Dim],
+        scope: Scope,
+    ) -> None:
+        """A few vectors, each part of their arithmetic for all of them before the next."""
+        rooms = {id(scalar): self.builder.accumulator(size * lanes) for part in parts for scalar in part}
+        made: list[int] = []
+        for part in [*parts, None]:
+            with self.builder.serial(size, loop.name) as number, self.builder.lanes(lanes) as name:
+                lane = Lane(name, lanes)
+                within = {**bound, loop.name: (first + number) * lanes + symbol(name)}
+                at = self.builder.index(number * lanes)
+                known = {scalar: bind(rooms[scalar].part(at, lanes)) for scalar in made}
+                inside = Scope({**scope.axes, **self._axes(within)}, {**scope.values, **known})
+                if part is None:
+                    self._point(lane, within, inside)
+                    continue
+                for scalar in part:
+                    value = self.renderer.render(scalar, lane, inside)
+                    rooms[id(scalar)].set_part(at, lanes, broadcast(value, lanes))
+                made += map(id, part)
 
     def _vector(
         self, start: Dim, lanes: int, count: Dim | None, loop: Loop, bound: Mapping[str, Dim], scope: Scope

@@ -392,13 +392,20 @@ class Register:
         """Writes one lane."""
         T.buffer_store(self._buffer, value, [number])
 
-    def part(self, start: int, lanes: int) -> Expr:
+    def part(self, start: int | Expr, lanes: int) -> Expr:
         """Consecutive lanes as a shorter vector."""
-        return self._buffer[T.Ramp(start, 1, lanes)] if lanes > 1 else self._buffer[start]
+        return self._buffer[_stretch(start, lanes)]
 
-    def set_part(self, start: int, lanes: int, value: Expr) -> None:
+    def set_part(self, start: int | Expr, lanes: int, value: Expr) -> None:
         """Writes consecutive lanes."""
-        T.buffer_store(self._buffer, value, [T.Ramp(start, 1, lanes) if lanes > 1 else start])
+        T.buffer_store(self._buffer, value, [_stretch(start, lanes)])
+
+
+def _stretch(start: int | Expr, lanes: int) -> Expr:
+    """Places from `start` on."""
+    if lanes == 1:
+        return start
+    return T.Ramp(start, 1, lanes) if isinstance(start, int) else T.Ramp(start, T.int64(1), lanes)
 
 
 def _powers(count: int) -> Iterator[tuple[int, int]]:

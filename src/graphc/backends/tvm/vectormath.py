@@ -15,6 +15,12 @@ from tvm.tirx.script.builder import ir as T
 
 from graphc.backends.tvm.tir import Expr, bind, lanes_of
 
+_SHIFT = 1.5 * 2**23
+"""Floats around it are whole numbers, and their low bits count up."""
+_SHIFT_BITS = 0x4B400000
+_BIAS = 127
+"""Of a float's exponent."""
+_LOG2_E = 1.4426950408889634
 _LN2_HIGH, _LN2_LOW = 0.693359375, -2.12194440e-4
 _EXP = (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1)
 _LOG = (
@@ -56,37 +62,57 @@ def _horner(x: Expr, coefficients: Sequence[float], lanes: int) -> Expr:
 
 
 def exp(x: Expr) -> Expr:
-    """Within 2 ulp; 0 below -104, infinity above 88.73, NaN for NaN."""
+    """Within 1 ulp; 0 below -104, infinity above 88.73, NaN for NaN."""
     lanes = lanes_of(x)
     # min and max keep the second operand where a comparison fails, so a NaN passes through both.
     x = bind(T.max(_float(-104.0, lanes), T.min(_float(89.0, lanes), x)))
-    n = bind(T.call_llvm_pure_intrin(_type("float32", lanes), "llvm.rint", x * _float(1.4426950408889634, lanes)))
+    shifted, n = _rounded(x * _float(_LOG2_E, lanes), 0, lanes)
     y = bind(_exp_of(x, n, lanes))
     # 2**n in two factors, so that neither overflows nor underflows before the product does.
-    whole = bind(T.Cast(_type("int32", lanes), n))
+    whole = bind(_bits(shifted, lanes) - _int(_SHIFT_BITS, lanes))
     half = bind(T.shift_right(whole, _int(1, lanes)))
     return y * _power_of_two(half, lanes) * _power_of_two(whole - half, lanes)
+
+
+def exp_nonpositive(x: Expr) -> Expr:
+    """`exp` of what is known to be at most 0, as a softmax needs it: within 1 ulp; 0 below -87.7, NaN for NaN."""
+    # At the lower bound n is -127, whose power of two has a zero exponent field: the float 0.
+    return _scaled_exp(bind(T.max(_float(-88.0, lanes_of(x)), x)))
+
+
+def _scaled_exp(x: Expr) -> Expr:
+    """`exp` where the integer next to `x / log(2)` is one of -127 to 128: 0 at the lowest, infinity at the highest."""
+    lanes = lanes_of(x)
+    shifted, n = _rounded(x * _float(_LOG2_E, lanes), _BIAS, lanes)
+    # All but the low bits, which are the exponent's field, leave the word.
+    power = T.reinterpret(_type("float32", lanes), T.shift_left(_bits(shifted, lanes), _int(23, lanes)))
+    return bind(_exp_of(x, n, lanes)) * power
+
+
+def _rounded(x: Expr, bias: int, lanes: int) -> tuple[Expr, Expr]:
+    """A float whose low bits are the integer next to `x` plus `bias`, and that integer as a float.
+
+    Floats of this magnitude are whole numbers: adding rounds to one.
+    """
+    shift = _float(_SHIFT + bias, lanes)
+    # Bound, for TVM takes `x + c - c` for `x`.
+    shifted = bind(x + shift)
+    return shifted, bind(shifted - shift)
 
 
 def _exp_of(x: Expr, n: Expr, lanes: int) -> Expr:
     """`exp(x) / 2**n`, where `n` is the integer next to `x / log(2)`."""
     r = bind(x - n * _float(_LN2_HIGH, lanes))
     r = bind(r - n * _float(_LN2_LOW, lanes))
-    return _horner(r, _EXP, lanes) * (r * r) + r + _float(1.0, lanes)
+    return _horner(r, (*_EXP, 1.0, 1.0), lanes)
 
 
-def exp_nonpositive(x: Expr) -> Expr:
-    """`exp` of what is known to be at most 0, as a softmax needs it: within 2 ulp; 0 below -87.7, NaN for NaN."""
-    lanes = lanes_of(x)
-    # At the lower bound n is -127, whose power of two has a zero exponent field: the float 0.
-    x = bind(T.max(_float(-88.0, lanes), x))
-    n = bind(T.call_llvm_pure_intrin(_type("float32", lanes), "llvm.rint", x * _float(1.4426950408889634, lanes)))
-    y = bind(_exp_of(x, n, lanes))
-    return y * _power_of_two(T.Cast(_type("int32", lanes), n), lanes)
+def _bits(x: Expr, lanes: int) -> Expr:
+    return T.reinterpret(_type("int32", lanes), x)
 
 
 def _power_of_two(exponent: Expr, lanes: int) -> Expr:
-    biased = T.shift_left(exponent + _int(127, lanes), _int(23, lanes))
+    biased = T.shift_left(exponent + _int(_BIAS, lanes), _int(23, lanes))
     return T.reinterpret(_type("float32", lanes), biased)
 
 
@@ -129,8 +155,7 @@ def sigmoid(x: Expr) -> Expr:
     one = _float(1.0, lanes)
     # At the lower bound the result is 1; at the upper one n is 128, whose power of two has the exponent of infinity.
     x = bind(T.max(_float(-87.0, lanes), T.min(_float(88.7, lanes), _float(0.0, lanes) - x)))
-    n = bind(T.call_llvm_pure_intrin(_type("float32", lanes), "llvm.rint", x * _float(1.4426950408889634, lanes)))
-    return one / (one + _exp_of(x, n, lanes) * _power_of_two(T.Cast(_type("int32", lanes), n), lanes))
+    return one / (one + _scaled_exp(x))
 
 
 def tanh(x: Expr) -> Expr:
