@@ -15,7 +15,8 @@ import pytest
 from graphc.errors import ExecutionError, InputError
 from graphc.package import KernelStep, Location, TensorSpec
 from graphc.runtime import Executable, load
-from graphc.runtime.shortcut import Function, _interpreter
+from graphc.runtime.memory import Array
+from graphc.runtime.shortcut import Function, _interpreter, _is_brief
 from tests.runtime.conftest import Build
 
 X = np.linspace(-3, 3, 256, dtype=np.float32).reshape(4, 64)
@@ -24,9 +25,9 @@ Y = 2 * X + np.arange(256, dtype=np.float32).reshape(4, 64) + 1
 pytestmark = pytest.mark.skipif(_interpreter() is None, reason="another interpreter lays its objects out differently")
 
 
-def short_way(model: Executable) -> Function:
+def short_way(model: Executable, x: Array = X) -> Function:
     """The model's, after calls that made it."""
-    model([X])
+    model([x])
     assert model._shortcut is not None
     return model._shortcut
 
@@ -183,3 +184,43 @@ def test_an_array_of_no_elements(build: Build) -> None:
     assert model._shortcut is not None
     outputs = model._shortcut([x])
     assert outputs is not None and outputs["y"].shape == (0, 3)
+
+
+def brief_step(moved: int = 2048) -> KernelStep:
+    """y = 2 x of 256 floats, which says what it moves."""
+    return KernelStep("scale", (Location("input"), Location("output")), (256,), "scale", ("Mul_0",), 256, moved)
+
+
+def test_brief_calls_keep_the_interpreter(build: Build) -> None:
+    path = build([TensorSpec("x", "float32", (256,))], [TensorSpec("y", "float32", (256,))], [brief_step()])
+    model, x = load(path, threads=1), np.arange(256, dtype=np.float32)
+    call, wrong = short_way(model, x), []
+
+    def calls() -> None:
+        for _ in range(2000):
+            outputs = call([x])
+            # None of them is ever in another's way: each is over before another thread goes on.
+            if outputs is None or not np.array_equal(outputs["y"], 2 * x):
+                wrong.append(outputs)
+
+    callers = [threading.Thread(target=calls) for _ in range(4)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    assert not wrong
+
+
+@pytest.mark.parametrize(
+    ("steps", "brief"),
+    [
+        ([brief_step()], True),
+        ([brief_step(), brief_step()], True),
+        ([brief_step(0)], False),
+        ([brief_step(), sleeping()], False),
+        ([brief_step(1 << 18)], False),
+        ([brief_step(1 << 16)] * 3, False),
+    ],
+)
+def test_what_is_brief(steps: list[KernelStep], brief: bool) -> None:
+    assert _is_brief(steps) is brief

@@ -6,7 +6,7 @@ import ctypes
 
 import numpy as np
 
-VERSION = 4
+VERSION = 5
 """`GRAPHC_ABI` of native/launcher.h: raised with every change of what is declared here."""
 
 # Bases: arena, weights, then the call's arrays (inputs, outputs), then object slots, then places that loops set.
@@ -61,12 +61,13 @@ INTERPRETER = (
     "PyList_Size",
     "PyTuple_GetItem",
     "PyTuple_Size",
-    "PyObject_Call",
     "PyErr_Clear",
     "PyEval_SaveThread",
     "PyEval_RestoreThread",
 )
-"""The functions at the head of `Interpreter` of native/shortcut.c; five objects follow."""
+"""The functions at the head of `Interpreter` of native/shortcut.c; one of NumPy's and five objects follow."""
+ARRAY_NEW = 94
+"""Of `PyArray_NewFromDescr` in the table of NumPy's C API, whose order is fixed."""
 
 
 class InputRow(ctypes.Structure):
@@ -85,7 +86,12 @@ class InputRow(ctypes.Structure):
 class OutputRow(ctypes.Structure):
     """`Output` of native/shortcut.c."""
 
-    _fields_ = (("name", ctypes.py_object), ("arguments", ctypes.py_object))
+    _fields_ = (
+        ("name", ctypes.py_object),
+        ("dtype", ctypes.py_object),
+        ("rank", ctypes.c_int64),
+        ("shape", ctypes.POINTER(ctypes.c_ssize_t)),
+    )
 
 
 class Shortcut(ctypes.Structure):
@@ -94,12 +100,12 @@ class Shortcut(ctypes.Structure):
     _fields_ = (
         ("call", Call),
         ("python", ctypes.c_void_p),
-        ("empty", ctypes.py_object),
         ("inputs", ctypes.POINTER(InputRow)),
         ("outputs", ctypes.POINTER(OutputRow)),
         ("input_count", ctypes.c_int64),
         ("output_count", ctypes.c_int64),
         ("arrays", ctypes.c_void_p),
         ("ready", ctypes.c_int64),
+        ("brief", ctypes.c_int64),
         ("busy", ctypes.c_int64),
     )

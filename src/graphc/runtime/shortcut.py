@@ -1,20 +1,21 @@
 """Calls that repeat, without Python's bytecode between them: a built-in function made of native/shortcut.c.
 
 A call of a small model spends more time in Python than in kernels. What such a call does is the same every time: look
-at the arrays, allocate the outputs, run the table. The package's library does it in C, through CPython's stable ABI and
-the layout of arrays that NumPy's C API fixes; both are looked at here before they are relied on.
+at the arrays, allocate the outputs, run the table. The package's library does it in C, through CPython's stable ABI,
+NumPy's C API and the layout of arrays that it fixes; all are looked at here before they are relied on.
 """
 
 from __future__ import annotations
 
 import ctypes
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from graphc.package import KernelStep, Step
 from graphc.runtime import abi
 from graphc.runtime.memory import DATA_OFFSET, READY, Array, address
 
@@ -45,6 +46,19 @@ class _Owner(np.ndarray[Any, np.dtype[np.uint8]]):
     kept: tuple[Any, ...]
 
 
+BRIEF_BYTES = 1 << 17
+"""Traffic that takes a core a microsecond or two."""
+BRIEF_OPERATIONS = 100_000
+"""Arithmetic that does."""
+
+
+def _is_brief(steps: Sequence[Step]) -> bool:
+    """Whether handing the interpreter to other threads meanwhile, and asking for it back, gains nobody anything."""
+    kernels = [step for step in steps if isinstance(step, KernelStep) and step.bytes]
+    whole = len(kernels) == len(steps)
+    return whole and sum(k.bytes for k in kernels) <= BRIEF_BYTES and sum(k.flops for k in kernels) <= BRIEF_OPERATIONS
+
+
 def build(context: LibraryContext, entry: int) -> Function | None:
     """The short way of a program's calls; None where the interpreter is of another kind.
 
@@ -70,17 +84,22 @@ def build(context: LibraryContext, entry: int) -> Function | None:
         if (value := program.variant.values.get(name)) is not None:
             row.value, row.value_bytes = value, len(value)
     for slot, (name, written, dtype) in zip(outputs, program.outputs, strict=True):
-        slot.name, slot.arguments = name, (written, dtype)
+        if written is None:
+            return None
+        lengths = (ctypes.c_ssize_t * len(written))(*written)
+        kept.append(lengths)
+        slot.name, slot.dtype, slot.rank = name, dtype, len(written)
+        slot.shape = ctypes.cast(lengths, ctypes.POINTER(ctypes.c_ssize_t))
     shortcut = abi.Shortcut(
         call,
         ctypes.addressof(python),
-        np.empty,
         ctypes.cast(inputs, ctypes.POINTER(abi.InputRow)),
         ctypes.cast(outputs, ctypes.POINTER(abi.OutputRow)),
         program.input_count,
         program.output_count,
         call.arrays,
         READY,
+        _is_brief(program.variant.steps),
         0,
     )
     definition = _Definition(b"call", entry, _METH_FASTCALL, None)
@@ -99,10 +118,37 @@ def _interpreter() -> Any:
         return None
     if not all(hasattr(ctypes.pythonapi, name) for name in abi.INTERPRETER):
         return None
+    if (array_new := _array_function(abi.ARRAY_NEW)) is None or not _makes_arrays(array_new):
+        return None
     functions = [getattr(ctypes.pythonapi, name) for name in abi.INTERPRETER]
-    addresses = [ctypes.cast(function, ctypes.c_void_p).value for function in functions]
+    addresses = [*(ctypes.cast(function, ctypes.c_void_p).value for function in functions), array_new]
     objects = [id(thing) for thing in (None, dict, list, tuple, np.ndarray)]
     return (ctypes.c_void_p * (len(addresses) + len(objects)))(*addresses, *objects)
+
+
+def _array_function(position: int) -> int | None:
+    """Address of a function of NumPy's C API; None where NumPy does not say."""
+    capsule = getattr(getattr(np, "_core", None), "_multiarray_umath", None)
+    table = getattr(capsule, "_ARRAY_API", None)
+    if table is None:
+        return None
+    pointer = ctypes.pythonapi.PyCapsule_GetPointer
+    pointer.restype, pointer.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
+    return ctypes.c_void_p.from_address(pointer(table, None) + position * ctypes.sizeof(ctypes.c_void_p)).value
+
+
+def _makes_arrays(address: int) -> bool:
+    """Whether what lies there makes the arrays that `PyArray_NewFromDescr` makes."""
+    new = ctypes.PYFUNCTYPE(
+        ctypes.py_object,
+        *(ctypes.py_object, ctypes.py_object, ctypes.c_int, ctypes.POINTER(ctypes.c_ssize_t)),
+        *(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p),
+    )(address)
+    dtype, extents = np.dtype(np.float32), (3, 5)
+    # It takes over a reference.
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(dtype))
+    made = new(np.ndarray, dtype, len(extents), (ctypes.c_ssize_t * len(extents))(*extents), None, None, 0, None)
+    return type(made) is np.ndarray and made.shape == extents and made.dtype is dtype and made.flags.carray
 
 
 def _arrays_known() -> bool:

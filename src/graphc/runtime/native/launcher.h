@@ -4,7 +4,7 @@
 
 #include "pool.h"
 
-#define GRAPHC_ABI 4
+#define GRAPHC_ABI 5
 
 typedef struct {
   int64_t base;    // index into Call.bases

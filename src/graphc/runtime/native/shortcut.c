@@ -2,8 +2,8 @@
 //
 // It takes the arguments of one program's usual call and answers None for everything else (other shapes, other types, a
 // second call in flight), which then goes the long way. graphc/runtime/shortcut.py makes a built-in function of it. The
-// functions used are of CPython's stable ABI and come as pointers, so that a package is bound to no version of Python;
-// the layout of objects and arrays is checked by shortcut.py before this is used.
+// functions used are of CPython's stable ABI and of NumPy's C API and come as pointers, so that a package is bound to no
+// version of either; the layout of objects and arrays is checked by shortcut.py before this is used.
 #include <stddef.h>
 #include <stdint.h>
 
@@ -38,10 +38,12 @@ typedef struct {
   intptr_t (*list_size)(Object* list);
   Object* (*tuple_get)(Object* tuple, intptr_t index);  // borrowed
   intptr_t (*tuple_size)(Object* tuple);
-  Object* (*call)(Object* function, Object* arguments, Object* keywords);
   void (*clear_error)(void);
   void* (*release_gil)(void);
   void (*acquire_gil)(void*);
+  // PyArray_NewFromDescr, which takes over a reference to `dtype`.
+  Object* (*array_new)(Object* type, Object* dtype, int rank, const intptr_t* shape, const intptr_t* strides, void* data,
+                       int flags, Object* like);
   Object *none, *dict_type, *list_type, *tuple_type, *array_type;
 } Interpreter;
 
@@ -56,18 +58,20 @@ typedef struct {
 
 typedef struct {
   Object* name;
-  Object* arguments;  // of numpy.empty
+  Object* dtype;
+  int64_t rank;
+  const intptr_t* shape;
 } Output;
 
 typedef struct {
   Call call;  // its arrays are inputs, then outputs
   const Interpreter* python;
-  Object* empty;  // numpy.empty
   const Input* inputs;
   const Output* outputs;
   int64_t input_count, output_count;
   intptr_t* arrays;  // call.arrays
   int64_t ready;     // array flags that kernels need
+  int64_t brief;     // the kernels are done sooner than another thread could make use of the interpreter
   int64_t busy;      // guarded by the interpreter's lock
 } Shortcut;
 
@@ -105,7 +109,9 @@ static Object* new_outputs(Shortcut* shortcut) {
   Object* outputs = python->dict_new();
   for (int64_t i = 0; outputs && i < shortcut->output_count; i++) {
     const Output* output = &shortcut->outputs[i];
-    Object* array = python->call(shortcut->empty, output->arguments, NULL);
+    python->incref(output->dtype);
+    Object* array =
+        python->array_new(python->array_type, output->dtype, (int)output->rank, output->shape, NULL, NULL, 0, NULL);
     int failed = !array || python->dict_set(outputs, output->name, array);
     if (array) python->decref(array);  // the dictionary has it now
     if (failed) {
@@ -135,9 +141,9 @@ GRAPHC_EXPORT Object* graphc_shortcut(Object* self, Object* const* arguments, in
     }
     if (held == shortcut->input_count) outputs = new_outputs(shortcut);
     if (outputs) {
-      void* state = python->release_gil();
+      void* state = shortcut->brief ? NULL : python->release_gil();
       int64_t status = graphc_run(&shortcut->call);
-      python->acquire_gil(state);
+      if (state) python->acquire_gil(state);
       if (status) {
         python->decref(outputs);
         outputs = NULL;
