@@ -376,3 +376,16 @@ def test_weights_that_no_memory_holds_have_types_all_the_same(
     graph.outputs = [Builder(graph).op(op_type, *inputs, domain=MS, N=1 << 31, K=1 << 31, block_size=16)]
     infer_graph(graph)
     assert graph.outputs[0].tensor_type.static_shape == (2, 1 << 31)
+
+
+def test_a_sink_of_more_heads_than_memory_holds_has_types_all_the_same() -> None:
+    heads = 1 << 40
+    graph = Graph("g", opset=24)
+    kinds = [(dtypes.FLOAT32, (1, 1, heads * 8))] + 2 * [(dtypes.FLOAT32, (1, 1, 8))]
+    kinds += [(dtypes.INT32, (1,)), (dtypes.INT32, ())]
+    q, k, v, lengths, total = (graph.add_input(f"x{i}", TensorType(*kind)) for i, kind in enumerate(kinds))
+    attributes = {"num_heads": heads, "kv_num_heads": 1, "smooth_softmax": 1}
+    made = Builder(graph).op("GroupQueryAttention", q, k, v, None, None, lengths, total, domain=MS, **attributes)
+    graph.outputs = [made]
+    infer_graph(graph)
+    assert graph.outputs[0].tensor_type.static_shape == (1, 1, heads * 8)

@@ -7,8 +7,6 @@ it. Results for positions beyond a row's length are unspecified there, too.
 
 from __future__ import annotations
 
-import numpy as np
-
 from graphc.ir import Builder, Node, Value, dtypes
 from graphc.ops.base import Trait
 from graphc.ops.contrib import DOMAIN, Values, given, needed, number, numbers, wants
@@ -90,8 +88,10 @@ def _with_sink(b: Builder, node: Node, x: Values, kv: tuple[Value, Value], bias:
     heads = node.int_attribute("num_heads", 1)
     if node.float_attribute("softcap", 0.0):
         raise ValueError("softcap together with a smooth softmax is not defined")
-    score = b.constant(np.zeros(heads, np.float32)) if sink is None else b.op("Cast", sink, to=dtypes.FLOAT32.onnx)
-    wide = b.op("Reshape", b.op("Cast", score, to=bias.tensor_type.dtype.onnx), numbers(b, 1, heads, 1, 1))
+    if sink is None:
+        score = scalar_like(b, 0, bias)
+    else:
+        score = b.op("Reshape", b.op("Cast", sink, to=bias.tensor_type.dtype.onnx), numbers(b, 1, heads, 1, 1))
     column = b.op(
         "Concat",
         b.op("Shape", bias, start=0, end=1),
@@ -100,7 +100,7 @@ def _with_sink(b: Builder, node: Node, x: Values, kv: tuple[Value, Value], bias:
         numbers(b, 1),
         axis=0,
     )
-    bias = b.op("Concat", b.op("Expand", bias, numbers(b, 1, heads, 1, 1)), b.op("Expand", wide, column), axis=3)
+    bias = b.op("Concat", b.op("Expand", bias, numbers(b, 1, heads, 1, 1)), b.op("Expand", score, column), axis=3)
     longer = numbers(b, 0, 0, 0, 0, 0, 0, 1, 0)
     return b.op("Pad", kv[0], longer), b.op("Pad", kv[1], longer), bias
 
