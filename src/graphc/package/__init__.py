@@ -16,6 +16,7 @@ from graphc.package.manifest import (
     library_member,
 )
 from graphc.package.open import OpenBuffer, OpenCopy, OpenStep, OpenVariant, describe_ranges, instantiate
+from graphc.package.open_plans import Plans
 from graphc.package.safetensors import Blob, WeightsBuilder
 from graphc.package.steps import MAX_ARGUMENTS, Body, BodyStep, HostStep, KernelStep, Step
 from graphc.package.tensor import (
@@ -67,6 +68,7 @@ __all__ = [
     "OpenStep",
     "OpenVariant",
     "Package",
+    "Plans",
     "RaiseStep",
     "Step",
     "SymbolRange",

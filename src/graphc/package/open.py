@@ -1,7 +1,7 @@
 """Variants for any extent: step tables whose sizes and dimensions are expressions, made concrete for one binding.
 
 An open variant is what a variant is before its symbols have values. `instantiate` gives them values: it evaluates every
-expression once, plans the arena anew, and answers a variant like any other. It takes a millisecond or two for a hundred
+expression once, plans the arena, and answers a variant like any other. It takes a millisecond or two for a hundred
 steps, since nothing is compiled.
 """
 
@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from graphc import memory
 from graphc.errors import InputError, PackageError
 from graphc.package.archive import ALIGNMENT
 from graphc.package.expression import evaluate, symbols_of
+from graphc.package.open_plans import Plans
 from graphc.package.steps import MAX_ARGUMENTS, KernelStep
 from graphc.package.tensor import HostTensor, Location, SymbolRange, check_extents, check_not_negative, numpy_dtype
 from graphc.package.variant import BufferPlan, Copy, Variant
@@ -143,13 +143,16 @@ def describe_ranges(ranges: Mapping[str, tuple[int, int | None]]) -> str:
     return ", ".join(text(name, low, high) for name, (low, high) in sorted(ranges.items())) or "fixed shapes"
 
 
-def instantiate(variant: OpenVariant, bindings: Mapping[str, int], *, alignment: int = ALIGNMENT) -> Variant:
+def instantiate(
+    variant: OpenVariant, bindings: Mapping[str, int], *, alignment: int = ALIGNMENT, plans: Plans | None = None
+) -> Variant:
     """The variant for one binding, its memory planned greedily.
 
     Args:
         variant: Takes these bindings.
         bindings: A value of each of its symbols.
         alignment: Bytes to which each buffer is aligned: `Code.alignment` of its instruction set.
+        plans: Of this variant, kept from binding to binding, with their own alignment.
 
     Raises:
         InputError: No machine has the memory for it.
@@ -162,12 +165,11 @@ def instantiate(variant: OpenVariant, bindings: Mapping[str, int], *, alignment:
     if sum(sizes) > LARGEST_ARENA:
         bound = ", ".join(f"{name}={value}" for name, value in sorted(bindings.items()))
         raise InputError(f"with {bound} the model's values take {sum(sizes) / 1e12:,.1f} TB, more than any machine has")
-    intervals = [(buffer.start, buffer.end, size) for buffer, size in zip(variant.buffers, sizes, strict=True)]
-    # Without a search, and with the first of the greedy orders: what a call waits for is kept short.
-    plan = memory.plan(intervals, alignment=alignment, time_limit=0, node_budget=0)
+    plan = (plans or Plans(variant, alignment)).plan(bindings, sizes)
+    places = [Location("arena", 0, offset) for offset in plan.offsets]
 
     def place(location: Location) -> Location:
-        return Location("arena", 0, plan.offsets[location.index]) if location.kind == "buffer" else location
+        return places[location.index] if location.kind == "buffer" else location
 
     def shape(extents: tuple[Extent, ...]) -> tuple[int, ...]:
         return tuple([values[extent] for extent in extents])

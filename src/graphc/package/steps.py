@@ -12,7 +12,7 @@ from graphc.package.tensor import MAX_BYTES, HostTensor, Location
 MAX_ARGUMENTS = 40
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class KernelStep:
     """One call of a compiled kernel.
 

@@ -128,7 +128,7 @@ class SymbolRange:
 KINDS = ("arena", "weight", "input", "output", "object", "slot", "buffer")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Location:
     """A place that a step reads or writes.
 

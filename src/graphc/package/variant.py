@@ -17,7 +17,7 @@ class Copy:
     source: HostTensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class BufferPlan:
     """One planned buffer, for reports: live in steps [start, end), at `offset` in the arena, of `size` bytes."""
 

@@ -15,6 +15,7 @@ from graphc.package import Copy, HostStep, HostTensor, KernelStep, RaiseStep, nu
 from graphc.runtime import abi
 from graphc.runtime.host import assign, copied, run_step
 from graphc.runtime.memory import DATA_OFFSET, Array, address, array_handle
+from graphc.runtime.table import rows_of
 
 if TYPE_CHECKING:
     from graphc.runtime.library_program import LibraryProgram
@@ -41,20 +42,19 @@ class LibraryContext:
     """Belongs to one call at a time; its program keeps it for reuse, so that a call only says where its arrays are."""
 
     def __init__(self, program: LibraryProgram) -> None:
-        variant = program.variant
         self.program = program
         self.arena = program.new_arena()
         count = program.input_count + program.output_count
-        self._bases = (ctypes.c_void_p * (abi.FIRST_ARRAY + count + variant.objects + len(variant.slots)))()
+        self._bases = (ctypes.c_void_p * (abi.FIRST_ARRAY + count + program.object_count + program.slot_count))()
         self._bases[abi.ARENA], self._bases[abi.WEIGHTS] = address(self.arena), address(program.weights)
         self._arrays = (ctypes.c_ssize_t * count)()
         self.inputs: Sequence[Any] = ()
         self.outputs: list[Any] = []
-        self.objects: list[Any] = [None] * variant.objects
+        self.objects: list[Any] = [None] * program.object_count
         self._run = program.run
         self._calls = {part: self._call(part) for part in program.parts if isinstance(part, KernelRange)}
         # Most models are one run of kernels writing all outputs: that call is made without a loop.
-        whole = len(program.parts) == 1 and self._calls and not variant.copies
+        whole = len(program.parts) == 1 and self._calls and not program.copies
         self.whole = next(iter(self._calls.values())) if whole else None
         self._whole = ctypes.byref(self.whole) if self.whole is not None else None
         self._views: dict[HostTensor, Array] = {}
@@ -89,7 +89,7 @@ class LibraryContext:
         self.inputs, self.outputs = inputs, list(outputs.values())
         try:
             self._execute_parts(stamps)
-            for copy in self.program.variant.copies:
+            for copy in self.program.copies:
                 self._copy_output(copy)
             outputs.update(zip(outputs, self.outputs, strict=True))
         finally:
@@ -153,7 +153,7 @@ class LibraryContext:
     def _fail(self, shift: int, status: int) -> None:
         """Raises for what the launcher answered."""
         row = status >> 32
-        step = self.program.table.steps[row]
+        step = rows_of(self.program.variant)[row]
         # Rows of bodies come after those of steps.
         name = step.symbol if isinstance(step, KernelStep) and not step.label else step.label
         where = f"step {row + shift} ({name})" if row < self.program.own_rows else f"{name}, a step of a body,"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,8 +21,12 @@ class Unit(Protocol):
             PackageError: Its kernels are not in the code.
         """
 
-    def opened(self, variant: Variant) -> Program[Any]:
-        """One binding of an open variant, of which there may be many, made ready to run."""
+    def opened(self, instantiated: Callable[[], Variant]) -> Program[Any]:
+        """One binding of an open variant, of which there may be many, made ready to run.
+
+        Args:
+            instantiated: Makes the variant of the binding; may be called again when asked what ran.
+        """
 
     @property
     def shared_memory(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -104,10 +105,10 @@ class _Unit(Unit):
             keyed=bool(self._package.manifest.parameters),
         )
 
-    def opened(self, variant: Variant) -> Program[Any]:
+    def opened(self, instantiated: Callable[[], Variant]) -> Program[Any]:
         """A binding of an open variant, its arenas borrowed from those of all bindings."""
         manifest, weights = self._package.manifest, self._package.weights
-        return OpenProgram(manifest, variant, self.library, weights, self._arenas, threads=self._threads)
+        return OpenProgram(manifest, instantiated, self.library, weights, self._arenas, threads=self._threads)
 
     def trim(self) -> None:
         """Frees the arenas that no call is using."""

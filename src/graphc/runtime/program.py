@@ -52,7 +52,7 @@ class Program(ABC, Generic[ContextT]):
     """A variant with its kernels found.
 
     Attributes:
-        variant: That it runs.
+        arena_size: Bytes of intermediate values of one call.
         outputs: Name, shape and dtype of each; the shape is None where it is known only at run time.
         input_rows: Likewise of each input; the shape is None where it is no tensor.
         takes_objects: Whether some input is no tensor.
@@ -71,7 +71,8 @@ class Program(ABC, Generic[ContextT]):
     opened = False
 
     def __init__(self, manifest: Manifest, variant: Variant, *, keyed: bool = False) -> None:
-        self.variant = variant
+        self._variant = variant
+        self.arena_size = variant.arena_size
         self.input_count, self.output_count = len(manifest.inputs), len(manifest.outputs)
         self.outputs = [
             (spec.name, shape, numpy_dtype(spec.dtype))
@@ -89,6 +90,11 @@ class Program(ABC, Generic[ContextT]):
         self.arenas = 0
         self._idle: list[ContextT] = []
         self._lock = threading.Lock()
+
+    @property
+    def variant(self) -> Variant:
+        """What it runs."""
+        return self._variant
 
     def match(self, inputs: Any) -> list[Array] | None:
         """The inputs by position, if they are of this variant's shapes and ready for kernels as they are.

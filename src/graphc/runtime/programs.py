@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import warnings
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, NoReturn
 
 from graphc.errors import (
@@ -20,6 +21,7 @@ from graphc.package import (
     MODEL,
     PARAMETER_ELEMENTS,
     Package,
+    Plans,
     Variant,
     format_value,
     format_values,
@@ -34,7 +36,7 @@ from graphc.runtime.program import Program
 from graphc.runtime.signature import Signature
 
 OPEN_PROGRAMS = 256
-"""Bindings of open variants whose step tables are kept: some 20 kB each."""
+"""Bindings of open variants whose step tables are kept: some 150 bytes for each step."""
 
 _USER = 7
 """Frames from a warning here to who called the model."""
@@ -59,6 +61,7 @@ class Programs:
         self._engine = engine
         self._parameters = Parameters(package.manifest, MODEL in package.members)
         self._programs: dict[tuple[Shapes, Values], Program[Any]] = {}
+        self._plans: dict[int, Plans] = {}
         self._lock = threading.Lock()
         self._unit = engine.load(package)
         # One for each package that was compiled on demand.
@@ -73,13 +76,14 @@ class Programs:
     def variants(self) -> tuple[Variant, ...]:
         """Those of the package that this runs, then those compiled on demand."""
         own = tuple(variant for variant in self._manifest.variants if variant.isa == self._engine.isa)
-        return own + tuple(p.variant for p in self._made() if all(p.variant is not v for v in own))
+        made = [p.variant for p in self._made()]
+        return own + tuple(variant for variant in made if all(variant is not v for v in own))
 
     @property
     def memory(self) -> int:
         """Bytes of arenas held now."""
         shared = sum(unit.shared_memory for unit in list(self._units))
-        return shared + sum(p.arenas * p.variant.arena_size for p in self._made() if not p.opened)
+        return shared + sum(p.arenas * p.arena_size for p in self._made() if not p.opened)
 
     def _made(self) -> list[Program[Any]]:
         return list(self._programs.values())
@@ -123,7 +127,8 @@ class Programs:
                 raise ExecutionError("the model is closed")
             if (program := self._programs.get((shapes, values))) is None:
                 program = self._choose(self._package, shapes, values, arrays)
-                self._programs[shapes, self._parameters.values_of(program.variant)] = program
+                own = self._parameters.values_of(program.variant) if self._parameters.positions else ()
+                self._programs[shapes, own] = program
                 self._forget()
             return program
 
@@ -152,11 +157,11 @@ class Programs:
         if not package.manifest.open:
             return None
         bindings = self._signature.check_shapes(arrays)
-        for variant in package.manifest.open:
+        for number, variant in enumerate(package.manifest.open):
             if variant.isa == self._engine.isa and variant.takes(bindings):
                 code = package.manifest.code[variant.isa]
-                bound = instantiate(variant, bindings, alignment=code.alignment)
-                return self._unit.opened(bound)
+                plans = self._plans.setdefault(number, Plans(variant, code.alignment))
+                return self._unit.opened(partial(instantiate, variant, bindings, plans=plans))
         return None
 
     def _find_variant(self, package: Package, shapes: Shapes, values: Values) -> Variant | None:
@@ -222,8 +227,9 @@ class Programs:
         bindings = self._signature.check_shapes(arrays)
         places = zip(self._parameters.names, self._parameters.positions, strict=True)
         values = {name: arrays[i] for name, i in places if arrays[i].size <= PARAMETER_ELEMENTS}
-        opened = [p.variant for p in self._made() if p.opened]
-        known = [variant for variant in self.variants if all(variant is not one for one in opened)]
+        own = [variant for variant in self._manifest.variants if variant.isa == self._engine.isa]
+        made = [p.variant for p in self._made() if not p.opened]
+        known = own + [variant for variant in made if all(variant is not one for one in own)]
         variants = {text(v.bindings, parameter_values(self._manifest, v)) for v in known}
         variants |= {str(variant) for variant in self._manifest.open if variant.isa == self._engine.isa}
         flags = [f"--dim {name}={value}" for name, value in sorted(bindings.items())]

@@ -17,12 +17,22 @@ Row = tuple[int, Sequence[Location | None], Sequence[int]]
 _UNLIMITED = (1 << 63) - 1
 
 
+def rows_of(variant: Variant) -> list[BodyStep]:
+    """The step of each row of a variant's table."""
+    return [step for steps in _lists(variant) for step in steps]
+
+
+def _lists(variant: Variant) -> list[Sequence[BodyStep]]:
+    """Its own steps that have a row, then those of each body."""
+    own = [step for step in variant.steps if not isinstance(step, HostStep)]
+    return [own, *(body.steps for body in variant.bodies)]
+
+
 class Table:
     """A variant's rows.
 
     Attributes:
         rows: As `Step` of native/launcher.h.
-        steps: The step of each row.
 
     Args:
         variant: Host steps have no row.
@@ -31,24 +41,22 @@ class Table:
     """
 
     def __init__(self, variant: Variant, kernel: Callable[[str], int], base: Callable[[Location], int]) -> None:
-        lists: list[Sequence[BodyStep]] = [[step for step in variant.steps if not isinstance(step, HostStep)]]
-        lists += [body.steps for body in variant.bodies]
-        self.steps = [step for steps in lists for step in steps]
+        lists = _lists(variant)
         ends = np.cumsum([len(steps) for steps in lists]).tolist()
         self._ranges = list(itertools.pairwise(ends))
         self._slot = base(Location("slot"))
         addresses = {step.symbol: kernel(step.symbol) for step in {s.symbol: s for s in variant.kernel_steps}.values()}
-        rows = [self._row(step, addresses) for step in self.steps]
+        rows = [self._row(step, addresses) for steps in lists for step in steps]
         places = [(-1, 0) if p is None else (base(p), p.offset) for _, found, _ in rows for p in found]
         self._arguments = np.array(places, abi.ARGUMENT)
         self._dims = np.array([number for _, _, numbers in rows for number in numbers], np.int64)
         self.rows = np.zeros(len(rows), abi.STEP)
-        next_argument, next_dim = address(self._arguments), address(self._dims)
-        for row, (code, found, numbers) in zip(self.rows, rows, strict=True):
-            row["kernel"], row["arguments"], row["dims"] = code, next_argument, next_dim
-            row["argument_count"] = len(found)
-            next_argument += abi.ARGUMENT.itemsize * len(found)
-            next_dim += self._dims.itemsize * len(numbers)
+        counts = np.array([(len(found), len(numbers)) for _, found, numbers in rows], np.int64).reshape(-1, 2)
+        before = np.cumsum(counts, axis=0) - counts
+        self.rows["kernel"] = [code for code, _, _ in rows]
+        self.rows["arguments"] = address(self._arguments) + abi.ARGUMENT.itemsize * before[:, 0]
+        self.rows["dims"] = address(self._dims) + self._dims.itemsize * before[:, 1]
+        self.rows["argument_count"] = counts[:, 0]
 
     def _row(self, step: BodyStep, addresses: dict[str, int]) -> Row:
         match step:

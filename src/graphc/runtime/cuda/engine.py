@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -99,15 +100,15 @@ class _Unit(Unit):
     @property
     def shared_memory(self) -> int:
         """Bytes of the arenas of open variants' bindings."""
-        return sum(p.arenas * p.variant.arena_size for p in self._listed() if p.opened)
+        return sum(p.arenas * p.arena_size for p in self._listed() if p.opened)
 
     def program(self, variant: Variant) -> Program[Any]:
         """A variant with its kernels found."""
         return self._make(variant, opened=False)
 
-    def opened(self, variant: Variant) -> Program[Any]:
+    def opened(self, instantiated: Callable[[], Variant]) -> Program[Any]:
         """A binding of an open variant. Graphs have arenas of their own: bindings share none."""
-        return self._make(variant, opened=True)
+        return self._make(instantiated(), opened=True)
 
     def _make(self, variant: Variant, *, opened: bool) -> CudaProgram:
         assert self._code is not None and self._weights is not None, "the model is not closed"
