@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from onnx import helper, numpy_helper
 
 import graphc
 from graphc.errors import InputError, OptionError, ShapeNotCompiledError
+from graphc.runtime import programs
 
 SIZE = 32
 WEIGHTS = np.random.default_rng(0).standard_normal((SIZE, SIZE)).astype(np.float32) * 0.1
@@ -85,6 +87,28 @@ def test_a_state_of_fixed_shape_begins_at_zero_and_goes_back_and_forth(size: int
         step({"x": x})
     np.testing.assert_array_equal(start, np.ones(size, np.float32))
     np.testing.assert_array_equal(step.state["total"], 1 + 3 * x)
+
+
+def test_a_step_takes_no_memory_but_the_cache_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(programs, "OPEN_PROGRAMS", 20)
+    model = graphc.compile(decoder())
+    step = model.bind_state({"cache": "grown"}, {"cache": np.zeros((1, 600, SIZE), np.float32)})
+    x = np.ones((1, 1, SIZE), np.float32)
+    tracemalloc.start()
+    for _ in range(40):
+        step({"x": x})
+    arenas = model.memory
+    gc.collect()
+    before = tracemalloc.get_traced_memory()[0] - step.memory
+    for _ in range(120):
+        step({"x": x})
+    gc.collect()
+    grown = tracemalloc.get_traced_memory()[0] - step.memory - before
+    tracemalloc.stop()
+    # Tables of old lengths go where those of new ones come; plans are as many as there are, up to their own limit.
+    assert grown < 120 * 100
+    assert model.memory <= 2 * arenas
+    assert step.memory <= 4 * step.state["cache"].nbytes
 
 
 def test_arrays_of_past_calls_are_not_kept() -> None:

@@ -63,6 +63,11 @@ class Stateful:
         """The state by input; its arrays are overwritten two calls later, and `DeviceArray`s where a GPU made them."""
         return dict(self._state)
 
+    @property
+    def memory(self) -> int:
+        """Bytes of the blocks that large states are written to: at most four times the states' own."""
+        return sum(block.nbytes for block in self._blocks.values())
+
     def reset(self, initial: Mapping[str, Any] | None = None) -> None:
         """Begins anew.
 
