@@ -157,12 +157,12 @@ def _evaluate_average_pool(node: Node, inputs: Sequence[Datum]) -> Sequence[Datu
     counts = np.ones((), values.dtype)
     include = bool(node.int_attribute("count_include_pad", 0))
     for axis, output in enumerate(static.output):
-        taps = [_counted_taps(window, axis, o, include=include) for o in range(output)]
+        taps = [counted_taps(window, axis, o, include=include) for o in range(output)]
         counts = np.multiply.outer(counts, np.array(taps, values.dtype))
     return [(total / counts).astype(x.dtype, copy=False)]
 
 
-def _counted_taps(window: Window, axis: int, output: Dim, *, include: bool) -> Dim:
+def counted_taps(window: Window, axis: int, output: Dim, *, include: bool) -> Dim:
     """Taps that an average divides by: those on the input, or on its padding too."""
     begin, end = (window.pads_begin[axis], window.pads_end[axis]) if include else (0, 0)
     return window.valid_taps(axis, output, begin=begin, end=end)
@@ -174,7 +174,7 @@ def _express_average_pool(ctx: ExpressionContext) -> Sequence[TensorExpr]:
     include = bool(node.int_attribute("count_include_pad", 0))
 
     def divide(total: Scalar, outputs: Sequence[Dim]) -> Scalar:
-        count = product(_counted_taps(window, axis, o, include=include) for axis, o in enumerate(outputs))
+        count = product(counted_taps(window, axis, o, include=include) for axis, o in enumerate(outputs))
         divisor = const(count, total.dtype) if isinstance(count, int) else cast(index_value(count), total.dtype)
         return call("div", total, divisor)
 

@@ -19,6 +19,7 @@ from graphc.backends.tvm import (
     generic,
     integer_gemm,
     operators,
+    plane_pooling,
     pooling,
     rows,
     support,
@@ -41,6 +42,7 @@ TEMPLATES: tuple[tuple[str, Lower], ...] = (
     ("winograd", winograd.lower),
     ("conv", conv.lower),
     ("pooling", pooling.lower),
+    ("plane_pooling", plane_pooling.lower),
     ("gemm", gemm.lower),
     ("integer_gemm", integer_gemm.lower),
     ("batch_matmul", batch_matmul.lower),
@@ -51,7 +53,7 @@ TEMPLATES: tuple[tuple[str, Lower], ...] = (
 """Every template by name, the most special first; the last takes whatever has tensor expressions."""
 
 
-OPEN_TEMPLATES = frozenset({"gemm", "batch_matmul", "attention", "rows", "generic"})
+OPEN_TEMPLATES = frozenset({"gemm", "batch_matmul", "attention", "plane_pooling", "rows", "generic"})
 """Templates whose kernels take extents from the table of dimensions."""
 
 
