@@ -8,10 +8,11 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from graphc.backends.problem import Problem, build_problem, in_storage_order, merged, work_of
+from graphc.backends.merging import in_storage_order, merged
+from graphc.backends.problem import Problem, build_problem, work_of
 from graphc.ir import ROW_MAJOR, Builder, Graph, TensorType, Value, channels_last, dtypes
 from graphc.ops import evaluate_expression, evaluate_graph, infer_graph
-from graphc.ops.expr import TensorExpr, axes_of, call, load, reduce
+from graphc.ops.expr import Reduce, TensorExpr, axes_of, call, load, reduce
 
 NHWC = channels_last(4)
 
@@ -68,6 +69,47 @@ def test_pixels_merge_where_all_tensors_walk_them_in_step() -> None:
     assert [axis.extent for axis in mixed.axes] == [2, 4 * 5, 3], (
         "a row-major image has its channels outside its pixels"
     )
+
+
+def test_rows_and_what_is_reduced_of_them_merge_together() -> None:
+    channels = TensorType(dtypes.FLOAT32, (3,))
+    kinds = {"x": TensorType(dtypes.FLOAT32, (2, 3, 4, 5)), "scale": channels, "bias": channels}
+    graph = Graph("g", list(kinds.items()), opset=23)
+    graph.outputs = [Builder(graph).op("InstanceNormalization", *graph.inputs)]
+    infer_graph(graph)
+    alone = merged(build_problem(graph))
+    assert [axis.extent for axis in alone.axes] == [2, 3, 4, 5]
+    together = merged(build_problem(graph), reductions=True)
+    assert [axis.extent for axis in together.axes] == [2, 3, 20]
+    sums = [scalar for scalar in together.scalars() if isinstance(scalar, Reduce)]
+    assert sums and all([axis.extent for axis in scalar.axes] == [20] for scalar in sums)
+    x = np.random.default_rng(1).standard_normal((2, 3, 4, 5)).astype(np.float32)
+    arrays = [x, np.arange(1, 4, dtype=np.float32), np.ones(3, np.float32)]
+    found = _evaluate(together, arrays, list(together.inputs))
+    np.testing.assert_allclose(found.reshape(x.shape), evaluate_graph(graph, arrays)[0], rtol=1e-5, atol=1e-5)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    shape=st.tuples(*[st.integers(1, 3)] * 4),
+    over=st.sets(st.integers(0, 3), min_size=1),
+    keep=st.booleans(),
+    turned=st.booleans(),
+)
+def test_merging_reductions_changes_no_sum(shape: tuple[int, ...], over: set[int], keep: bool, turned: bool) -> None:
+    graph = Graph("g", [("x", TensorType(dtypes.INT64, shape))], opset=23)
+    b = Builder(graph)
+    x = graph.inputs[0]
+    total = b.op("ReduceSum", x, b.constant(sorted(over)), keepdims=int(keep))
+    if keep:
+        read = b.op("Transpose", x, perm=(0, 1, 3, 2)) if turned and shape[2] == shape[3] else x
+        total = b.op("Mul", b.op("Sub", read, total), b.op("ReduceMax", x, b.constant([3]), keepdims=1))
+    graph.outputs = [total]
+    infer_graph(graph)
+    array = np.random.default_rng(2).integers(-9, 9, shape)
+    problem = merged(build_problem(graph), reductions=True)
+    found = _evaluate(problem, [array], [problem.inputs[0]])
+    np.testing.assert_array_equal(found.reshape(-1), np.asarray(evaluate_graph(graph, [array])[0]).reshape(-1))
 
 
 def test_work_counts_a_scalar_once_for_each_place_that_it_depends_on() -> None:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from graphc.backends.regions import Expander
 from graphc.backends.windows import Window
 from graphc.errors import BackendError
 from graphc.ir import Dim, Graph, Layout, TensorType
 from graphc.ir.dtypes import COMPLEX128
-from graphc.ir.symbolic import linear_coefficient, minimum, multiply, product, symbols
-from graphc.ops.expr import ArgReduce, Axis, Call, IndexValue, Load, Reduce, Scalar, axes_of, children, transform, walk
+from graphc.ir.symbolic import minimum, multiply, product, symbols
+from graphc.ops.expr import ArgReduce, Axis, Call, IndexValue, Load, Reduce, Scalar, axes_of, children, walk
 
 
 @dataclass(frozen=True)
@@ -123,174 +123,6 @@ def touched_of(body: Graph, works: Iterable[Work]) -> dict[int, Dim]:
         )
         for number, value in enumerate(body.inputs)
     }
-
-
-def merged(problem: Problem, *, inner: int = 0) -> Problem:
-    """The same computation over fewer axes: adjacent ones that all operands walk in step become one.
-
-    Args:
-        problem: What is computed.
-        inner: How many of the innermost axes, in the order of storage, stay by themselves.
-    """
-    problem = _without_units(in_storage_order(_flat_blocks(problem)))
-    position = 0
-    while position + 1 < len(problem.axes) - inner:
-        joined = _merge(problem, position)
-        if joined is None:
-            position += 1
-        else:
-            problem = joined
-    return problem
-
-
-def in_storage_order(problem: Problem) -> Problem:
-    """The same computation with every tensor that only has its axes in another order (NHWC) as a row-major one.
-
-    Where all outputs are stored in one order, the axes are in that order too.
-    """
-    orders = [_order(kind) for kind in problem.inputs]
-    order = _order(problem.outputs[0])
-    same = order is not None and all(_order(kind) == order for kind in problem.outputs)
-    if not any(orders) and not same:
-        return problem
-
-    def permute(scalar: Scalar) -> Scalar | None:
-        if isinstance(scalar, Load) and (found := orders[scalar.input]) is not None:
-            return replace(scalar, indices=tuple(scalar.indices[axis] for axis in found))
-        return None
-
-    problem = replace(
-        problem,
-        elements=tuple(transform(element, permute, {}) for element in problem.elements),
-        inputs=tuple(map(_permuted, problem.inputs, orders)),
-    )
-    if not same or order is None:
-        return problem
-    axes = tuple(problem.axes[axis] for axis in order)
-    return replace(problem, axes=axes, outputs=tuple(_permuted(kind, order) for kind in problem.outputs))
-
-
-def _order(kind: TensorType) -> tuple[int, ...] | None:
-    """The order of the axes in storage, where that is all that a layout says."""
-    layout = kind.layout
-    return layout.order if layout.order and layout == Layout(order=layout.order) else None
-
-
-def _permuted(kind: TensorType, order: tuple[int, ...] | None) -> TensorType:
-    return kind if order is None else TensorType(kind.dtype, tuple(kind.dims[axis] for axis in order))
-
-
-def _flat_blocks(problem: Problem) -> Problem:
-    """Where all tensors share one halo-free layout and are read where they are written, storage is one flat axis."""
-    layout = problem.outputs[0].layout
-    names = [str(axis.index) for axis in problem.axes]
-    whole = layout.blocked_axis is not None and not layout.halo
-    if whole:
-        extent = problem.axes[layout.blocked_axis or 0].extent
-        whole = isinstance(extent, int) and extent % layout.block == 0
-    same = all(t.layout == layout and t.shape == problem.outputs[0].shape for t in problem.outputs)
-    for scalar in problem.scalars():
-        if isinstance(scalar, IndexValue | Reduce | ArgReduce):
-            same = False
-        if isinstance(scalar, Load):
-            source = problem.inputs[scalar.input]
-            scalar_input = source.numel == 1
-            identity = source.layout == layout and [str(i) for i in scalar.indices] == names
-            same = same and (identity or scalar_input)
-    if not (whole and same):
-        return problem
-    flat = Axis(problem.axes[0].name, layout.storage_size(problem.outputs[0].dims))
-
-    def relabel(scalar: Scalar) -> Scalar | None:
-        if isinstance(scalar, Load) and problem.inputs[scalar.input].numel != 1:
-            return replace(scalar, indices=(flat.index,))
-        return None
-
-    return Problem(
-        (flat,),
-        tuple(transform(element, relabel, {}) for element in problem.elements),
-        tuple(t if t.numel == 1 else t.with_shape([flat.extent]) for t in problem.inputs),
-        tuple(t.with_shape([flat.extent]) for t in problem.outputs),
-    )
-
-
-def _without_units(problem: Problem) -> Problem:
-    """The same computation without output axes of extent 1, so that the innermost axis is one worth a vector."""
-    if not all(t.layout.is_row_major for t in problem.outputs):
-        return problem
-    kept = [position for position, axis in enumerate(problem.axes) if axis.extent != 1]
-    zero: dict[str, Dim] = {axis.name: 0 for axis in problem.axes if axis.extent == 1}
-    if not zero or not kept:
-        return problem
-    return Problem(
-        tuple(problem.axes[position] for position in kept),
-        tuple(transform(element, lambda scalar: None, zero) for element in problem.elements),
-        problem.inputs,
-        tuple(t.with_shape([t.dims[position] for position in kept]) for t in problem.outputs),
-    )
-
-
-def _merge(problem: Problem, position: int) -> Problem | None:
-    """Axes `position` and `position + 1` as one, or None where some operand does not walk them in step."""
-    outer, inner = problem.axes[position], problem.axes[position + 1]
-    if not all(t.layout.is_row_major for t in problem.outputs):
-        return None
-    joined = Axis(inner.name, multiply(outer.extent, inner.extent))
-    places: dict[int, int | None] = {}
-    for scalar in problem.scalars():
-        if isinstance(scalar, IndexValue) and not _in_step(scalar.index, outer, inner):
-            return None
-        if isinstance(scalar, Load):
-            at = _pair_position(scalar, problem.inputs[scalar.input], outer, inner)
-            if at == -1 or places.setdefault(scalar.input, at) != at:
-                return None
-        if isinstance(scalar, Reduce) and any(symbols(a.extent) & {outer.name, inner.name} for a in scalar.axes):
-            return None
-
-    def relabel(scalar: Scalar) -> Scalar | None:
-        if isinstance(scalar, Load) and (at := places[scalar.input]) is not None:
-            return replace(scalar, indices=(*scalar.indices[:at], joined.index, *scalar.indices[at + 2 :]))
-        return None
-
-    def join(type_: TensorType, at: int | None) -> TensorType:
-        if at is None:
-            return type_
-        return type_.with_shape([*type_.dims[:at], multiply(type_.dims[at], type_.dims[at + 1]), *type_.dims[at + 2 :]])
-
-    # Where both axes stand in one index expression in step, the inner one alone now covers the range of both.
-    return Problem(
-        (*problem.axes[:position], joined, *problem.axes[position + 2 :]),
-        tuple(transform(element, relabel, {outer.name: 0}) for element in problem.elements),
-        tuple(join(t, places.get(i)) for i, t in enumerate(problem.inputs)),
-        tuple(join(t, position) for t in problem.outputs),
-    )
-
-
-def _in_step(index: Dim, outer: Axis, inner: Axis) -> bool:
-    """Whether an index moves along both axes as along one, or along neither."""
-    along_outer = linear_coefficient(index, outer.name)
-    along_inner = linear_coefficient(index, inner.name)
-    if along_outer is None or along_inner is None or not isinstance(inner.extent, int):
-        return False
-    return along_outer == along_inner * inner.extent
-
-
-def _pair_position(scalar: Load, source: TensorType, outer: Axis, inner: Axis) -> int | None:
-    """Where a load walks both axes whole and side by side.
-
-    None where each of its indices walks them in step or not at all; -1 where it does otherwise.
-    """
-    names = {outer.name, inner.name}
-    affine = [index for index in scalar.indices if not isinstance(index, Scalar)]
-    if all(_in_step(index, outer, inner) for index in affine):
-        return None
-    texts = [None if isinstance(i, Scalar) else str(i) for i in scalar.indices]
-    used = [not isinstance(i, Scalar) and bool(symbols(i) & names) for i in scalar.indices]
-    for at in range(len(texts) - 1):
-        if texts[at] == outer.name and texts[at + 1] == inner.name and sum(used) == 2:
-            whole = source.dims[at] == outer.extent and source.dims[at + 1] == inner.extent
-            return at if whole and source.layout.is_row_major else -1
-    return -1
 
 
 class FreeSymbols:

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from graphc.backends.base import Kernel
+from graphc.backends.merging import merged
 from graphc.backends.moved import as_bits
-from graphc.backends.problem import build_problem, groups_of, merged, touched_of, work_of
+from graphc.backends.problem import build_problem, groups_of, touched_of, work_of
 from graphc.backends.triton.assemble import build_kernel
 from graphc.backends.triton.drafts import Draft, Stage
 from graphc.backends.triton.render import Renderer

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from graphc.backends.conv_problem import FLOAT_CONVOLUTIONS
 from graphc.backends.extents import unflatten
-from graphc.backends.problem import Problem, in_storage_order, merged
+from graphc.backends.merging import in_storage_order, merged
+from graphc.backends.problem import Problem
 from graphc.backends.regions import Expander
 from graphc.backends.triton.render import Renderer
 from graphc.backends.triton.scope import Code, Mask, Place, Scope, Value

@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from graphc.backends.base import Kernel
+from graphc.backends.merging import merged
 from graphc.backends.moved import as_bits
-from graphc.backends.problem import FreeSymbols, Problem, build_problem, groups_of, merged, touched_of, work_of
+from graphc.backends.problem import FreeSymbols, Problem, build_problem, groups_of, touched_of, work_of
 from graphc.backends.stages import (
     Reduction,
     Row,

@@ -12,7 +12,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 from graphc.backends.element_types import compute_dtype
-from graphc.backends.problem import FreeSymbols, Problem, merged
+from graphc.backends.merging import merged
+from graphc.backends.problem import FreeSymbols, Problem
 from graphc.backends.tvm.render import Renderer
 from graphc.backends.tvm.scope import Lane, Scope
 from graphc.backends.tvm.stages import blocks, parts_of
@@ -66,7 +67,7 @@ def emit(builder: KernelBuilder, problem: Problem, operands: Sequence[int]) -> N
         problem: What to compute.
         operands: Pointer argument of each input, then of each output.
     """
-    problem = merged(problem)
+    problem = merged(problem, reductions=True)
     Nest(builder, problem, operands).check_indices()
     layout = problem.outputs[0].layout
     multiples: dict[str, int] = {}

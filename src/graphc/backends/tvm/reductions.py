@@ -13,12 +13,13 @@ from typing import Protocol
 from tvm.tirx.script.builder import ir as T
 
 from graphc.backends.element_types import compute_dtype
+from graphc.backends.problem import FreeSymbols
 from graphc.backends.tvm import element_types, scalar_ops
 from graphc.backends.tvm.scope import Lane, Scope
 from graphc.backends.tvm.tir import Expr, KernelBuilder, Register, bind, broadcast, horizontal, lanes_of
 from graphc.ir import Dim, symbol
 from graphc.ir.symbolic import product, substitute
-from graphc.ops.expr import REDUCE_IDENTITY, ArgReduce, Axis, Reduce, Scalar, children, walk
+from graphc.ops.expr import REDUCE_IDENTITY, ArgReduce, Axis, Reduce, Scalar, children, reduction_axes, walk
 
 UNROLL_REDUCTION = 27
 """Reductions of at most this many elements, those of a 3x3x3 window, are unrolled."""
@@ -57,6 +58,7 @@ class Site(Protocol):
 
 def reduce(site: Site, scalar: Reduce) -> Expr:
     """The value of a reduction on every lane of `site`."""
+    _compute_invariants(site, scalar)
     if scalar.counts:
         return _reduce_counted(site, scalar)
     extents = [substitute(axis.extent, site.scope.axes) for axis in scalar.axes]
@@ -70,6 +72,18 @@ def reduce(site: Site, scalar: Reduce) -> Expr:
     register = _register(site, scalar, lanes)
     _loops(site, scalar, list(zip(scalar.axes, extents, strict=True)), register, {})
     return _finish(scalar, register.value)
+
+
+def _compute_invariants(site: Site, scalar: Reduce) -> None:
+    """Computes reductions inside another that are the same for all its elements, like the maximum of a log-sum-exp."""
+    inside = [node for node in walk(scalar.body) if isinstance(node, Reduce | ArgReduce)]
+    if not inside:
+        return
+    free = FreeSymbols([scalar])
+    unbound = {axis.name for axis in reduction_axes(scalar)} - set(site.scope.axes)
+    for node in inside:
+        if not free[node] & unbound:
+            site.visit(node)
 
 
 def _size(site: Site, scalar: Scalar) -> int:

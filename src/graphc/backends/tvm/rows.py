@@ -14,7 +14,8 @@ from tvm.tirx.script.builder import ir as T
 from graphc.backends.base import Kernel
 from graphc.backends.element_types import compute_dtype
 from graphc.backends.extents import ceildiv, count_of, is_positive, unflatten
-from graphc.backends.problem import Problem, build_problem, merged
+from graphc.backends.merging import merged
+from graphc.backends.problem import Problem, build_problem
 from graphc.backends.row_passes import Pass, Row, row_of, shifted_exponential
 from graphc.backends.tvm import element_types, scalar_ops, vectormath
 from graphc.backends.tvm.assemble import build_kernel
@@ -48,7 +49,7 @@ def lower(body: Graph, target: Target, constants: frozenset[int], options: Mappi
     Raises:
         BackendError: The body is something else; the message says what.
     """
-    problem = merged(build_problem(body))
+    problem = merged(build_problem(body), reductions=True)
     _check(problem, body.bounds)
     row = row_of(problem)
     lanes = target.lanes(dtypes.FLOAT32)
