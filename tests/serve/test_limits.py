@@ -31,6 +31,7 @@ LIMITS = RequestLimits(
     header_bytes=4096,
     header_seconds=0.4,
     body_seconds=0.4,
+    message_seconds=0.4,
     body_rate=1 << 20,
     write_seconds=0.4,
     idle_seconds=1.0,
@@ -390,6 +391,42 @@ def test_what_grpc_refuses(stub, request_, says):
         stub.ModelInfer(request_)
     assert found.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert says in found.value.details()
+
+
+@pytest.mark.parametrize("method", ["ModelInfer", "ModelMetadata"])
+def test_messages_that_do_not_come(server, method):
+    """Several calls that send nothing end at the limit; one that takes half as long is answered."""
+    ended = threading.Event()
+
+    def messages(wait, *then):
+        (ended.wait if wait is None else time.sleep)(wait)
+        yield from then
+
+    kind = {"ModelInfer": infer_request, "ModelMetadata": lambda: service_pb2.ModelMetadataRequest(name="scale")}
+    message = kind[method]().SerializeToString()
+    ENDS.reasons[:] = []
+    with grpc.insecure_channel(server.address(1)) as channel:
+        call = channel.stream_unary(f"/inference.GRPCInferenceService/{method}")
+        start = time.perf_counter()
+        silent = [call.future(messages(None), timeout=10) for _ in range(3)]
+        slow = call.future(messages(0.2, message), timeout=10)
+        assert [each.code() for each in silent] == [grpc.StatusCode.DEADLINE_EXCEEDED] * 3
+        assert 0.35 < time.perf_counter() - start < 5
+        assert all("did not come within 0.4 s" in each.details() for each in silent)
+        # It has no inputs, and says so; it was read.
+        assert slow.code() is (grpc.StatusCode.OK if method == "ModelMetadata" else grpc.StatusCode.INVALID_ARGUMENT)
+        ended.set()
+    if method == "ModelInfer":
+        assert sorted(ENDS.reasons) == [("grpc", "", "invalid")] * 3 + [("grpc", "scale", "invalid")]
+
+
+def test_a_call_without_a_message(server):
+    with grpc.insecure_channel(server.address(1)) as channel:
+        call = channel.stream_unary("/inference.GRPCInferenceService/ModelInfer")
+        with pytest.raises(grpc.RpcError) as found:
+            call(iter(()))
+    assert found.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert "no message" in found.value.details()
 
 
 def test_metadata_above_the_limit(stub):

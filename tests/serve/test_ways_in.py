@@ -47,7 +47,8 @@ def server(tmp_path_factory, package):
 def connection(server):
     with socket.create_connection(("127.0.0.1", server.port()), timeout=5) as found:
         found.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        yield found, found.makefile("rb")
+        with found.makefile("rb") as stream:
+            yield found, stream
 
 
 def request(body=JSON, path=PLAIN, *headers, version="1.1", length=True):

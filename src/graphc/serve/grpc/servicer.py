@@ -12,7 +12,7 @@ import grpc
 from google.protobuf.json_format import ParseDict
 from tritonclient.grpc import service_pb2 as pb
 
-from graphc.errors import GraphcError, RefusedError, RequestError
+from graphc.errors import GraphcError, RefusedError, RequestError, RequestTimeoutError
 from graphc.serve.grpc.messages import (
     InferMessage,
     decode_request,
@@ -23,6 +23,7 @@ from graphc.serve.grpc.messages import (
     parameters_of,
     reader,
 )
+from graphc.serve.grpc.patience import Patience
 from graphc.serve.protocol.access import Access
 from graphc.serve.protocol.calls import InferCall
 from graphc.serve.protocol.service import Service
@@ -51,6 +52,7 @@ class Servicer:
 
     def __init__(self, service: Service, access: Access, *, certified: bool = False) -> None:
         self._service, self._access, self._certified = service, access, certified
+        self._patience = Patience(service.limits.message_seconds)
 
     def handler(self) -> Any:
         """The methods, as `grpc.aio.Server.add_generic_rpc_handlers` takes them."""
@@ -58,14 +60,14 @@ class Servicer:
         described = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].methods_by_name
         for name, answer in self._methods().items():
             kind = getattr(pb, described[name].input_type.name)
-            methods[name] = grpc.unary_unary_rpc_method_handler(
-                self._guarded(answer, open_to_all=name in _OPEN),
+            methods[name] = grpc.stream_unary_rpc_method_handler(
+                self._of_one_message(self._guarded(answer, open_to_all=name in _OPEN)),
                 request_deserializer=reader(kind, self._service.limits),
                 response_serializer=getattr(pb, described[name].output_type.name).SerializeToString,
             )
         read = infer_reader(self._service.limits)
-        methods["ModelInfer"] = grpc.unary_unary_rpc_method_handler(
-            _with_statuses(self._infer), request_deserializer=read, response_serializer=None
+        methods["ModelInfer"] = grpc.stream_unary_rpc_method_handler(
+            self._of_one_message(self._infer), request_deserializer=read, response_serializer=None
         )
         methods["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(
             self._stream, request_deserializer=read, response_serializer=None
@@ -106,7 +108,31 @@ class Servicer:
                 raise request
             return await answer(request, context)
 
-        return _with_statuses(guarded)
+        return guarded
+
+    def _of_one_message(self, answer: Method) -> Method:
+        """A method that is called with one message, with its errors as statuses.
+
+        It is registered as one of a stream: only such a one is called before its message has come, and can say that it
+        did not come in time. To a client there is no difference.
+        """
+        seconds = self._service.limits.message_seconds
+        patience = self._patience
+
+        async def answered(stream: Any, context: Context) -> Any:
+            try:
+                request: Any
+                try:
+                    request = await patience.wait_for(context.read())
+                except TimeoutError:
+                    request = RequestTimeoutError(f"the message did not come within {seconds:g} s")
+                if request is grpc.aio.EOF:
+                    request = RequestError("the call has no message")
+                return await answer(request, context)
+            except Exception as error:
+                await _abort(context, error)
+
+        return answered
 
     def _client(self, context: Context) -> Client:
         metadata = _metadata(context)
@@ -283,18 +309,6 @@ class Servicer:
 
     async def _cuda_unregister(self, request: Any, context: Context) -> Any:
         return pb.CudaSharedMemoryUnregisterResponse()
-
-
-def _with_statuses(answer: Method) -> Method:
-    """The method, with its errors as statuses."""
-
-    async def answered(request: Any, context: Context) -> Any:
-        try:
-            return await answer(request, context)
-        except Exception as error:
-            await _abort(context, error)
-
-    return answered
 
 
 def _metadata(context: Context) -> dict[str, str]:

@@ -24,6 +24,7 @@ class RequestLimits:
         body_seconds: Until the next part of a body comes; all of it may take these, and as many more as it has times
             `body_rate` bytes.
         body_rate: Bytes a second that a slow client sends at least.
+        message_seconds: Until the message of a gRPC call has come, however large it is: how much of it has, is not told.
         write_seconds: For a client to take an answer that does not fit into the system's buffers.
         idle_seconds: Of a connection between two requests.
         stream_requests: Of one gRPC stream, in work at a time; more wait to be read.
@@ -43,6 +44,7 @@ class RequestLimits:
     header_seconds: float = 10.0
     body_seconds: float = 20.0
     body_rate: int = 16 << 10
+    message_seconds: float = 120.0
     write_seconds: float = 30.0
     idle_seconds: float = 75.0
     stream_requests: int = 64
