@@ -35,6 +35,7 @@ def test_all_that_it_may_say(tmp_path: Path) -> None:
         versions = [3, 1]
         threads = 2
         instances = 1
+        device = "cuda:1"
 
         [labels]
         stable = 1
@@ -48,6 +49,8 @@ def test_all_that_it_may_say(tmp_path: Path) -> None:
         values = {axes = [1]}
         level = "O3"
         winograd = false
+        target = "cpu:x86-64-v3,cuda:sm_90"
+        precision = "bf16,io"
 
         [check]
         rtol = 1e-2
@@ -60,7 +63,15 @@ def test_all_that_it_may_say(tmp_path: Path) -> None:
         {"stable": 90.0, "3": 10.5},
         2,
         1,
-        CompileFacts({"batch": "auto", "seq": [128, 256], "x": [1, 3]}, {"axes": [1]}, "O3", False),
+        "cuda:1",
+        CompileFacts(
+            {"batch": "auto", "seq": [128, 256], "x": [1, 3]},
+            {"axes": [1]},
+            "O3",
+            False,
+            "cpu:x86-64-v3,cuda:sm_90",
+            "bf16,io",
+        ),
         Tolerance(rtol=1e-2),
     )
 
@@ -107,6 +118,11 @@ def test_version_policies(tmp_path: Path, text: str, policy: VersionPolicy) -> N
         ("compile = {dim = {batch = 1}}", r"unknown key 'compile\.dim'"),
         ("compile = {dims = {batch = 1.5}}", r"compile\.dims is"),
         ("compile = {level = 'fast'}", r"compile\.level is 'fast'"),
+        ("compile = {target = ['cpu']}", r"compile\.target is \['cpu'\]"),
+        ("compile = {precision = 16}", r"compile\.precision is 16"),
+        ("device = 'gpu'", 'device is \'gpu\'; expected "cpu", "cuda"'),
+        ("device = 'cuda:-1'", "device is 'cuda:-1'"),
+        ("device = 0", "device is 0"),
         ("check = {rtol = -1}", r"check\.rtol is -1"),
         ("a = ", "is no TOML"),
         ("a = " + "[" * 5000, "is no TOML"),

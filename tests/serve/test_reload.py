@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import shutil
 from pathlib import Path
 
@@ -10,8 +11,10 @@ import numpy as np
 import onnx
 import pytest
 
-from graphc.errors import ModelNotFoundError, ModelUnavailableError, RepositoryError, RequestError
+from graphc.errors import GraphcError, ModelNotFoundError, ModelUnavailableError, RepositoryError, RequestError
+from graphc.runtime.cuda import devices
 from graphc.serve import State
+from graphc.target import detect_host
 from tests.serve.conftest import Package, Repository, scale_model
 from tests.serve.lively import Changes, X, factor, put, reasons, run, serving, states, until
 
@@ -300,6 +303,47 @@ def test_an_onnx_model_is_compiled_and_kept(repository: Repository, tmp_path: Pa
         assert (after.st_ino, after.st_size) == (before.st_ino, before.st_size)
 
     run(main)
+
+
+def test_what_a_model_is_compiled_for_is_its_own_to_say(repository: Repository, tmp_path: Path) -> None:
+    """Targets and precisions that are not there leave what serves serving, and the index says why."""
+
+    def say(text: str) -> None:
+        (root / "raw/model.toml").write_text(text)
+
+    root, isa = repository(), detect_host().isa
+    (root / "raw/1").mkdir(parents=True)
+    onnx.save(scale_model(6.0), root / "raw/1/model.onnx")
+
+    async def main() -> None:
+        say(f'device = "cpu"\ncompile = {{dims = {{batch = [1, 2]}}, target = "cpu:{isa}", precision = "fp32"}}')
+        async with serving(root, cache=tmp_path / "cache") as server:
+            assert await factor(server, model="raw") == 6
+            serving_now = server._catalog.version("raw", "1").serving
+            assert serving_now is not None and list(serving_now.manifest.code) == [isa]
+            wrong = [
+                ('compile = {dims = {batch = [1, 2]}, target = "tpu"}', "unknown target 'tpu'"),
+                ('compile = {dims = {batch = [1, 2]}, precision = "fp7"}', "unknown precision 'fp7'"),
+            ]
+            if not _has_gpu():
+                none = "CUDA driver|cuda-bindings"
+                wrong += [
+                    ('compile = {dims = {batch = [1, 2]}, target = "cuda:sm_90"}', none),
+                    (f'device = "cuda:0"\ncompile = {{dims = {{batch = [1, 2]}}, target = "cpu:{isa}"}}', none),
+                ]
+            for text, reason in wrong:
+                say(text)
+                await until(lambda reason=reason: bool(re.search(reason, reasons(server)["raw/1"])))  # type: ignore[misc]
+                assert await factor(server, model="raw") == 6
+
+    run(main)
+
+
+def _has_gpu() -> bool:
+    try:
+        return bool(devices())
+    except GraphcError:
+        return False
 
 
 def test_a_server_with_nothing_to_serve(tmp_path: Path, repository: Repository) -> None:

@@ -50,12 +50,14 @@ def _compile(job: Mapping[str, Any], out: TextIO) -> None:
     options = CompileOptions(
         level=job["level"],
         winograd=job["winograd"],
+        precision=job["precision"],
         cache=Path(job["cache"]),
         jobs=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         progress=progress,
     )
     dims = job["dims"] or _open_dims(Path(job["model"]))
-    compile_package(job["model"], job["output"], dims=dims, values=job["values"] or None, options=options)
+    target, values = job["target"], job["values"] or None
+    compile_package(job["model"], job["output"], target=target, dims=dims, values=values, options=options)
 
 
 def _open_dims(model: Path) -> dict[str, Any]:

@@ -27,7 +27,8 @@ _log = logging.getLogger(__name__)
 _KEPT = 4
 """Packages of one version's folder that the cache keeps."""
 _TOLD_SECONDS = 5.0
-_COMPILER = ("onnx", "apache-tvm")
+_COMPILERS = {"cpu": ("onnx", "apache-tvm"), "cuda": ("onnx", "triton")}
+"""What is installed for targets of a kind, by the name of graphc's extra."""
 _LAST_WORDS = 2000
 
 
@@ -46,6 +47,8 @@ async def compiled(name: str, model: Path, files: Snapshot, facts: CompileFacts,
     Raises:
         GraphcError: It does not compile; as `graphc.compile`.
         ToolchainError: The compiler is not installed.
+        OptionError: There is no such target.
+        DeviceError: It is for GPUs alone, and none is here.
         RepositoryError: A file cannot be read, or the cache cannot be written to.
     """
     folder = cache or cache_folder()
@@ -70,6 +73,8 @@ async def compiled(name: str, model: Path, files: Snapshot, facts: CompileFacts,
         "values": dict(facts.values),
         "level": facts.level,
         "winograd": facts.winograd,
+        "target": facts.target,
+        "precision": facts.precision,
         "cache": str(folder),
     }
     _log.info("compiling %s, which the cache has not", name)
@@ -82,31 +87,45 @@ def _key(model: Path, files: Snapshot, facts: CompileFacts) -> str:
     """Hash of all that decides the package's contents."""
     # A server of packages needs nothing of the compiler.
     from graphc.backends.source import source_digest
-    from graphc.target import detect_host
+    from graphc.target import detect_host, parse_targets
 
+    targets = parse_targets(facts.target)
+    kinds = sorted({target.name.partition(":")[0] for target in targets})
+    if kinds == ["cuda"]:
+        # Not after minutes of compiling what cannot run.
+        from graphc.runtime.cuda import devices
+
+        devices()
     state = hashlib.sha256()
     try:
         for name, *_ in files:
             with (model.parent / name).open("rb") as file:
                 state.update(f"{name}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\0".encode())
-        host = detect_host().isa
-        tuned = tuning_path(host)
-        told = tuned.read_bytes() if tuned.exists() else b""
+        tuned = [path for target in targets if (path := tuning_path(target.isa)).exists()]
+        told = [path.read_bytes() for path in tuned]
     except OSError as error:
         raise RepositoryError(f"cannot read {str(error.filename)!r}: {error.strerror}") from error
-    state.update(json.dumps([vars(facts), host, processor(), source_digest(), _versions()], sort_keys=True).encode())
-    state.update(told)
+    here = [detect_host().isa, processor(), *(target.name for target in targets)]
+    state.update(json.dumps([vars(facts), here, source_digest(), _versions(kinds)], sort_keys=True).encode())
+    for each in told:
+        state.update(each)
     return state.hexdigest()
 
 
-def _versions() -> list[str]:
-    try:
-        return [importlib.metadata.version(name) for name in _COMPILER]
-    except importlib.metadata.PackageNotFoundError as error:
-        raise ToolchainError(
-            f"an ONNX model has to be compiled, and {error.name} is not installed",
-            hint="pip install 'graphc[cpu,serve]', or put a package made by graphc compile into the repository",
-        ) from error
+def _versions(kinds: Sequence[str]) -> list[str]:
+    """Of what compiles for targets of these kinds."""
+    found = []
+    for kind in kinds:
+        for name in _COMPILERS[kind]:
+            try:
+                found.append(importlib.metadata.version(name))
+            except importlib.metadata.PackageNotFoundError as error:
+                raise ToolchainError(
+                    f"an ONNX model has to be compiled, and {name} is not installed",
+                    hint=f"pip install 'graphc[{kind},serve]', or put a package made by graphc compile into the "
+                    "repository",
+                ) from error
+    return found
 
 
 def _keep_newest(path: Path) -> None:

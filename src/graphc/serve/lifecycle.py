@@ -261,7 +261,7 @@ class Lifecycle:
             threads = self._threads(file)
 
             def work() -> Serving:
-                loaded = loading.ready(package, digest, threads, known)
+                loaded = loading.ready(package, digest, threads, known, file.device)
                 loading.check(loaded.executable, place / CHECK, file.check)
                 served = self._scheduler.add(
                     version.name,

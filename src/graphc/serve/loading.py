@@ -59,7 +59,7 @@ def open_package(path: Path) -> tuple[Package, str]:
     return package, package.digest
 
 
-def ready(package: Package, digest: str, threads: int, known: Calibration) -> Loaded:
+def ready(package: Package, digest: str, threads: int, known: Calibration, device: str | None = None) -> Loaded:
     """The package's executable, every variant of it run at least once.
 
     Args:
@@ -67,12 +67,14 @@ def ready(package: Package, digest: str, threads: int, known: Calibration) -> Lo
         digest: Of its contents.
         threads: Of a call.
         known: What calls take, as a version that served before has learned.
+        device: That runs it, as of `graphc.load`.
 
     Raises:
         PackageError: Its code does not run here.
+        DeviceError: There is no such GPU.
         ExecutionError: A call fails.
     """
-    executable = Executable(package, threads=threads)
+    executable = Executable(package, threads=threads, device=device)
     variants = [variant for variant in executable.variants if can_sample(executable.manifest, variant)]
     found = known
     if any(variant.inputs not in known for variant in variants):

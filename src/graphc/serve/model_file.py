@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -27,12 +28,16 @@ class CompileFacts:
         values: What inputs always are.
         level: Optimization level.
         winograd: Whether convolutions may use Winograd's transform.
+        target: What for, as of `graphc.compile`: `cpu` is this machine's, `cuda:sm_90` a GPU.
+        precision: What floats are computed in, as of `graphc.compile`.
     """
 
     dims: Mapping[str, Any] = field(default_factory=dict)
     values: Mapping[str, Any] = field(default_factory=dict)
     level: str = "O2"
     winograd: bool = True
+    target: str = "cpu"
+    precision: str = "fp32"
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,8 @@ class ModelFile:
         traffic: Weights by label or version, of requests that name neither.
         threads: Of a call; the server's if None.
         instances: Batches that run at once; as many as there are devices if None.
+        device: What runs its packages: `cpu`, `cuda`, `cuda:1`; None is the first GPU that they have code for, else the
+            CPU.
         compile: How ONNX models are compiled.
         check: How `check.npz` is compared.
     """
@@ -69,6 +76,7 @@ class ModelFile:
     traffic: Mapping[str, float] = field(default_factory=dict)
     threads: int | None = None
     instances: int | None = None
+    device: str | None = None
     compile: CompileFacts = field(default_factory=CompileFacts)
     check: Tolerance = field(default_factory=Tolerance)
 
@@ -172,6 +180,12 @@ def _count(name: str, value: Any) -> int:
     return value
 
 
+def _device(name: str, value: Any) -> str:
+    if not isinstance(value, str) or not re.fullmatch(r"cpu|cuda(:[0-9]{1,4})?", value):
+        raise OptionError(f'{name} is {value!r}; expected "cpu", "cuda", or a GPU by number such as "cuda:1"')
+    return value
+
+
 def _table(kind: type[Any], checks: Mapping[str, tuple[Callable[[Any], bool], str]]) -> Callable[[str, Any], Any]:
     """Reads a table of a dataclass's fields."""
 
@@ -204,6 +218,7 @@ _READERS: Mapping[str, Callable[[str, Any], Any]] = {
     "traffic": _traffic,
     "threads": _count,
     "instances": _count,
+    "device": _device,
     "compile": _table(
         CompileFacts,
         {
@@ -214,6 +229,8 @@ _READERS: Mapping[str, Callable[[str, Any], Any]] = {
             "values": (lambda value: isinstance(value, dict), "a table of values by input"),
             "level": (lambda value: value in ("O0", "O1", "O2", "O3"), '"O0" to "O3"'),
             "winograd": (lambda value: type(value) is bool, "true or false"),
+            "target": (lambda value: isinstance(value, str), 'the name of a target: "cpu", "cuda:sm_90"'),
+            "precision": (lambda value: isinstance(value, str), 'the name of a precision: "fp32", "fp16"'),
         },
     ),
     "check": _table(

@@ -24,7 +24,7 @@ class RequestLimits:
         body_seconds: Until the next part of a body comes; all of it may take these, and as many more as it has times
             `body_rate` bytes.
         body_rate: Bytes a second that a slow client sends at least.
-        message_seconds: Until the message of a gRPC call has come, however large it is: how much of it has, is not told.
+        message_seconds: Until the message of a gRPC call has come, however large: how much of it has is not told.
         write_seconds: For a client to take an answer that does not fit into the system's buffers.
         idle_seconds: Of a connection between two requests.
         stream_requests: Of one gRPC stream, in work at a time; more wait to be read.

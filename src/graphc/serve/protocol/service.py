@@ -165,12 +165,12 @@ class Service:
         return self.trace.update(changes, model)
 
     def register_cuda(self) -> None:
-        """Registers CUDA shared memory, which a CPU server has none of.
+        """Registers CUDA shared memory, which is not shared with clients.
 
         Raises:
             UnsupportedError: Always.
         """
-        raise UnsupportedError("this server runs on the CPU: there is no CUDA shared memory")
+        raise UnsupportedError("this server shares no CUDA memory with its clients")
 
 
 def _check_name(name: str) -> None:
