@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from graphc.backends.base import Kernel
 from graphc.backends.tvm import gemm
-from graphc.backends.tvm.gemm_tiles import Tile, choose_tile, fitting, sweep_cost
+from graphc.backends.tvm.gemm_tiles import Tile, choose_tile, fitting, streams, sweep_cost
 from graphc.errors import BackendError
 from graphc.ir import Builder, DType, Graph, TensorType, Value, blocked, dtypes
 from graphc.target import Target, parse_target
@@ -149,6 +149,15 @@ def test_tiles_fit_the_registers_and_none_is_better(target: Target) -> None:
         assert chosen.rows <= rows
         cost = sweep_cost(chosen, rows, vectors)
         assert all(cost <= sweep_cost(tile, rows, vectors) for tile in fitting(target, rows, vectors))
+
+
+def test_rows_that_share_sets_of_the_cache_are_few() -> None:
+    target = parse_target("cpu:znver4")
+    assert streams(target, 4096) == 7
+    assert streams(target, 3 * 4096) == 7
+    assert streams(target, 2048) == 14
+    assert streams(target, 3072) == 28
+    assert choose_tile(target, 128, 48, 4 * 3072).rows <= 7 < choose_tile(target, 128, 48, 4 * 3000).rows
 
 
 def test_the_option_overrides_the_tile() -> None:

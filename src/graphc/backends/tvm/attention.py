@@ -25,6 +25,7 @@ from graphc.backends.tvm import scalar_ops, vectormath
 from graphc.backends.tvm.assemble import build_kernel
 from graphc.backends.tvm.element_types import from_storage, to_storage
 from graphc.backends.tvm.gemm_tiles import Tile, fitting, multiply, sweep_cost
+from graphc.backends.tvm.partial_sums import uncut
 from graphc.backends.tvm.render import Renderer
 from graphc.backends.tvm.scope import Lane, Scope
 from graphc.backends.tvm.stores import store
@@ -316,7 +317,7 @@ class _Attention:
             return from_storage(value, heads.k.type.dtype)
 
         shape = self.plan.score.cut(tile.rows, vectors)
-        sums = multiply(builder, shape, lanes, extent_of([heads.size]), left, right)
+        sums = multiply(builder, shape, lanes, uncut(extent_of([heads.size])), left, right)
         for v in range(vectors):
             count = partial if v == vectors - 1 else None
             with builder.lanes(lanes) as name:
@@ -414,7 +415,7 @@ class _Attention:
             )
 
         shape = self.plan.weighted.cut(tile.rows, vectors)
-        sums = multiply(builder, shape, lanes, seen, left, right)
+        sums = multiply(builder, shape, lanes, uncut(seen), left, right)
         for r in range(tile.rows):
             for v in range(vectors):
                 with builder.lanes(lanes) as name:

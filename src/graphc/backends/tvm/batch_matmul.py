@@ -15,7 +15,7 @@ from graphc.backends.contraction import Contraction, contraction_of
 from graphc.backends.extents import bound, count_of, unflatten
 from graphc.backends.tvm.assemble import build_kernel
 from graphc.backends.tvm.element_types import constant, from_storage
-from graphc.backends.tvm.product import Product, Schedule, choose_schedule, packed_panel, read_by
+from graphc.backends.tvm.product import Product, Schedule, choose_schedule, packed_panel, read_by, row_stride
 from graphc.backends.tvm.tasks import IMBALANCE, Chunks, chunks_of, imbalance
 from graphc.backends.tvm.tir import Expr, KernelBuilder, broadcast
 from graphc.backends.tvm.transpose import copy_transposed
@@ -70,7 +70,16 @@ def choose_plan(problem: Contraction, target: Target, bounds: Bounds) -> Plan:
     rows = problem.axes[len(batch) : -1]
     count, height = count_of(batch), count_of(rows)
     columns, depth = problem.column.extent, problem.inner.extent
-    schedule = choose_schedule(target, problem.dtype, height, columns, depth, products=count, bounds=bounds)
+    schedule = choose_schedule(
+        target,
+        problem.dtype,
+        height,
+        columns,
+        depth,
+        stride=row_stride(problem, rows),
+        products=count,
+        bounds=bounds,
+    )
     usual, high = typical(count, bounds), typical(height, bounds)
     stride = right.stride(problem.inner)
     scattered = stride is None or abs(stride) * right.type.dtype.itemsize >= SCATTERED_BYTES

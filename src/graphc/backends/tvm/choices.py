@@ -9,6 +9,7 @@ from typing import Any
 
 from graphc.backends.tuning import Choice, TuningDatabase
 from graphc.backends.tvm import conv, depthwise, gemm, winograd
+from graphc.backends.tvm.partial_sums import LONG, SHORT_STEPS
 from graphc.errors import BackendError
 from graphc.ir import Graph
 from graphc.target import Target
@@ -38,6 +39,7 @@ _OPTIONS: Mapping[str, Callable[[Any], bool]] = {
     "conv_order": lambda value: value in ("rows", "channels"),
     "depthwise_tile": _extents(2),
     "tile": _extents(2),
+    "part": lambda value: type(value) is int and value in (SHORT_STEPS, LONG),
     "winograd_size": lambda value: type(value) is int and value in (2, 4),
     "winograd_order": lambda value: value in ("tiles", "channels"),
 }

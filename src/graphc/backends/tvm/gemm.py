@@ -16,7 +16,8 @@ from graphc.backends.contraction import Contraction, contraction_of
 from graphc.backends.extents import count_of, extent_of
 from graphc.backends.tvm.assemble import build_kernel
 from graphc.backends.tvm.gemm_tiles import Tile, fitting, sweep_cost, with_ways
-from graphc.backends.tvm.product import Product, Schedule, choose_schedule, packed_panel, read_by
+from graphc.backends.tvm.partial_sums import LONG, SHORT_STEPS, cut
+from graphc.backends.tvm.product import Product, Schedule, choose_schedule, packed_panel, read_by, row_stride
 from graphc.backends.tvm.tir import KernelBuilder
 from graphc.backends.tvm.widening import WideLeft
 from graphc.errors import BackendError
@@ -31,7 +32,8 @@ def lower(body: Graph, target: Target, constants: frozenset[int], options: Mappi
         body: One anchor, its epilogue and movement before its left operand.
         target: The CPU.
         constants: Numbers of the body's inputs that are constants.
-        options: `tile` overrides the register tile: `(rows, vectors)`.
+        options: `tile` overrides the register tile: `(rows, vectors)`; `part` how many steps of the inner axis are
+            summed in registers at most.
 
     Raises:
         BackendError: The body is something else; the message says what.
@@ -43,7 +45,17 @@ def lower(body: Graph, target: Target, constants: frozenset[int], options: Mappi
     rows = count_of(problem.axes[:-1])
     columns, depth = extent_of(problem.axes[-1:]), extent_of([problem.inner])
     tile = with_ways(Tile(*override), target) if override is not None else None
-    schedule = choose_schedule(target, problem.dtype, rows, columns, depth, tile, bounds=body.bounds)
+    schedule = choose_schedule(
+        target,
+        problem.dtype,
+        rows,
+        columns,
+        depth,
+        tile,
+        part=options.get("part"),
+        stride=row_stride(problem, problem.axes[:-1]),
+        bounds=body.bounds,
+    )
     packing = _packing(problem, schedule)
     inputs = sorted(read)
     numbers = {i: number for number, i in enumerate(inputs)}
@@ -76,7 +88,7 @@ def lower(body: Graph, target: Target, constants: frozenset[int], options: Mappi
 
 
 def alternatives(body: Graph, target: Target, constants: frozenset[int]) -> list[dict[str, Any]]:
-    """Options of `lower` worth measuring: the best tile of each width.
+    """Options of `lower` worth measuring: the best tile of each width, and other parts of a long sum.
 
     Raises:
         BackendError: As of `lower`.
@@ -88,7 +100,11 @@ def alternatives(body: Graph, target: Target, constants: frozenset[int]) -> list
     best: dict[int, Tile] = {}
     for tile in sorted(fitting(target, rows, vectors), key=lambda tile: sweep_cost(tile, rows, vectors)):
         best.setdefault(tile.vectors, tile)
-    return [{"tile": [tile.rows, tile.vectors]} for tile in best.values()]
+    found: list[dict[str, Any]] = [{"tile": [tile.rows, tile.vectors]} for tile in best.values()]
+    parts = cut(extent_of([problem.inner]), body.bounds)
+    if not parts.whole and not parts.compensated:
+        found += [{**found[0], "part": size} for size in (SHORT_STEPS, LONG)]
+    return found
 
 
 def _check(problem: Contraction, body: Graph, constants: frozenset[int]) -> set[int]:

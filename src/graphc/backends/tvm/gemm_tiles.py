@@ -7,10 +7,12 @@ broadcasts one element per row of the left one and does `rows * vectors` fused m
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from graphc.backends.tvm import element_types, scalar_ops
+from graphc.backends.tvm.partial_sums import Parts, sum_in_parts
 from graphc.backends.tvm.tir import Expr, KernelBuilder, Register, bind, broadcast
 from graphc.ir import Dim, dtypes
 from graphc.ir.dtypes import DType
@@ -83,33 +85,54 @@ def sweep_cost(tile: Tile, rows: int, vectors: int) -> float:
     return total
 
 
-def choose_tile(target: Target, rows: int, vectors: int) -> Tile:
-    """The tile with which `rows` x `vectors` results take the least time; of equals, the one with fewer variants."""
+PAGE = 4096
+"""Bytes after which places fall into the same set of an L1 cache that is looked up while addresses are translated."""
+
+
+def streams(target: Target, stride: int) -> int:
+    """Rows `stride` bytes apart of which L1 keeps a line each while it passes the right operand.
+
+    Each row is read a line at a time and a line serves several steps, if it is still there.
+    """
+    sets = PAGE // math.gcd(stride, PAGE)
+    return max(1, (target.l1_bytes // PAGE - 1) * sets)
+
+
+def choose_tile(target: Target, rows: int, vectors: int, stride: int | None = None) -> Tile:
+    """The tile with which `rows` x `vectors` results take the least time; of equals, the one with fewer variants.
+
+    Args:
+        target: The CPU.
+        rows: Rows of results.
+        vectors: Vectors of results.
+        stride: Bytes between rows of the left operand, if it is read in place.
+    """
+    most = rows if stride is None else min(rows, streams(target, stride))
 
     def cost(tile: Tile) -> tuple[float, int, int]:
         variants = (1 + (rows % tile.rows > 0)) * (1 + (vectors % tile.vectors > 0))
         return sweep_cost(tile, rows, vectors), variants, -tile.rows
 
-    return min(fitting(target, rows, vectors), key=cost)
+    return min(fitting(target, most, vectors), key=cost)
 
 
 def multiply(
     builder: KernelBuilder,
     tile: Tile,
     lanes: int,
-    depth: Dim,
+    depth: Parts,
     left: Callable[[int, Dim], Expr],
     right: Callable[[Dim, int], Expr],
     dtype: DType = dtypes.FLOAT32,
     add: Callable[[Expr, Expr, Expr], Expr] = lambda total, a, b: total + a * b,
 ) -> list[list[Expr]]:
-    """Sums `left(row, k) * right(k, vector)` over `0 <= k < depth` in registers.
+    """Sums `left(row, k) * right(k, vector)` over the inner axis in registers.
 
     Args:
         builder: The kernel under construction.
         tile: Accumulators.
         lanes: Width of a vector.
-        depth: Extent of the inner axis.
+        depth: The inner axis, in the parts that it is summed in.
         left: A scalar of the left operand.
         right: A vector of the right operand.
         dtype: Element type of operands and sums.
@@ -118,32 +141,36 @@ def multiply(
     Returns:
         The sum of each row and vector.
     """
-    sums = [
-        [[builder.accumulator(lanes, dtype.name) for _ in range(tile.vectors)] for _ in range(tile.rows)]
-        for _ in range(tile.ways)
-    ]
     zero = broadcast(element_types.constant(0.0, dtype), lanes)
-    for register in (r for way in sums for row in way for r in row):
-        register.value = zero
 
-    def step(k: Dim, way: int) -> None:
-        vectors = [bind(right(k, v)) for v in range(tile.vectors)]
-        for row in range(tile.rows):
-            factor = bind(broadcast(left(row, k), lanes))
-            for v in range(tile.vectors):
-                register = sums[way][row][v]
-                register.value = add(register.value, factor, vectors[v])
+    def part(start: Dim, steps: Dim) -> list[list[Expr]]:
+        sums = [
+            [[builder.accumulator(lanes, dtype.name) for _ in range(tile.vectors)] for _ in range(tile.rows)]
+            for _ in range(tile.ways)
+        ]
+        for register in (r for way in sums for row in way for r in row):
+            register.value = zero
 
-    unroll = max(UNROLL, tile.ways)
-    done = depth // unroll * unroll
-    if done != 0:
-        with builder.serial(depth // unroll, "k") as block:
-            for u in range(unroll):
-                step(block * unroll + u, u % tile.ways)
-    if depth - done != 0:
-        with builder.serial(depth - done, "k") as k:
-            step(done + k, 0)
-    return [[_total([way[row][v] for way in sums], dtype) for v in range(tile.vectors)] for row in range(tile.rows)]
+        def step(k: Dim, way: int) -> None:
+            vectors = [bind(right(k, v)) for v in range(tile.vectors)]
+            for row in range(tile.rows):
+                factor = bind(broadcast(left(row, k), lanes))
+                for v in range(tile.vectors):
+                    register = sums[way][row][v]
+                    register.value = add(register.value, factor, vectors[v])
+
+        unroll = max(UNROLL, tile.ways)
+        done = steps // unroll * unroll
+        if done != 0:
+            with builder.serial(steps // unroll, "k") as block:
+                for u in range(unroll):
+                    step(start + block * unroll + u, u % tile.ways)
+        if steps - done != 0:
+            with builder.serial(steps - done, "k") as k:
+                step(start + done + k, 0)
+        return [[_total([way[row][v] for way in sums], dtype) for v in range(tile.vectors)] for row in range(tile.rows)]
+
+    return sum_in_parts(builder, depth, (tile.rows, tile.vectors), lanes, dtype, part)
 
 
 def _total(registers: list[Register], dtype: DType) -> Expr:

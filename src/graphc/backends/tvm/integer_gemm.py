@@ -294,7 +294,7 @@ class _IntegerGemm:
             return self._right_words(base + k * (vectors * dot.lanes) + v * dot.lanes)
 
         tile = plan.tile.cut(rows, vectors)
-        sums = multiply(builder, tile, dot.lanes, plan.depth, left, right, INT32, dot.add)
+        sums = multiply(builder, tile, dot.lanes, plan.parts, left, right, INT32, dot.add)
         for r in range(rows):
             places = unflatten(self.rows, row + r, builder.bounds)
             for v in range(vectors):

@@ -12,6 +12,7 @@ from graphc.backends.regions import Expander
 from graphc.backends.tvm.element_types import from_storage, number
 from graphc.backends.tvm.epilogue import Epilogue
 from graphc.backends.tvm.gemm_tiles import Tile, choose_tile, multiply
+from graphc.backends.tvm.partial_sums import Parts, cut, uncut
 from graphc.backends.tvm.render import Renderer
 from graphc.backends.tvm.scope import Lane, Scope
 from graphc.backends.tvm.tasks import PARALLEL_MACS, RowTiles, only, row_tiles, split_until_balanced
@@ -36,6 +37,7 @@ class Schedule:
         lanes: Width of a vector.
         tile: Results in registers.
         blocks: Tiles of rows, in blocks.
+        parts: The inner axis, in the parts that it is summed in.
         parallel: Whether threads share the tasks.
     """
 
@@ -45,6 +47,7 @@ class Schedule:
     lanes: int
     tile: Tile
     blocks: RowTiles
+    parts: Parts
     parallel: bool
 
     @property
@@ -117,12 +120,16 @@ class Schedule:
         """What is worth showing."""
         return {
             "tile": f"{self.tile.rows}x{self.width}" + (f", {self.tile.ways} sums" if self.tile.ways > 1 else ""),
+            **self.parts.describe(),
             "tasks": f"{self.blocks.blocks} row blocks x {self.panels} panels" if self.parallel else "serial",
         }
 
 
 MANY_ROWS = 840
 """Rows that stand for an open number of them where a tile is chosen: a multiple of most heights, so tails weigh 0."""
+
+PASSED_ROWS = 3
+"""Rows for each column of a panel that it meets at least before the next panel comes, where there are as many."""
 
 
 def choose_schedule(
@@ -133,6 +140,8 @@ def choose_schedule(
     depth: Dim,
     tile: Tile | None = None,
     *,
+    part: int | None = None,
+    stride: int | None = None,
     products: Dim = 1,
     bounds: Bounds | None = None,
 ) -> Schedule:
@@ -145,22 +154,27 @@ def choose_schedule(
         columns: Columns of the right one.
         depth: Extent of the inner axis.
         tile: Results in registers; the best if None.
+        part: Most steps of the inner axis that are summed in registers; chosen if None.
+        stride: Bytes between rows of the left operand, if it is read in place.
         products: How many there are.
         bounds: Of the symbols of open extents, which are weighed at their usual values.
     """
     bounds = bounds or {}
     lanes = target.lanes(dtype)
     width = typical(columns, bounds)
-    tile = tile or choose_tile(target, typical(rows, bounds, MANY_ROWS), -(-width // lanes))
+    tile = tile or choose_tile(target, typical(rows, bounds, MANY_ROWS), -(-width // lanes), stride)
     panels = -(-width // (tile.vectors * lanes))
     height, length, count = (typical(extent, bounds) for extent in (rows, depth, products))
     tiles = -(-height // tile.rows)
     parallel = count * height * width * length >= PARALLEL_MACS
-    # Half of L2 holds a block of rows, the other half the panel that passes.
-    blocks = min(tiles, max(1, -(-height * length * dtype.itemsize // (target.l2_bytes // 2))))
+    # Half of L2 holds a block of rows, the other half the panel that passes. But every block gets its panels from
+    # beyond L2: they have to meet some rows there.
+    fit = max(target.l2_bytes // 2 // (length * dtype.itemsize), PASSED_ROWS * tile.vectors * lanes)
+    blocks = min(tiles, -(-height // fit))
     if parallel:
         blocks = split_until_balanced(count * panels, tiles, target.cores, blocks)
-    return Schedule(rows, columns, depth, lanes, tile, row_tiles(rows, tile.rows, blocks, bounds), parallel)
+    parts = cut(depth, bounds, part) if dtype.is_float else uncut(depth)
+    return Schedule(rows, columns, depth, lanes, tile, row_tiles(rows, tile.rows, blocks, bounds), parts, parallel)
 
 
 def read_by(body: Graph, problem: Contraction) -> tuple[set[int], set[int]]:
@@ -178,6 +192,15 @@ def read_by(body: Graph, problem: Contraction) -> tuple[set[int], set[int]]:
         elements.append(problem.addend)
     after = {load.input for element in elements for load in loads(element)} - {number}
     return {problem.left.input, problem.right.input}, after
+
+
+def row_stride(problem: Contraction, rows: Sequence[Axis]) -> int | None:
+    """Bytes between rows of the left operand as a product reads them; None where they change, or with the call."""
+    if WideLeft.needed(problem):
+        depth = problem.inner.extent
+        return depth * problem.dtype.itemsize if isinstance(depth, int) else None
+    stride = flat_stride(problem.left, rows)
+    return None if stride is None else stride * problem.dtype.itemsize
 
 
 def packed_panel(
@@ -263,7 +286,7 @@ class Product:
         def left(r: int, k: Dim) -> Expr:
             return builder.load(operand, starts[r] + k * stride)
 
-        sums = multiply(builder, plan.tile.cut(rows, vectors), plan.lanes, plan.depth, left, right, problem.dtype)
+        sums = multiply(builder, plan.tile.cut(rows, vectors), plan.lanes, plan.parts, left, right, problem.dtype)
         for r in range(rows):
             places = {**batch, **unflatten(self.rows, row + r, builder.bounds)}
             for v in range(vectors):

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from graphc.backends.tvm.gemm_tiles import multiply
+from graphc.backends.tvm.partial_sums import cut
 from graphc.backends.tvm.recurrent_memory import INITIAL, Memory
 from graphc.backends.tvm.render import Renderer
 from graphc.backends.tvm.scope import Lane, Scope
@@ -80,7 +81,7 @@ class Tile:
             return of.builder.load(of.weights[name], self.weights[name] + (k * width + v) * plan.lanes, plan.lanes)
 
         tile = plan.accumulators(count, width)
-        rows = multiply(of.builder, tile, plan.lanes, of.depth(name), left, right, plan.dtype)
+        rows = multiply(of.builder, tile, plan.lanes, cut(of.depth(name), {}), left, right, plan.dtype)
         return [[row[i : i + vectors] for i in range(0, width, vectors)] for row in rows]
 
     def _renew(self, b: Dim, unit: Dim, sums: Mapping[int, Expr]) -> None:
