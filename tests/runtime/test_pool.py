@@ -217,3 +217,32 @@ def test_idle_workers_sleep(build: Build) -> None:
     counts = np.zeros(65, np.int64)
     model([], out={"counts": counts})
     assert counts[:4].tolist() == [1] * 4, "and they wake up again"
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="there is one processor")
+def test_a_worker_on_its_callers_core_is_sent_to_another(build: Build) -> None:
+    """The system's balancer would leave it there for longer than a call of a small model takes."""
+    who = build([], [TensorSpec("ids", "int64", (8,))], [KernelStep("who", (Location("output"),))])
+    # In a process of its own: where its threads may run is not for other tests to inherit.
+    script = f"""
+import os, time, numpy as np
+from graphc.runtime import load
+who, count = load({str(who)!r}, threads=2), load({str(counter(build, 2, steps=50))!r}, threads=2)
+ids = np.zeros(8, np.int64)
+while len(set(ids[:2].tolist())) < 2:
+    who([], out={{"ids": ids}})
+worker = ids[1]
+everywhere = os.sched_getaffinity(0)
+core = min(everywhere)
+os.sched_setaffinity(worker, {{core}})
+deadline = time.monotonic() + 30
+while os.sched_getaffinity(worker) == {{core}} and time.monotonic() < deadline:
+    os.sched_setaffinity(0, {{core}})
+    os.sched_setaffinity(0, everywhere)
+    count([])
+assert core not in os.sched_getaffinity(worker), "it waits where its caller works"
+assert os.sched_getaffinity(worker) == everywhere - {{core}}
+assert os.sched_getaffinity(0) == everywhere
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr

@@ -6,6 +6,11 @@
 // A worker prefers the group of its own number: consecutive loops over one tensor find it in the same core's cache.
 //
 // Idle workers spin for a while (loops of one model follow each other within microseconds), then sleep on a futex.
+//
+// A worker that waits on its caller's own core helps nobody: the caller, who finds the groups unclaimed, does them all and
+// never gives the core away, and the system's balancer needs milliseconds to see it, which is a whole call of a small
+// model. It happens wherever other threads of the program wake up in between. So a caller who goes without help looks
+// where the workers are, and sends those beside itself to other cores.
 #define _GNU_SOURCE
 #include "pool.h"
 
@@ -20,6 +25,8 @@
 #include <unistd.h>
 
 enum { MAX_THREADS = 64, MAX_JOBS = 64, CACHE_LINE = 64 };
+enum { PATIENCE = 4 };       // loops in a row without help after which a caller looks for its workers
+enum { NOWHERE = -1 };       // the core of a worker that sleeps, or has not run since it was woken
 static const int64_t SPIN_NS = 200000;       // a worker's wait for the next job before it sleeps
 static const int64_t POLITE_SPIN_NS = 20000;  // after this long, spinning offers its core to others at each turn
 static const size_t STACK_BYTES = (size_t)8 << 20;
@@ -39,8 +46,14 @@ typedef struct {
 typedef struct {
   int32_t threads;  // what enter() allowed; 0 outside of a call
   int32_t nested;   // running a task: loops inside of it are serial
+  int32_t alone;    // loops in a row in which it did groups of workers too
   Job* job;         // this caller's, acquired at its first parallel loop
 } Caller;
+
+typedef struct {
+  _Alignas(CACHE_LINE) _Atomic int32_t core;  // where it waits for work
+  _Atomic int32_t thread;                     // its number for the system; 0 before it has begun
+} Worker;
 
 static Job jobs[MAX_JOBS];
 static _Alignas(CACHE_LINE) _Atomic uint64_t posted;  // bit j: jobs[j] has open groups
@@ -50,6 +63,7 @@ static _Alignas(CACHE_LINE) _Atomic int32_t spinning;
 static _Atomic int32_t sleeping;
 static _Atomic uint32_t wake_word;
 static _Atomic int32_t worker_count;
+static Worker workers_by_number[MAX_THREADS];
 static pthread_mutex_t growing = PTHREAD_MUTEX_INITIALIZER;
 static pthread_once_t registered = PTHREAD_ONCE_INIT;
 static _Thread_local Caller caller;
@@ -123,6 +137,22 @@ static void work_on(Job* job, int32_t number) {
   atomic_fetch_add_explicit(&job->finished, 1, memory_order_release);
 }
 
+// Lets the workers on this caller's core run on its other cores only.
+static void send_away(int32_t groups) {
+  int32_t core = sched_getcpu();
+  cpu_set_t others;
+  if (core < 0 || sched_getaffinity(0, sizeof others, &others)) return;
+  CPU_CLR(core, &others);
+  if (!CPU_COUNT(&others)) return;
+  for (int32_t number = 1; number < groups; number++) {
+    Worker* worker = &workers_by_number[number];
+    int32_t thread = atomic_load_explicit(&worker->thread, memory_order_relaxed);
+    int32_t place = atomic_load_explicit(&worker->core, memory_order_relaxed);
+    // Where the system does not allow it the worker stays, and the caller works alone for as long as it does.
+    if (thread && (place == core || place == NOWHERE)) sched_setaffinity(thread, sizeof others, &others);
+  }
+}
+
 static void sleep_until_posted(void) {
   uint32_t word = atomic_load(&wake_word);
   atomic_fetch_add(&sleeping, 1);
@@ -133,15 +163,22 @@ static void sleep_until_posted(void) {
 
 static void* worker(void* argument) {
   int32_t number = (int32_t)(intptr_t)argument;
+  Worker* self = &workers_by_number[number];
+  atomic_store_explicit(&self->thread, (int32_t)syscall(SYS_gettid), memory_order_relaxed);
   caller.nested = 1;
   for (;;) {
     Wait wait = {0, 0};
     uint64_t ready;
     atomic_fetch_add(&spinning, 1);
-    while (!(ready = atomic_load_explicit(&posted, memory_order_acquire)) && wait_turn(&wait) < SPIN_NS) {
-    }
+    do {
+      // Its line is written only where that says something new: a caller may be reading it.
+      int32_t core = wait.turns % 32 ? NOWHERE : sched_getcpu();
+      if (core >= 0 && core != atomic_load_explicit(&self->core, memory_order_relaxed))
+        atomic_store_explicit(&self->core, core, memory_order_relaxed);
+    } while (!(ready = atomic_load_explicit(&posted, memory_order_acquire)) && wait_turn(&wait) < SPIN_NS);
     atomic_fetch_sub(&spinning, 1);
     if (!ready) {
+      atomic_store_explicit(&self->core, NOWHERE, memory_order_relaxed);
       sleep_until_posted();
       continue;
     }
@@ -162,7 +199,11 @@ static void restart_after_fork(void) {
   atomic_store(&spinning, 0);
   atomic_store(&sleeping, 0);
   atomic_store(&worker_count, 0);
-  caller = (Caller){0, 0, NULL};
+  for (int32_t number = 0; number < MAX_THREADS; number++) {
+    atomic_store(&workers_by_number[number].thread, 0);
+    atomic_store(&workers_by_number[number].core, NOWHERE);
+  }
+  caller = (Caller){0};
 }
 
 static void register_fork_handler(void) { pthread_atfork(NULL, NULL, restart_after_fork); }
@@ -253,6 +294,11 @@ static int launch(GraphcTask task, void* data, int tasks) {
   // From the far end: a group of a low number has a worker that prefers it.
   for (int32_t group; (group = claim(job, groups - own)) >= 0; own++) status |= run_group(job, group);
   caller.nested = 0;
+  caller.alone = own > 1 ? caller.alone + 1 : 0;
+  if (caller.alone == PATIENCE) {
+    caller.alone = 0;
+    send_away(groups);
+  }
   Wait wait = {0, 0};
   while (atomic_load_explicit(&job->finished, memory_order_acquire) != groups - own) wait_turn(&wait);
   return status | atomic_load_explicit(&job->status, memory_order_relaxed);
