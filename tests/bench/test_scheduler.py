@@ -19,8 +19,10 @@ from bench.scheduler.policies import UNTUNED, tuned_fifo
 from bench.scheduler.simulate import Outcome, simulate
 from bench.scheduler.sweep import ABLATIONS, PROCESSES, mean_and_interval
 from graphc.runtime.scheduler.costs import CostCurve
+from graphc.runtime.scheduler.jitter import Jitter
+from graphc.runtime.scheduler.latency import Latencies
 from graphc.runtime.scheduler.policy import Promise
-from graphc.runtime.scheduler.work import Queue, Refusal, Request, Tenant
+from graphc.runtime.scheduler.work import Assignment, Queue, Refusal, Request, Tenant
 
 COSTS = CostCurve({n: 0.004 + 0.001 * n for n in range(1, 33)})
 SLO = 0.05
@@ -51,6 +53,49 @@ def share_of_bound(outcome: Outcome) -> float:
 )
 def test_goodput_is_near_the_bound(load: float, least: float) -> None:
     assert np.mean([share_of_bound(run(arrivals.poisson, load, seed)) for seed in (1, 2)]) >= least
+
+
+class Learning(Promise):
+    """The promise with what the scheduler learns of costs and of how late batches end."""
+
+    def __init__(self, queue: Queue, latencies: Latencies) -> None:
+        super().__init__(margin=0.0005)
+        self.queue, self.latencies, self.jitter = queue, latencies, Jitter()
+        self.queue.tenant.doubt = self.jitter.doubt
+        self.began: dict[int, tuple[float, Assignment]] = {}
+
+    def next(self, device: int, now: float) -> Assignment | None:
+        if (found := super().next(device, now)) is not None:
+            self.began[device] = now, found
+        return found
+
+    def finished(self, device: int, now: float) -> None:
+        super().finished(device, now)
+        began, done = self.began.pop(device)
+        self.jitter.observe(now - done.end)
+        self.queue.tenant.jitter, self.queue.tenant.doubt = self.jitter.value, self.jitter.doubt
+        if self.latencies.observe(done.call.bucket, now - began):
+            self.queue.costs = CostCurve(self.latencies.table, choice=self.latencies.choice)
+            self.replan()
+
+
+@pytest.mark.parametrize(("load", "least"), [(0.5, 0.95), (0.9, 0.72), (1.5, 0.45)])
+def test_on_a_machine_slower_and_less_steady_than_when_it_was_calibrated(load: float, least: float) -> None:
+    """Calls take 1.4 ms more each, a tenth more or less, and now and then some milliseconds for others."""
+    calibrated = {rows: 0.0016 * rows for rows in (1, 2, 4, 8, 16)}
+    rng = np.random.default_rng(0)
+
+    def duration(assignment: Assignment) -> float:
+        seconds = (calibrated[assignment.call.bucket] + 0.0014) * (1 + abs(rng.normal(0, 0.1)))
+        return float(seconds + rng.binomial(5, min(1.0, seconds)) * rng.uniform(0, 0.008))
+
+    latencies = Latencies(calibrated)
+    queue = Queue("q", CostCurve(calibrated), slo=0.03)
+    come = arrivals.poisson(load * 625, SECONDS, 1)
+    outcome = simulate(Learning(queue, latencies), [queue], come, seconds=SECONDS, duration=duration)
+    assert outcome.late <= 0.001 * outcome.offered
+    assert outcome.good >= least * outcome.offered
+    assert np.mean(outcome.batches) > load, "batches grow with the load"
 
 
 @pytest.mark.parametrize(("load", "least"), [(0.5, 0.97), (0.9, 0.89), (1.2, 0.90), (2.0, 0.94)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -33,18 +34,31 @@ class CostCurve:
         latencies: Seconds of a call, by bucket.
         padding: Whether a call may have fewer rows than its bucket.
         largest: Rows of the largest batch; the largest bucket if None.
+        choice: Seconds by bucket that decide in which calls rows are made; `latencies` if None.
 
     Raises:
         OptionError: No bucket, or latencies that are no positive numbers.
     """
 
-    def __init__(self, latencies: Mapping[int, float], *, padding: bool = True, largest: int | None = None) -> None:
+    def __init__(
+        self,
+        latencies: Mapping[int, float],
+        *,
+        padding: bool = True,
+        largest: int | None = None,
+        choice: Mapping[int, float] | None = None,
+    ) -> None:
         if not latencies or any(not (bucket >= 1 and 0 < cost < float("inf")) for bucket, cost in latencies.items()):
             raise OptionError(f"latencies {dict(latencies)!r}: expected positive seconds for each batch size")
         self.latencies = dict(sorted(latencies.items()))
         self.padding = padding
         self.largest = largest or max(latencies)
-        self._cost, self._first = _best_calls(list(self.latencies), self.latencies, padding, self.largest)
+        self._cost, self._first = _best_calls(list(self.latencies), choice or self.latencies, padding, self.largest)
+        if choice:
+            self._cost = [0.0]
+            for rows, call in enumerate(self._first[1:], 1):
+                rest = self._cost[rows - call.rows] if call.rows else math.inf
+                self._cost.append(rest + self.latencies.get(call.bucket, 0.0))
 
     def __call__(self, rows: int) -> float:
         """Seconds of `rows` rows; infinite where no calls add up to them."""

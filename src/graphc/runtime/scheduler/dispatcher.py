@@ -270,14 +270,11 @@ class Dispatcher:
             answers = [ExecutionError(f"the batch was interrupted: {type(error).__name__}")] * len(live)
             raise
         finally:
-            ended = perf_counter()
             errors = sum([isinstance(given, BaseException) for given in answers])
-            with self._lock:
-                self._end(device, queue, live, errors, call, ended - started, ended)
             try:
                 # Observers first: whoever has an answer finds it counted.
                 if live:
-                    self._report(queue, live, call, started, ended, seconds, errors, stages)
+                    self._report(queue, live, call, started, perf_counter(), seconds, errors, stages)
             finally:
                 for request, given in zip(live, answers, strict=True):
                     ticket: Ticket = request.payload
@@ -286,11 +283,15 @@ class Dispatcher:
                         ticket.future.set_exception(given)
                     else:
                         ticket.future.set_result(given)
+                # What handing out takes is part of what a batch costs: the next one waits for it.
+                ended = perf_counter()
+                with self._lock:
+                    self._end(device, found, live, errors, call, ended - started, ended)
 
     def _end(
         self,
         device: int,
-        queue: ModelQueue,
+        found: Assignment,
         live: list[Request],
         errors: int,
         call: Call,
@@ -300,12 +301,15 @@ class Dispatcher:
         """Gives a device back and learns from its batch; the lock is held."""
         self._policy.finished(device, now)
         self._idle.add(device)
+        queue = found.queue
+        assert isinstance(queue, ModelQueue)
         if not live:
             queue.model.breaker.abandoned()
         elif errors == len(live):
             queue.model.breaker.failed(now)
         else:
             queue.model.breaker.succeeded()
+            queue.model.ended(now - found.end)
             if not errors and queue.learn(call.bucket, seconds):
                 self._policy.replan()
         if queue.model.leaving:

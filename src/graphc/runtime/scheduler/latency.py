@@ -12,8 +12,9 @@ WINDOW = 64
 _PRIOR = 16
 """Calls that the calibrated latency counts for."""
 
-_QUANTILE = 0.98
-"""Share of the calls in the window that an estimate is not below: promises rest on it, so no mean will do."""
+_QUANTILE = 0.75
+"""Share of the calls in the window that an estimate is not below: what a call typically needs. Not a mean, which one
+hiccup would move. What is beyond it is for `Jitter` to know: plans are sums, and tails do not add up."""
 
 _CALLS = 16
 """Calls, of any bucket, by which the machine is judged to be slower or faster than when it was calibrated."""
@@ -24,12 +25,21 @@ _DRIFT = 0.75
 _PUBLISHED = 0.02
 """Relative change below which an estimate stays as it is."""
 
+_LATEST = 15
+"""Calls of a bucket whose median is what a choice between buckets rests on."""
+
+_CHOICE = 0.1
+"""Relative change below which that stays as it is."""
+
 
 class Latencies:
     """Latency of each bucket of a queue.
 
-    Estimates are high quantiles over the latest calls. A bucket that has not been used of late is taken to have become
-    slower or faster as the others have.
+    Estimates are quantiles over the latest calls. A bucket that has not been used of late is taken to have become
+    slower or faster as the others have: that is what may be promised of it. Whether it did is known only by trying it,
+    so for choosing between buckets one that was not used for `WINDOW` calls is taken to need what was calibrated: calls
+    that are slowed down each by as much (by threads to wake, by others to give way to) would else be made for ever,
+    though larger ones came to suffer less.
 
     Args:
         calibrated: Seconds by bucket.
@@ -39,26 +49,49 @@ class Latencies:
         self._calibrated = dict(calibrated)
         self._windows = {bucket: _Window(seconds) for bucket, seconds in calibrated.items()}
         self._published = dict(calibrated)
+        self._choice = dict(calibrated)
         self._ratios = deque([1.0] * _CALLS, maxlen=_CALLS)
         self._drift = 1.0
+        self._calls = 0
 
     @property
     def table(self) -> dict[int, float]:
         """The estimates: seconds by bucket."""
         return dict(self._published)
 
+    @property
+    def choice(self) -> dict[int, float]:
+        """Seconds by bucket to choose between them."""
+        return dict(self._choice)
+
     def observe(self, bucket: int, seconds: float) -> bool:
         """Takes in one call; answers whether the estimates have changed enough to plan anew."""
         window = self._windows[bucket]
-        window.add(seconds)
+        self._calls += 1
+        window.add(seconds, self._calls)
+        chosen = self._choose()
         self._ratios.append(seconds / self._calibrated[bucket])
         drift = sorted(self._ratios)[int(_DRIFT * (_CALLS - 1))]
         # What most calls do is change nothing, and they are many.
         if abs(drift - self._drift) <= _PUBLISHED * self._drift and self._is_near(bucket, window):
-            return False
+            return chosen
         self._drift, published = drift, self._published
         self._published = {number: self._estimate(number) for number in self._windows}
-        return any(abs(self._published[n] - old) > _PUBLISHED * old for n, old in published.items())
+        return chosen or _differ(published, self._published, _PUBLISHED)
+
+    def _choose(self) -> bool:
+        """Updates what a choice rests on; answers whether that has changed."""
+        if len(self._windows) == 1:
+            return False
+        oldest = self._calls - WINDOW
+        choice = {
+            bucket: window.latest() if window.last > oldest and window.seen else self._calibrated[bucket]
+            for bucket, window in self._windows.items()
+        }
+        if not _differ(self._choice, choice, _CHOICE):
+            return False
+        self._choice = choice
+        return True
 
     def _is_near(self, bucket: int, window: _Window) -> bool:
         """Whether the estimate is about what is published; of few calls, whether they were no longer than that."""
@@ -75,19 +108,32 @@ class Latencies:
 
 
 class _Window:
-    """The latest calls of one bucket, in order of time and of length."""
+    """The latest calls of one bucket, in order of time and of length.
+
+    Attributes:
+        seen: How many there were.
+        last: Number of the latest, among those of all buckets.
+    """
 
     def __init__(self, calibrated: float) -> None:
         self._recent = deque([calibrated] * _PRIOR)
         self._sorted = [calibrated] * _PRIOR
         self.seen = 0
+        self.last = 0
 
-    def add(self, seconds: float) -> None:
+    def add(self, seconds: float, number: int) -> None:
         self.seen += 1
+        self.last = number
         self._recent.append(seconds)
         bisect.insort(self._sorted, seconds)
         if len(self._recent) > WINDOW:
             del self._sorted[bisect.bisect_left(self._sorted, self._recent.popleft())]
+
+    def latest(self) -> float:
+        """The median of the latest calls."""
+        count = min(self.seen, _LATEST)
+        latest = sorted([self._recent[-number] for number in range(1, count + 1)])
+        return latest[(count - 1) // 2]
 
     def quantile(self) -> float:
         return self._sorted[int(_QUANTILE * (len(self._sorted) - 1))]
@@ -95,3 +141,7 @@ class _Window:
     def worst(self) -> float:
         """The longest call that was seen, 0 if none was: too few were for a quantile."""
         return max(list(self._recent)[_PRIOR:], default=0.0) if self.seen < _PRIOR else 0.0
+
+
+def _differ(old: Mapping[int, float], new: Mapping[int, float], least: float) -> bool:
+    return any(abs(new[bucket] - seconds) > least * seconds for bucket, seconds in old.items())

@@ -15,6 +15,7 @@ from graphc.package import BatchAxes
 from graphc.runtime.calibration import Calibration, Latency, Runnable, can_sample, measure, sample_inputs
 from graphc.runtime.scheduler.breaker import Breaker
 from graphc.runtime.scheduler.costs import Call, CostCurve
+from graphc.runtime.scheduler.jitter import Jitter
 from graphc.runtime.scheduler.latency import Latencies
 from graphc.runtime.scheduler.reply import Stages
 from graphc.runtime.scheduler.settings import ModelSettings
@@ -62,7 +63,9 @@ class ModelQueue(Queue):
         self.full = min(model.settings.preferred_batch_sizes, default=largest)
 
     def _curve(self) -> CostCurve:
-        return CostCurve(self.latencies.table, padding=self.model.settings.padding, largest=self._largest)
+        latencies = self.latencies
+        padding = self.model.settings.padding
+        return CostCurve(latencies.table, padding=padding, largest=self._largest, choice=latencies.choice)
 
     def learn(self, bucket: int, seconds: float) -> bool:
         """Takes in how long a call took; answers whether costs have changed."""
@@ -103,6 +106,8 @@ class ServedModel:
         self.memory = memory
         self.tenant = Tenant(name, share=settings.share, queue_limit=settings.queue_limit)
         self.breaker = Breaker(settings.failures)
+        self._jitter = Jitter()
+        self.tenant.doubt = self._jitter.doubt
         self.batch = executable.manifest.batch
         self.leaving = False
         self._signature = Signature(executable.manifest)
@@ -129,6 +134,11 @@ class ServedModel:
             if queue is not None and (seconds := queue.latencies.table.get(rows)) is not None:
                 known[variant.inputs] = Latency(seconds, seconds)
         return known
+
+    def ended(self, late: float) -> None:
+        """Takes in by how many seconds a batch ended later than planned."""
+        self._jitter.observe(late)
+        self.tenant.jitter, self.tenant.doubt = self._jitter.value, self._jitter.doubt
 
     def collect(self, inputs: Any) -> list[Any]:
         """A request's inputs in the model's order.

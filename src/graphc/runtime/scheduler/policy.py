@@ -6,6 +6,7 @@ simulator run this very code.
 **The promise.** All accepted requests stand in a plan: batches in the order in which they will start. A request is
 accepted only where the plan with it still ends every batch before the earliest deadline in it; otherwise it is refused
 at once, with the time after which the plan has room. So, as far as the costs are right, what is accepted is on time.
+They are what calls typically need; how far batches ended after their planned time is reserved for.
 
 **Room for those to come.** A batch collects requests until it starts, and each makes it longer. A request that comes
 long before its batch could start would, by its early deadline, keep that batch short. So a new batch is opened only if
@@ -44,8 +45,8 @@ class Promise:
 
     Args:
         devices: How many there are; they are alike.
-        margin: Seconds between the planned end of a batch and the earliest deadline in it: what starting a batch and
-            handing out answers take.
+        margin: Seconds between the planned end of a batch and the earliest deadline in it: what waking the threads
+            that wait for answers takes.
     """
 
     def __init__(self, devices: int = 1, *, margin: float = 0.0) -> None:
@@ -81,6 +82,7 @@ class Promise:
             return Refusal("queue_full", max(0.0, self._drained(now) - now))
         if not self._join(request, now) and (refusal := self._open(request, now)) is not None:
             return refusal
+        self._note_ends(now)
         tenant.waiting += 1
         queue.unanswered += 1
         return None
@@ -99,9 +101,12 @@ class Promise:
         assert step is not None, "what no call can hold is not accepted"
         call, count = step
         taken = batch.members[:count]
+        # Whatever it waited for company was not planned.
+        end = now + batch.cost if batch.queue.hold else batch.end
         del batch.members[:count]
         if batch.members:
             batch.update()
+            end -= batch.cost
         else:
             plan.remove(batch)
         for request in taken:
@@ -111,7 +116,7 @@ class Promise:
         self._free[device] = now + cost
         batch.queue.used.add(cost, now)
         batch.queue.tenant.used.add(cost, now)
-        found = self._running[device] = Assignment(batch.queue, call, tuple(taken), cost)
+        found = self._running[device] = Assignment(batch.queue, call, tuple(taken), cost, end)
         return found
 
     def finished(self, device: int, now: float) -> None:
@@ -164,7 +169,7 @@ class Promise:
         queue = batch.queue
         if not queue.hold or len(self._plan) > 1 or batch.rows >= queue.full or not queue.expects_company(now):
             return False
-        latest = batch.deadline - self.margin - batch.cost
+        latest = batch.deadline - self._reserve(queue.tenant, batch.cost) - batch.cost
         due = min(min(request.arrival for request in batch.members) + queue.hold, latest)
         if now >= due - _ROUNDING:
             return False
@@ -225,7 +230,8 @@ class Promise:
                 return None
         del self._plan[position]
         if late:
-            excess = max(excess, self._drained(now) + batch.cost + self.margin - request.deadline)
+            end = self._drained(now) + batch.cost
+            excess = max(excess, end + self._reserve(request.queue.tenant, end - now) - request.deadline)
         return Refusal(reason, max(excess, _ROUNDING))
 
     def _insert(self, batch: Batch) -> int:
@@ -246,18 +252,32 @@ class Promise:
             return planned
         return now + (now - planned) if device in self._running else now
 
-    def _is_late(self, now: float) -> bool:
-        """Whether some batch of the plan ends after its deadline."""
-        limit = self.margin - _ROUNDING
-        if len(self._free) == 1:
-            time = self._ready(0, now)
-            for batch in self._plan:
-                time += batch.cost
-                if time + limit > batch.deadline:
-                    return True
-            return False
+    def _reserve(self, tenant: Tenant, seconds: float) -> float:
+        """Seconds by which what is planned to end in `seconds` may end later, and its answers be handed out."""
+        if len(self._plan) == 1 and not self._running:
+            # Of what never runs nothing is learnt: an idle device is given all that typically is on time.
+            return self.margin
+        # On a machine that is so disturbed that nothing can be promised, half of the time is what is left to plan with.
+        return self.margin + min(max(tenant.jitter, tenant.doubt * seconds), seconds)
+
+    def _note_ends(self, now: float) -> None:
+        """Notes when each batch is planned to end: what has been accepted rests on that."""
         free = self._timeline(now)
-        return any(self._place(batch, free) + limit > batch.deadline for batch in self._plan)
+        for batch in self._plan:
+            batch.end = self._place(batch, free)
+
+    def _is_late(self, now: float) -> bool:
+        """Whether some batch of the plan may end after its deadline."""
+        free = self._timeline(now)
+        alike = len(free) == 1
+        for batch in self._plan:
+            if alike:
+                free[0] = end = free[0] + batch.cost
+            else:
+                end = self._place(batch, free)
+            if end + self._reserve(batch.queue.tenant, end - now) - _ROUNDING > batch.deadline:
+                return True
+        return False
 
     @staticmethod
     def _place(batch: Batch, free: list[float]) -> float:
@@ -294,7 +314,7 @@ class Promise:
             end = self._place(batch, free) + longer
             free[device] += longer
             deadline = batch.deadline
-        return end - _CAUTION * math.sqrt(variance) + self.margin - deadline
+        return end - _CAUTION * math.sqrt(variance) + self._reserve(own.tenant, end - now) - deadline
 
     def _room_wanted(self, request: Request, now: float) -> float:
         """Seconds that the plan, with `request` in it, is too long for one batch of each queue that has had less."""
@@ -312,7 +332,7 @@ class Promise:
         for queue in claims:
             rows = max(1, min(queue.costs.largest, int(queue.arrivals.rate(now) * (end - now))))
             end += queue.costs(rows) / len(self._free)
-            wanted = max(wanted, end + self.margin - now - queue.slo)
+            wanted = max(wanted, end + self._reserve(queue.tenant, end - now) - now - queue.slo)
         return wanted
 
     def _drained(self, now: float) -> float:

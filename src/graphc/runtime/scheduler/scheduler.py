@@ -21,7 +21,7 @@ from graphc.runtime.scheduler.settings import ModelSettings
 from graphc.runtime.scheduler.statistics import ModelStatistics, Observer, Statistics
 
 MARGIN = 0.0005
-"""Seconds between the planned end of a batch and a deadline in it: to wake a thread and to hand out answers."""
+"""Seconds between the planned end of a batch and a deadline in it: to wake the threads that wait for answers."""
 
 
 class Scheduler:

@@ -6,7 +6,7 @@ import bisect
 import itertools
 import math
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from graphc.runtime.scheduler.costs import Call, CostCurve
@@ -141,6 +141,10 @@ class Tenant:
         name: What tells it from others.
         share: Its weight: under overload tenants get device time in proportion to it.
         queue_limit: Requests that may wait; None is as many as can be on time.
+
+    Attributes:
+        jitter: Seconds to reserve for batches that end later than planned: `Jitter.value`.
+        doubt: The same as a share of the time planned: `Jitter.doubt`.
     """
 
     def __init__(self, name: Hashable, *, share: float = 1.0, queue_limit: int | None = None) -> None:
@@ -149,6 +153,7 @@ class Tenant:
         self.queue_limit = queue_limit
         self.waiting = 0
         self.used = Decaying(_SHARE_MEMORY)
+        self.jitter = self.doubt = 0.0
 
 
 @dataclass(frozen=True)
@@ -173,18 +178,20 @@ class Assignment:
         call: Bucket and rows.
         requests: Whose rows they are, in order.
         cost: Seconds that it is expected to take.
+        end: When it was planned to end as its last request, or the last before them, was accepted.
     """
 
     queue: Queue
     call: Call
     requests: tuple[Request, ...]
     cost: float
+    end: float = field(default=math.nan, compare=False)
 
 
 class Batch:
     """Requests that will run together, and what is due when."""
 
-    __slots__ = ("cost", "deadline", "key", "members", "queue", "rows")
+    __slots__ = ("cost", "deadline", "end", "key", "members", "queue", "rows")
 
     def __init__(self, queue: Queue) -> None:
         self.queue = queue
@@ -193,6 +200,7 @@ class Batch:
         self.deadline = math.inf
         self.key = math.inf
         self.cost = 0.0
+        self.end = math.inf
 
     def update(self) -> None:
         """Derives what depends on the members."""
