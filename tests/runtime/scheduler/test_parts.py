@@ -83,15 +83,23 @@ def test_a_bucket_that_was_not_used_of_late_is_tried_though_it_cannot_be_promise
     latencies = Latencies({1: 0.01, 8: 0.08})
     for _ in range(WINDOW):
         latencies.observe(1, 0.02)
+    assert latencies.choice == {1: 0.02, 8: 0.08}
     curve = CostCurve(latencies.table, choice=latencies.choice)
     assert [call.bucket for call in curve.calls(8)] == [8]
     assert curve(8) == latencies.table[8] == pytest.approx(0.16), "until it is known to be better"
-    latencies.observe(8, 0.17)
+    for _ in range(4):
+        assert latencies.choice[8] == 0.08, "of few calls all may have been unlucky"
+        latencies.observe(8, 0.17)
     assert latencies.choice[8] == 0.17
     assert [call.bucket for call in CostCurve(latencies.table, choice=latencies.choice).calls(8)] == [1] * 8
-    for _ in range(WINDOW):
-        latencies.observe(1, 0.02)
-    assert latencies.choice[8] == 0.08, "and tried again after a while"
+    for _ in range(3):
+        for _ in range(1600):  # 32 s
+            latencies.observe(1, 0.02)
+        assert latencies.choice[8] == 0.17, "it is not tried again for as long as 200 such calls take"
+        for _ in range(108):  # 2 s more
+            latencies.observe(1, 0.02)
+        assert latencies.choice[8] == 0.08
+        latencies.observe(8, 0.17)
 
 
 def test_the_reserve_would_have_sufficed_for_all_but_one_in_a_thousand() -> None:

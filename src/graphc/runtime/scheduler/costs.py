@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import bisect
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -108,14 +107,15 @@ def _best_calls(
     """Least seconds for 0 to `largest` rows and the first call of each, by dynamic programming over the first call."""
     cost, first = [0.0], [Call(0, 0)]
     for rows in range(1, largest + 1):
-        options = [
-            (latencies[bucket] + cost[rows - bucket], Call(bucket, bucket)) for bucket in buckets if bucket <= rows
-        ]
-        if padding:
-            holding = buckets[bisect.bisect_left(buckets, rows) :]
-            options += [(latencies[bucket], Call(bucket, rows)) for bucket in holding]
-        # Of equal costs the fullest call: it answers most requests first.
-        best = min(options, key=lambda option: (option[0], -option[1].rows), default=(float("inf"), Call(0, 0)))
-        cost.append(best[0])
-        first.append(best[1])
+        best, bucket, taken = math.inf, 0, 0
+        for number in buckets:
+            if number > rows and not padding:
+                break
+            some = min(number, rows)
+            seconds = latencies[number] + cost[rows - some]
+            # Of equal costs the fullest call: it answers most requests first.
+            if seconds < best or (seconds == best and some > taken):
+                best, bucket, taken = seconds, number, some
+        cost.append(best)
+        first.append(Call(bucket, taken))
     return cost, first

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from time import perf_counter
 
 from graphc.errors import CircuitOpenError, DeadlineError, ExecutionError, SchedulerClosedError
@@ -92,7 +93,7 @@ class Dispatcher:
         if assigned is not None:
             self._run_and_pass_on(*assigned)
         else:
-            ticket.future.add_done_callback(lambda future: self._withdraw(request) if future.cancelled() else None)
+            ticket.future.withdraw = partial(self._withdraw, request)
         return ticket.future
 
     def run(self, prepared: Prepared, timeout: float | None, priority: int) -> Outputs:

@@ -25,11 +25,23 @@ _DRIFT = 0.75
 _PUBLISHED = 0.02
 """Relative change below which an estimate stays as it is."""
 
-_LATEST = 15
+_STILL = 2e-5
+"""Seconds: changes below that are less than waking a thread takes, and change no plan."""
+
+_LATEST = 7
 """Calls of a bucket whose median is what a choice between buckets rests on."""
 
 _CHOICE = 0.1
 """Relative change below which that stays as it is."""
+
+_RETRIED = 200
+"""Times as long as a bucket's calls take, after which it is tried again: what that may cost is a two-hundredth."""
+
+_SURE = 4
+"""Calls of a bucket that make sure of what it takes: of fewer all may have been unlucky, where others are at work."""
+
+_TURN = 8
+"""Calls after which that is looked at again; at once where a bucket has had none for as many."""
 
 
 class Latencies:
@@ -37,9 +49,9 @@ class Latencies:
 
     Estimates are quantiles over the latest calls. A bucket that has not been used of late is taken to have become
     slower or faster as the others have: that is what may be promised of it. Whether it did is known only by trying it,
-    so for choosing between buckets one that was not used for `WINDOW` calls is taken to need what was calibrated: calls
-    that are slowed down each by as much (by threads to wake, by others to give way to) would else be made for ever,
-    though larger ones came to suffer less.
+    so for choosing between buckets one that was not used for long is taken to need what was calibrated: calls that are
+    slowed down each by as much (by threads to wake, by others to give way to) would else be made for ever, though of
+    larger ones there would be fewer.
 
     Args:
         calibrated: Seconds by bucket.
@@ -53,6 +65,7 @@ class Latencies:
         self._ratios = deque([1.0] * _CALLS, maxlen=_CALLS)
         self._drift = 1.0
         self._calls = 0
+        self._busy = 0.0
 
     @property
     def table(self) -> dict[int, float]:
@@ -68,12 +81,15 @@ class Latencies:
         """Takes in one call; answers whether the estimates have changed enough to plan anew."""
         window = self._windows[bucket]
         self._calls += 1
-        window.add(seconds, self._calls)
-        chosen = self._choose()
+        self._busy += seconds
+        first = self._calls - window.last > _TURN or window.seen < _TURN
+        window.add(seconds, self._calls, self._busy)
+        chosen = (first or self._calls % _TURN == 0) and self._choose()
         self._ratios.append(seconds / self._calibrated[bucket])
         drift = sorted(self._ratios)[int(_DRIFT * (_CALLS - 1))]
         # What most calls do is change nothing, and they are many.
-        if abs(drift - self._drift) <= _PUBLISHED * self._drift and self._is_near(bucket, window):
+        moved = abs(drift - self._drift)
+        if moved <= max(_PUBLISHED * self._drift, _STILL / self._calibrated[bucket]) and self._is_near(bucket, window):
             return chosen
         self._drift, published = drift, self._published
         self._published = {number: self._estimate(number) for number in self._windows}
@@ -83,11 +99,18 @@ class Latencies:
         """Updates what a choice rests on; answers whether that has changed."""
         if len(self._windows) == 1:
             return False
-        oldest = self._calls - WINDOW
-        choice = {
-            bucket: window.latest() if window.last > oldest and window.seen else self._calibrated[bucket]
-            for bucket, window in self._windows.items()
-        }
+        choice: dict[int, float] = {}
+        smaller, before = 0.0, 0.0
+        for bucket, window in sorted(self._windows.items()):
+            calibrated = self._calibrated[bucket]
+            seconds = window.latest() if window.seen else 0.0
+            if window.seen < _SURE or self._busy - window.busy >= _RETRIED * seconds:
+                # That others have become slower does not make it quicker than they are: nothing is padded for that.
+                scaled = max(calibrated, smaller * min(1.0, calibrated / before) if smaller else 0.0)
+                seconds = min(seconds or scaled, scaled)
+            choice[bucket] = seconds
+            if seconds > smaller:
+                smaller, before = seconds, calibrated
         if not _differ(self._choice, choice, _CHOICE):
             return False
         self._choice = choice
@@ -97,8 +120,8 @@ class Latencies:
         """Whether the estimate is about what is published; of few calls, whether they were no longer than that."""
         old = self._published[bucket]
         if window.seen < _PRIOR:
-            return window.worst() <= old
-        return window.seen > _PRIOR and abs(window.quantile() - old) <= _PUBLISHED * old
+            return window.worst() <= old + _STILL
+        return window.seen > _PRIOR and abs(window.quantile() - old) <= max(_PUBLISHED * old, _STILL)
 
     def _estimate(self, bucket: int) -> float:
         window = self._windows[bucket]
@@ -113,6 +136,7 @@ class _Window:
     Attributes:
         seen: How many there were.
         last: Number of the latest, among those of all buckets.
+        busy: Seconds that calls of all buckets had taken by then.
     """
 
     def __init__(self, calibrated: float) -> None:
@@ -120,10 +144,14 @@ class _Window:
         self._sorted = [calibrated] * _PRIOR
         self.seen = 0
         self.last = 0
+        self.busy = 0.0
+        self._latest: deque[float] = deque(maxlen=_LATEST)
 
-    def add(self, seconds: float, number: int) -> None:
+    def add(self, seconds: float, number: int, busy: float) -> None:
         self.seen += 1
         self.last = number
+        self.busy = busy
+        self._latest.append(seconds)
         self._recent.append(seconds)
         bisect.insort(self._sorted, seconds)
         if len(self._recent) > WINDOW:
@@ -131,9 +159,7 @@ class _Window:
 
     def latest(self) -> float:
         """The median of the latest calls."""
-        count = min(self.seen, _LATEST)
-        latest = sorted([self._recent[-number] for number in range(1, count + 1)])
-        return latest[(count - 1) // 2]
+        return sorted(self._latest)[(len(self._latest) - 1) // 2]
 
     def quantile(self) -> float:
         return self._sorted[int(_QUANTILE * (len(self._sorted) - 1))]
@@ -144,4 +170,4 @@ class _Window:
 
 
 def _differ(old: Mapping[int, float], new: Mapping[int, float], least: float) -> bool:
-    return any(abs(new[bucket] - seconds) > least * seconds for bucket, seconds in old.items())
+    return any(abs(new[bucket] - seconds) > max(least * seconds, _STILL) for bucket, seconds in old.items())

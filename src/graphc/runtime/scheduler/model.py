@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
-import numpy as np
-
 from graphc.errors import InputError, OptionError
 from graphc.package import BatchAxes
 from graphc.runtime.calibration import Calibration, Latency, Runnable, can_sample, measure, sample_inputs
@@ -19,6 +17,7 @@ from graphc.runtime.scheduler.jitter import Jitter
 from graphc.runtime.scheduler.latency import Latencies
 from graphc.runtime.scheduler.reply import Stages
 from graphc.runtime.scheduler.settings import ModelSettings
+from graphc.runtime.scheduler.stage import Stage
 from graphc.runtime.scheduler.work import Queue, Tenant
 from graphc.runtime.signature import Signature
 
@@ -68,7 +67,7 @@ class ModelQueue(Queue):
         return CostCurve(latencies.table, padding=padding, largest=self._largest, choice=latencies.choice)
 
     def learn(self, bucket: int, seconds: float) -> bool:
-        """Takes in how long a call took; answers whether costs have changed."""
+        """Takes in how long a call took, its answers handed out; answers whether costs have changed."""
         if not self.latencies.observe(bucket, seconds):
             return False
         self.costs = self._curve()
@@ -113,6 +112,7 @@ class ServedModel:
         self._signature = Signature(executable.manifest)
         self._outputs = [spec.name for spec in executable.manifest.outputs]
         self._queues: dict[Hashable, ModelQueue] = {}
+        self._stages: list[Stage] = []
         self._lock = threading.Lock()
         self._add_queues(calibration)
 
@@ -212,8 +212,9 @@ class ServedModel:
             stages.infer += perf_counter() - began
             return found
         rows = sum(part.rows for part in parts)
+        stage = self._stages.pop() if self._stages else Stage()
         inputs = [
-            _join([part.arrays[number] for part in parts], axis, call.bucket - rows)
+            stage.join(number, [part.arrays[number] for part in parts], axis, call.bucket - rows)
             for number, axis in enumerate(self.batch.inputs)
         ]
         joined = perf_counter()
@@ -229,6 +230,8 @@ class ServedModel:
                 }
             )
             start += part.rows
+        if not stage.is_part_of(outputs.values()):
+            self._stages.append(stage)
         stages.input += joined - began
         stages.infer += ran - joined
         stages.output += perf_counter() - ran
@@ -265,14 +268,6 @@ def _without_rows(shapes: Sequence[Any], batch: BatchAxes) -> Hashable:
 def _rows_of(shapes: Sequence[Any], batch: BatchAxes) -> int:
     rows: int = shapes[0][batch.inputs[0]]
     return rows
-
-
-def _join(arrays: list[Any], axis: int, padding: int) -> Any:
-    """One contiguous array of all rows. Padding repeats the first row: values that the model is sure to take."""
-    if padding:
-        row = np.take(arrays[0], [0], axis=axis)
-        arrays = [*arrays, *([row] * padding)]
-    return np.concatenate(arrays, axis=axis) if len(arrays) > 1 else arrays[0]
 
 
 def _rows(array: Any, axis: int, start: int, stop: int) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
@@ -41,11 +42,21 @@ class Reply(Future[Outputs]):
 
     Attributes:
         stages: Where its time went; None until it has run.
+        withdraw: Takes the request back, once nobody waits for its answer any more.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.stages: Stages | None = None
+        self.withdraw: Callable[[], None] | None = None
+
+    def cancel(self) -> bool:
+        """Takes the request back; False where it runs or has run."""
+        if not super().cancel():
+            return False
+        if self.withdraw is not None:
+            self.withdraw()
+        return True
 
     async def answer(self) -> Outputs:
         """The answer, waited for in an event loop; cancelling the task takes the request back.
