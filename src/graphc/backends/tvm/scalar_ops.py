@@ -8,13 +8,15 @@ from collections.abc import Callable
 from tvm.tirx.script.builder import ir as T
 
 from graphc.backends.element_types import compute_dtype
-from graphc.backends.tvm import vectormath
+from graphc.backends.tvm import vector_angles, vectormath
 from graphc.backends.tvm.element_types import SUPPORTED_DTYPES, equal, isnan, named, number, tir_dtype, unequal
 from graphc.backends.tvm.tir import Expr, Register, bind, broadcast, lanes_of
 from graphc.errors import BackendError
 from graphc.ir import dtypes
 from graphc.ir.dtypes import DType
 from graphc.ops.expr import SCALAR_OPS
+
+_VECTORS = {**vectormath.FLOAT32, **vector_angles.FLOAT32}
 
 
 def apply(op: str, dtype: DType, arguments: list[Expr]) -> Expr:
@@ -29,8 +31,8 @@ def apply(op: str, dtype: DType, arguments: list[Expr]) -> Expr:
     found = _TABLE.get((op, kind))
     if found is None:
         raise BackendError(f"{op} of {dtype} has no compiled form on CPUs")
-    if kind == "float" and compute_dtype(dtype) == dtypes.FLOAT32 and op in vectormath.FLOAT32:
-        return vectormath.FLOAT32[op](*values)
+    if kind == "float" and compute_dtype(dtype) == dtypes.FLOAT32 and op in _VECTORS:
+        return _VECTORS[op](*values)
     return found(dtype, lanes, *values)
 
 

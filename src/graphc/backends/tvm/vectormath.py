@@ -1,7 +1,7 @@
 """Transcendental functions as vector arithmetic, for any number of lanes.
 
 TVM lowers `exp`, `tanh` and their like to one libm call per lane, five to eleven times slower than a polynomial over
-the vector. These are the float32 ones that models spend time in; the rest stay libm calls (see `scalar_ops`).
+the vector. These are the float32 ones that models spend time in; `vector_angles` has the circular and hyperbolic ones.
 
 Sources: `exp`, `log`: Cephes (S. L. Moshier, netlib.org/cephes), expf and logf; `erf`, `tanh`: the rational minimax
 approximations used by Eigen; the logistic function follows from `exp`.
