@@ -29,13 +29,17 @@ def _fuse(graph: Graph, **options: Any) -> list[list[str]]:
     """Operators of each region after fusing, constants left out; checks that the meaning stayed."""
     infer_graph(graph)
     verify(graph)
-    arrays = [RNG.standard_normal(value.tensor_type.static_shape).astype(np.float32) for value in graph.inputs]
+    arrays = [_data(value.tensor_type) for value in graph.inputs]
     before = evaluate_graph(graph, arrays)
     Fuse(**options).run(graph, PassContext())
     verify(graph)
     for found, wanted in zip(evaluate_graph(graph, arrays), before, strict=True):
         np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
     return [_operators(node) for node in graph.nodes if node.is_op("Region", GRAPHC_DOMAIN)]
+
+
+def _data(kind: TensorType) -> Any:
+    return np.asarray(RNG.standard_normal(kind.static_shape)).astype(kind.dtype.numpy)
 
 
 def _operators(region: Node) -> list[str]:
@@ -99,6 +103,37 @@ def test_a_costly_producer_is_not_computed_again_for_every_copy() -> None:
     x, y = graph.inputs
     graph.outputs = [b.op("Add", b.op("Exp", x), y)]
     assert _fuse(graph) == []
+
+
+def _branch(b: Builder, read: Value) -> Value:
+    """An If of which one branch computes a hyperbolic tangent of `read`."""
+    bodies = {}
+    for name, op_type in (("then", "Tanh"), ("else", "Identity")):
+        bodies[f"{name}_branch"] = body = b.graph.nested(name)
+        body.outputs = [Builder(body).op(op_type, read)]
+    return b.op("If", b.graph.add_input("condition", TensorType(dtypes.BOOL, ())), **bodies)
+
+
+def test_what_a_branch_computes_is_in_no_region_around_it() -> None:
+    graph, b = _graph(x=(4, 8))
+    product = b.op("MatMul", graph.inputs[0], _weight(b, 8, 8))
+    graph.outputs = [_branch(b, product)]
+    assert _fuse(graph) == []
+
+
+def test_what_needs_a_branch_that_needs_the_region_is_not_in_it() -> None:
+    graph, b = _graph(x=(4, 8))
+    product = b.op("MatMul", graph.inputs[0], _weight(b, 8, 8))
+    graph.outputs = [b.op("Add", product, _branch(b, product))]
+    assert _fuse(graph) == []
+
+
+def test_a_sum_that_a_branch_reads_is_no_second_result_of_the_norm_after_it() -> None:
+    graph, b = _graph(x=(4, 8), r=(4, 8))
+    total = b.op("Add", *graph.inputs)
+    scale = b.op("Mul", _branch(b, total), _weight(b, 8))
+    graph.outputs = [b.op("LayerNormalization", b.op("Mul", total, scale), _weight(b, 8))]
+    assert _fuse(graph) == [["Mul", "Mul", "LayerNormalization"]]
 
 
 def test_limits() -> None:

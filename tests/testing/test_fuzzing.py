@@ -134,6 +134,15 @@ def test_extents_are_left_open_and_one_variant_is_for_all_of_them() -> None:
     assert opened >= 2
 
 
+@pytest.mark.usefixtures("no_suite")
+def test_models_are_of_every_kind() -> None:
+    kinds: Counter[str] = Counter()
+    for seed in range(40):
+        made = random_model(ModelTask(seed, wishes_of(seed, (RELU, CONV))))
+        kinds.update(made.kinds if made is not None else ())
+    assert min(kinds[kind] for kind in ("control flow", "open extents", "edges")) > 3
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
 def test_many_models_agree() -> None:

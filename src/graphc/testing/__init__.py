@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from graphc.testing.bisection import Case, Setup, bisect
     from graphc.testing.checks import check_backend, check_pass
+    from graphc.testing.edges import EXACT, edge_inputs
     from graphc.testing.fuzzing import FuzzReport, fuzz_models, replay, try_model
     from graphc.testing.onnx_oracle import run_onnxruntime
     from graphc.testing.oracle import (
@@ -34,6 +35,7 @@ _HOMES = {
     "bisection": ("Case", "Setup", "bisect"),
     "reduction": ("reduce",),
     "checks": ("check_backend", "check_pass"),
+    "edges": ("EXACT", "edge_inputs"),
     "fuzzing": ("FuzzReport", "fuzz_models", "replay", "try_model"),
     "random_graphs": ("graphs", "seeded_graph"),
     "onnx_oracle": ("run_onnxruntime",),
@@ -46,6 +48,7 @@ _HOMES = {
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "EXACT",
     "Case",
     "DifferenceError",
     "FuzzReport",
@@ -59,6 +62,7 @@ __all__ = [
     "check_pass",
     "check_rule",
     "compare_arrays",
+    "edge_inputs",
     "fuzz_models",
     "graphs",
     "random_inputs",

@@ -7,6 +7,7 @@ from typing import Any
 
 import hypothesis
 from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
 
 from graphc.errors import GraphcError
 from graphc.ir import Graph
@@ -14,6 +15,7 @@ from graphc.ops.base import Array
 from graphc.ops.evaluate import evaluate_graph
 from graphc.passes.base import Pass, PassContext
 from graphc.passes.pipeline import parse_pipeline
+from graphc.testing.edges import EXACT, edge_inputs
 from graphc.testing.oracle import (
     DifferenceError,
     assert_equivalent,
@@ -34,6 +36,9 @@ def check_pass(
     examples: int = 50,
     max_nodes: int = 10,
     operators: Collection[str] = (),
+    control_flow: bool = False,
+    open_dims: bool = False,
+    edges: bool = False,
     seed: int | None = 0,
     context: Callable[[], PassContext] = PassContext,
 ) -> int:
@@ -44,6 +49,10 @@ def check_pass(
         examples: How many graphs to try.
         max_nodes: Most nodes of a graph.
         operators: Operators that occur; all that are known how to draw if empty.
+        control_flow: Whether there are If, Loop and Scan.
+        open_dims: Whether extents are left open where operators let them.
+        edges: Whether inputs are NaN, infinities, ties and the like; operators are then those of
+            `graphc.testing.EXACT`, if none are named.
         seed: The same seed tries the same graphs; fresh ones each time if None.
         context: Makes the context of each run.
 
@@ -73,7 +82,10 @@ def check_pass(
                 raise DifferenceError(f"pass {pass_.name}: {error}\nbefore:\n{before}\nafter:\n{after}") from error
         assert_equivalent(graph, after, inputs)
 
-    for_random_graphs(check, examples=examples, max_nodes=max_nodes, operators=operators, seed=seed)
+    if edges:
+        operators = operators or EXACT
+    drawn = graphs(max_nodes, operators=operators, control_flow=control_flow, open_dims=open_dims)
+    for_random_graphs(check, drawn, examples=examples, seed=seed, inputs=edge_inputs if edges else calm_inputs)
     return changes
 
 
@@ -84,6 +96,9 @@ def check_backend(
     max_nodes: int = 10,
     operators: Collection[str] = (),
     without: Collection[str] = (),
+    control_flow: bool = False,
+    open_dims: bool = False,
+    layouts: bool = False,
     tolerance: float | None = None,
     seed: int | None = 0,
 ) -> None:
@@ -95,6 +110,9 @@ def check_backend(
         max_nodes: Most nodes of a graph.
         operators: Operators that occur; all that are known how to draw if empty.
         without: Operators that must not occur.
+        control_flow: Whether there are If, Loop and Scan.
+        open_dims: Whether extents are left open where operators let them.
+        layouts: Whether what is around convolutions is stored in other layouts.
         tolerance: Largest difference over the largest magnitude of an output; by dtype if None.
         seed: The same seed tries the same graphs; fresh ones each time if None.
 
@@ -112,17 +130,24 @@ def check_backend(
         except (DifferenceError, GraphcError) as error:
             raise DifferenceError(f"{error}\n{graph}") from error
 
-    for_random_graphs(check, examples=examples, max_nodes=max_nodes, operators=operators, without=without, seed=seed)
+    drawn = graphs(
+        max_nodes,
+        operators=operators,
+        without=without,
+        control_flow=control_flow,
+        open_dims=open_dims,
+        layouts=layouts,
+    )
+    for_random_graphs(check, drawn, examples=examples, seed=seed)
 
 
 def for_random_graphs(
     check: Callable[[Graph, Sequence[Array]], None],
+    drawn: st.SearchStrategy[Graph],
     *,
     examples: int,
-    max_nodes: int = 10,
-    operators: Collection[str] = (),
-    without: Collection[str] = (),
     seed: int | None = 0,
+    inputs: Callable[[Graph, int], Sequence[Array] | None] = calm_inputs,
 ) -> None:
     """Calls `check` with random graphs and inputs that suit them; a failure is shrunk and raised again."""
 
@@ -135,11 +160,11 @@ def for_random_graphs(
         report_multiple_bugs=False,
         phases=(Phase.generate, Phase.shrink),
     )
-    @hypothesis.given(graphs(max_nodes, operators=operators, without=without))
+    @hypothesis.given(drawn)
     def run(graph: Graph) -> None:
-        inputs = calm_inputs(graph, 0)
-        assert inputs is not None, "the strategy gives graphs that have calm inputs"
-        check(graph, inputs)
+        found = inputs(graph, 0)
+        assert found is not None, "the strategy gives graphs that have calm inputs"
+        check(graph, found)
 
     if seed is not None:
         run = hypothesis.seed(seed)(run)

@@ -12,6 +12,7 @@ from graphc.ir import Graph, TensorType
 from graphc.ops.base import Array
 from graphc.ops.evaluate import evaluate_graph
 from graphc.testing.choosing import SeedChooser
+from graphc.testing.open_extents import drawn_type
 from graphc.testing.samples import values
 
 TOLERANCE = {"float64": 1e-7, "float32": 2e-4, "float16": 2e-2, "bfloat16": 1e-1}
@@ -29,9 +30,9 @@ class DifferenceError(AssertionError):
 
 
 def random_inputs(graph: Graph, seed: int, low: float = -2, high: float = 2) -> list[Array]:
-    """An array for each input of a static graph: floats distinct and away from zero, integers small."""
+    """An array for each input of a graph: floats distinct and away from zero, integers small."""
     choose = SeedChooser(seed)
-    return [values(choose, value.tensor_type, low=low, high=high) for value in graph.inputs]
+    return [values(choose, drawn_type(graph, value), low=low, high=high) for value in graph.inputs]
 
 
 def calm_inputs(graph: Graph, seed: int) -> list[Array] | None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -12,10 +12,14 @@ from hypothesis import strategies as st
 from graphc.errors import TypeInferenceError
 from graphc.ir import Builder, DType, Graph, TensorType, Value, clone_node
 from graphc.ops.inference import infer_node
+from graphc.passes.base import PassContext
+from graphc.passes.layout import AssignLayout
 from graphc.passes.rules import Chooser
 from graphc.testing.choosing import DrawChooser, SeedChooser, chance, permutation
 from graphc.testing.instances import OPSET
+from graphc.testing.open_extents import opened
 from graphc.testing.oracle import calm_inputs
+from graphc.testing.random_control import add_if, add_loop, add_scan
 from graphc.testing.samples import (
     FLOATS,
     MAX_SIZE,
@@ -41,6 +45,7 @@ class GraphOptions:
         samplers: How nodes of each operator are made.
         kinds: Dtypes of inputs that no node asks for.
         ranks: Their ranks, least and most.
+        nesting: How deep If, Loop and Scan may stand in one another; 0 for none.
     """
 
     max_nodes: int = 10
@@ -49,6 +54,7 @@ class GraphOptions:
     samplers: Mapping[str, OperatorSampler] = field(default_factory=lambda: SAMPLERS)
     kinds: Sequence[DType] = FLOATS
     ranks: tuple[int, int] = (0, 4)
+    nesting: int = 0
 
     @property
     def names(self) -> list[str]:
@@ -57,17 +63,40 @@ class GraphOptions:
 
 
 def graphs(
-    max_nodes: int = 10, *, operators: Collection[str] = (), without: Collection[str] = ()
+    max_nodes: int = 10,
+    *,
+    operators: Collection[str] = (),
+    without: Collection[str] = (),
+    control_flow: bool = False,
+    open_dims: bool = False,
+    layouts: bool = False,
 ) -> st.SearchStrategy[Graph]:
-    """Random valid graphs with static shapes: broadcasting, mixed dtypes, shared values, several outputs.
+    """Random valid graphs: broadcasting, mixed dtypes, shared values, several outputs.
 
     Each has inputs at which it is finite and smooth: `calm_inputs(graph, 0)` finds them.
+
+    Args:
+        max_nodes: Most nodes of a graph, those in bodies not counted.
+        operators: Operators that occur; all that are known how to draw if empty.
+        without: Operators that must not occur.
+        control_flow: Whether there are If, Loop and Scan, in one another too.
+        open_dims: Whether an extent is a symbol where the graph's operators let it; `calm_inputs` gives it the extent
+            at which the graph was drawn.
+        layouts: Whether what is around convolutions is stored in blocks of channels, with a halo, or channels last.
     """
-    options = GraphOptions(max_nodes, operators, without)
+    options = GraphOptions(max_nodes, operators, without, nesting=2 if control_flow else 0)
+    if layouts:
+        options = replace(options, ranks=(4, 4))  # others have one layout alone
 
     @st.composite
     def build(draw: st.DrawFn) -> Graph:
-        return random_graph(DrawChooser(draw), options)
+        choose = DrawChooser(draw)
+        graph = random_graph(choose, options)
+        graph = opened(graph, choose) if open_dims else graph
+        if layouts:
+            stored = AssignLayout(choose.pick((4, 8)), halo=chance(choose, 50), channels_last=chance(choose, 30))
+            stored.run(graph, PassContext())
+        return graph
 
     return build().filter(lambda graph: calm_inputs(graph, 0) is not None)
 
@@ -92,26 +121,71 @@ class Growing:
         choose: Makes the choices.
         options: What it is to look like.
         graph: To begin with; an empty one if None.
+        around: Values of enclosing graphs that may be read, where it is a body.
     """
 
-    def __init__(self, choose: Chooser, options: GraphOptions, graph: Graph | None = None) -> None:
+    def __init__(
+        self,
+        choose: Chooser,
+        options: GraphOptions,
+        graph: Graph | None = None,
+        around: Sequence[Value] | None = None,
+    ) -> None:
         self.choose = choose
         self.options = options
         self.graph = Graph("random", opset=OPSET) if graph is None else graph
         self.builder = Builder(self.graph, infer=infer_node)
+        self.is_body = around is not None
         made = [value for node in self.graph.nodes for value in node.outputs]
-        self.pool = [value for value in (*self.graph.inputs, *made) if _can_be_read(value)]
+        self.pool = [value for value in (*(around or ()), *self.graph.inputs, *made) if _can_be_read(value)]
 
     def grow(self, steps: int) -> None:
         """Takes so many random steps; not each of them finds something to add."""
         for _ in range(steps):
             step: Callable[[], None] = self.choose.pick(
-                (*[self.forward] * 6, self.repeat, self.backward, self.constant)
+                (*[self.forward] * 6, self.repeat, self.backward, self.constant, *[self.control] * self.options.nesting)
             )
             step()
 
+    def control(self) -> None:
+        """Adds a branch or a loop."""
+        add: Callable[[Growing], None] = self.choose.pick((add_if, add_loop, add_scan))
+        add(self)
+
+    def body(self, name: str) -> Growing:
+        """An empty body of a node of this graph, which may read what there is here."""
+        options = replace(self.options, nesting=self.options.nesting - 1)
+        return Growing(self.choose, options, self.graph.nested(name), self.pool)
+
+    def take(self, name: str, type_: TensorType) -> Value:
+        """A new input of a body, which nodes may read."""
+        value = self.graph.add_input(self.graph.fresh_name(name), type_)
+        self.offer([value])
+        return value
+
+    def result(self, type_: TensorType | None = None) -> Value:
+        """A value that a node of a body makes, of a type if one is given; it is one of the latest, or made for it."""
+        made = [value for value in self.pool if value.producer is not None and value.producer.graph is self.graph]
+        made = [value for value in made if value.constant is None and type_ in (None, value.type)]
+        if made and chance(self.choose, 90):
+            found: Value = self.choose.pick(made[::-1][:3])
+            return found
+        fitting = [value for value in self.pool if type_ in (None, value.type)]
+        if fitting:
+            return self.builder.op("Identity", self.choose.pick(fitting[::-1]))
+        wanted = type_ or tensor_type(self.choose, self.options.kinds, self.options.ranks)
+        return self.builder.op("Identity", self.builder.constant(values(self.choose, wanted)))
+
+    def offer(self, made: Iterable[Value]) -> None:
+        """Lets nodes read values."""
+        self.pool.extend(value for value in made if _can_be_read(value))
+
     def add_input(self, type_: TensorType) -> Value:
-        """A new input, which nodes may read."""
+        """A new input, which nodes may read; a constant in a body."""
+        if self.is_body:
+            value = self.builder.constant(values(self.choose, type_))
+            self.pool.append(value)
+            return value
         value = self.graph.add_input(self.graph.fresh_name("x"), type_)
         self.pool.append(value)
         return value
@@ -157,7 +231,9 @@ class Growing:
     def repeat(self) -> None:
         """Adds a node that computes what another one computes."""
         nodes = [
-            node for node in self.graph.nodes if not node.is_op("Constant") and all(map(_can_be_read, node.outputs))
+            node
+            for node in self.graph.nodes
+            if not node.is_op("Constant") and all(map(_can_be_read, node.outputs)) and not any(node.subgraphs())
         ]
         if nodes:
             node = self.choose.pick(nodes)
@@ -191,7 +267,7 @@ class Growing:
             if value.is_used and value in self.pool and value.tensor_type.dtype in self.options.kinds
         ]
         inputs = [value for value in inputs if value.tensor_type.dtype.is_float]
-        if not inputs:
+        if not inputs or self.is_body:
             return
         value = self.choose.pick(inputs)
         step: Callable[[Builder, Value], Value] = self.choose.pick(
@@ -212,8 +288,11 @@ class Growing:
         return b.op(self.choose.pick(names or ["Identity"]), self.add_input(value.tensor_type))
 
     def _binary_before(self, b: Builder, value: Value) -> Value:
+        names = [name for name in ("Add", "Mul", "Sub") if name in self.options.names]
+        if not names:
+            return self._unary_before(b, value)
         left, right = self.add_input(value.tensor_type), self.add_input(value.tensor_type)
-        return b.op(self.choose.pick(("Add", "Mul", "Sub")), left, right)
+        return b.op(self.choose.pick(names), left, right)
 
     def _transpose_before(self, b: Builder, value: Value) -> Value:
         type_ = value.tensor_type
@@ -231,7 +310,7 @@ class Growing:
 
     def _matmul_before(self, b: Builder, value: Value) -> Value:
         type_ = value.tensor_type
-        if len(type_.static_shape) < 2:
+        if len(type_.static_shape) < 2 or "MatMul" not in self.options.names:
             return self._unary_before(b, value)
         *batch, rows, columns = type_.static_shape
         depth = self.choose.integer(1, 4)

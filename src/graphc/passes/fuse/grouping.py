@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from graphc.ir import GRAPHC_DOMAIN, Graph, Node, TensorType, Value
+from graphc.ir.ordering import producers_of
 from graphc.ops.base import Trait, express, find, parameters
 from graphc.ops.expr import Load, Scalar, walk
 from graphc.passes.base import PassContext
@@ -59,6 +60,8 @@ class Grouping:
 
     def not_compiled(self, node: Node) -> str | None:
         """Why a node has no part in regions; None where it can have."""
+        if node.graph is not self.graph:
+            return f"{node.op} stands in another graph, of a branch or a loop or around it"
         if node.is_op("Constant") or node.is_op(REGION, GRAPHC_DOMAIN):
             return f"{node.op} is not computed"
         if any(not isinstance(v.type, TensorType) or v.type.shape is None for v in node.outputs):
@@ -214,7 +217,7 @@ class Grouping:
             if node in nodes:
                 return True
             seen.add(node)
-            stack.extend(v.producer for v in node.inputs if v is not None)
+            stack.extend(producers_of(node))
         return False
 
     def _producers(self, nodes: set[Node], anchor: Node, *, keep: bool = False) -> set[Node]:
@@ -251,6 +254,8 @@ class Grouping:
     def _read_before(self, value: Value, nodes: set[Node]) -> bool:
         """Whether some node of the group depends on `value` through a node outside."""
         outside = [user for user in value.consumers if user not in nodes]
+        if any(user.graph is not self.graph for user in outside):
+            return True  # in a branch or a loop, whose node may come before the group
         return any(
             v is not None and v.producer not in nodes and self._reaches(outside, v) for n in nodes for v in n.inputs
         )

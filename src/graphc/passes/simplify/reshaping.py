@@ -29,8 +29,9 @@ def reshape_of_reshape(m: Match, b: Builder) -> Value | Refusal:
     P.Reshape(x, Var("shape", constant=False)),
     examples=lambda choose: {
         "x": TensorType(dtypes.FLOAT32, (4, 6)),
+        # With a first extent that may be left open, or the folding of constants leaves nothing to do.
         "shape": lambda b: b.op(
-            "Shape", b.graph.add_input("like", TensorType(dtypes.BOOL, choose.pick(((8, 3), (24,)))))
+            "Shape", b.graph.add_input("like", TensorType(dtypes.BOOL, choose.pick(((4, 2, 3), (4, 6, 1), (8, 3)))))
         ),
     },
 )

@@ -162,7 +162,7 @@ def _smallest(lens: Isolation, task: ModelTask, outcome: Outcome) -> tuple[Model
 
     if not first(replace(task, wishes=(wish,), max_nodes=0) for wish in task.wishes):
         first(replace(task, wishes=(), max_nodes=task.max_nodes) for _ in range(1))
-    nodes = 4 * (task.max_nodes + len(task.wishes)) + 8
+    nodes = 4 * (task.max_nodes + len(task.wishes)) + 16
     first(replace(task, cut=cut) for cut in range(nodes))
     return task, outcome
 

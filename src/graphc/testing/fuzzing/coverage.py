@@ -20,18 +20,21 @@ class Coverage:
         rules: How often each rule was applied.
         compiled: In how many models an operator ran in a kernel on a dtype.
         host: In how many it ran in NumPy within the package.
+        kinds: How many had control flow, open extents, inputs at the edges of their types.
     """
 
     wishes: Sequence[Wish]
     rules: Counter[str] = field(default_factory=Counter)
     compiled: Counter[Wish] = field(default_factory=Counter)
     host: Counter[Wish] = field(default_factory=Counter)
+    kinds: Counter[str] = field(default_factory=Counter)
 
     def add(self, reached: Reached) -> None:
         """Counts what one model showed."""
         self.rules.update(reached.rules)
         self.compiled.update(reached.compiled)
         self.host.update(reached.host)
+        self.kinds.update(reached.kinds)
 
     def has(self, wish: Wish) -> bool:
         """Whether a rule fired, or an operator ran on a dtype."""
@@ -55,5 +58,6 @@ class Coverage:
             "rules": dict(self.rules.most_common()),
             "compiled": {str(wish): count for wish, count in sorted(self.compiled.items())},
             "host": {str(wish): count for wish, count in sorted(self.host.items())},
+            "kinds": dict(self.kinds.most_common()),
             "missed": [str(wish) for wish in self.missed],
         }

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from zlib import crc32
 
+import numpy as np
 import onnx
 
 from graphc.errors import GraphcError
@@ -14,22 +15,28 @@ from graphc.frontend.exporter import export_model
 from graphc.frontend.schema import signature
 from graphc.ir import DType, Graph, Node, TensorType, Value, dtypes
 from graphc.ops.base import Array
+from graphc.ops.evaluate import evaluate_graph
 from graphc.passes.rules import Chooser
 from graphc.testing.choosing import SeedChooser
+from graphc.testing.edges import EXACT, edge_values
 from graphc.testing.fuzzing.pieces import Piece, draw_piece, join, keep_outputs
 from graphc.testing.fuzzing.wishes import Wish
+from graphc.testing.open_extents import OPEN_DIM, open_extent
 from graphc.testing.oracle import RANGES, is_calm
 from graphc.testing.random_graphs import GraphOptions, Growing
-from graphc.testing.samples import values
+from graphc.testing.samples import tensor_type, values
 from graphc.testing.wide_samples import WIDE_SAMPLERS
 
 OLDEST_OPSET = 13
-OPEN_DIM = "n"
-"""What an open extent is called."""
 _SUITE_EVERY = 4
 """Of so many seeds, one takes the ONNX backend suite's nodes where others draw their own."""
 _OPEN_EVERY = 3
 """Of so many seeds, one leaves extents of its inputs open, where its operators let it."""
+_CONTROL_EVERY = 3
+"""Of so many seeds, one grows If, Loop and Scan between its nodes."""
+_EDGES_EVERY = 5
+"""Of so many seeds, one has a part beside the rest that is given NaN, infinities and ties."""
+_EDGE_NODES = 5
 _OTHERS = (dtypes.FLOAT64, dtypes.INT64, dtypes.INT32, dtypes.BOOL, dtypes.UINT8)
 _KINDS: tuple[DType, ...] = (*[dtypes.FLOAT32] * 4, *_OTHERS)
 """Dtypes of inputs that no wish asks for; most are float32, as in models."""
@@ -44,12 +51,14 @@ class RandomModel:
         proto: The model, at some operator set from `OLDEST_OPSET` on.
         inputs: One array for each input.
         fulfilled: The wishes that it has a piece for.
+        kinds: What else is of interest in it: `control flow`, `open extents`, `edges`.
     """
 
     graph: Graph
     proto: onnx.ModelProto
     inputs: list[Array]
     fulfilled: tuple[Wish, ...] = ()
+    kinds: tuple[str, ...] = ()
 
     @property
     def feeds(self) -> dict[str, Array]:
@@ -92,6 +101,8 @@ def random_model(task: ModelTask) -> RandomModel | None:
     if found is None:
         return None
     graph, inputs = found
+    if task.seed % _EDGES_EVERY == 3:
+        graph, inputs = _with_edges(graph, inputs, choose)
     if task.cut is not None:
         nodes = [node for node in graph.nodes if not node.is_op("Constant")]
         if task.cut >= len(nodes):
@@ -106,16 +117,24 @@ def random_model(task: ModelTask) -> RandomModel | None:
     for entry in proto.opset_import:
         if entry.domain == "":
             entry.version = choose.integer(_oldest(proto, entry.version), entry.version)
-    return RandomModel(graph, proto, inputs, tuple(fulfilled))
+    return RandomModel(graph, proto, inputs, tuple(fulfilled), tuple(_kinds(graph, proto, inputs)))
+
+
+def _kinds(graph: Graph, proto: onnx.ModelProto, inputs: Sequence[Array]) -> Iterator[str]:
+    if any(True for node in graph.nodes for _ in node.subgraphs()):
+        yield "control flow"
+    if any(dim.dim_param for info in proto.graph.input for dim in info.type.tensor_type.shape.dim):
+        yield "open extents"
+    if any(array.dtype.kind == "f" and not np.all(np.isfinite(array)) for array in inputs):
+        yield "edges"
 
 
 def _opened(proto: onnx.ModelProto, choose: Chooser) -> onnx.ModelProto:
     """The model with one extent open wherever its inputs have it; as it is where that is no valid model."""
-    dims = [dim for info in proto.graph.input for dim in info.type.tensor_type.shape.dim]
-    extents = sorted({dim.dim_value for dim in dims if dim.dim_value > 1})
-    if not extents:
+    shapes = [info.type.tensor_type.shape.dim for info in proto.graph.input]
+    extent = open_extent([tuple(dim.dim_value for dim in shape) for shape in shapes], choose)
+    if extent is None:
         return proto
-    extent = choose.pick(extents)
     opened = onnx.ModelProto()
     opened.CopyFrom(proto)
     for info in opened.graph.input:
@@ -138,9 +157,28 @@ def _grown(pieces: list[Piece], task: ModelTask, choose: Chooser) -> tuple[Graph
     if not pieces and not task.max_nodes:
         return None
     graph, arrays = join(pieces)
-    growing = Growing(choose, GraphOptions(samplers=WIDE_SAMPLERS, kinds=_KINDS, ranks=(0, 5)), graph)
+    nesting = 2 if task.seed % _CONTROL_EVERY == 1 else 0
+    options = GraphOptions(samplers=WIDE_SAMPLERS, kinds=_KINDS, ranks=(0, 5), nesting=nesting)
+    growing = Growing(choose, options, graph)
+    if nesting and task.max_nodes:
+        growing.control()
     growing.grow(choose.integer(0 if pieces else 1, task.max_nodes))
     return _calm(growing.finished(), arrays, choose)
+
+
+def _with_edges(graph: Graph, inputs: list[Array], choose: Chooser) -> tuple[Graph, list[Array]]:
+    """The graph with nodes beside it of which there is one right answer whatever their inputs are."""
+    growing = Growing(choose, GraphOptions(operators=EXACT, samplers=WIDE_SAMPLERS, kinds=_KINDS, ranks=(0, 5)))
+    growing.add_input(tensor_type(choose, ranks=(1, 4)))
+    growing.grow(choose.integer(1, _EDGE_NODES))
+    beside = growing.finished()
+    edges = [edge_values(choose, value.tensor_type) for value in beside.inputs]
+    try:
+        evaluate_graph(beside, list(edges))
+    except GraphcError:
+        return graph, inputs
+    whole, arrays = join([Piece(graph, inputs), Piece(beside, edges)])
+    return whole, [arrays[value] for value in whole.inputs]
 
 
 def _calm(graph: Graph, arrays: Mapping[Value, Array], choose: Chooser) -> tuple[Graph, list[Array]] | None:

@@ -41,6 +41,7 @@ class Reached:
         host: Those that ran in NumPy within the package.
         rules: How often each rule was applied.
         unheard: Backends that cannot run the model.
+        kinds: What else is of interest in the model; see RandomModel.
     """
 
     verdict: str
@@ -48,6 +49,7 @@ class Reached:
     host: frozenset[Wish] = frozenset()
     rules: Mapping[str, int] = field(default_factory=dict)
     unheard: tuple[str, ...] = ()
+    kinds: tuple[str, ...] = ()
 
 
 def check_backends(names: Sequence[str]) -> None:
@@ -75,7 +77,7 @@ def try_task(task: ModelTask) -> Reached:
     # The importer reads some operators as others: a Scan as a Loop.
     renamed = {wish for wish in made.fulfilled if wish.kind == "operator"} - reached.compiled - reached.host
     where = "host" if reached.host else "compiled"
-    return replace(reached, **{where: getattr(reached, where) | renamed})
+    return replace(reached, **{where: getattr(reached, where) | renamed}, kinds=made.kinds)
 
 
 def try_model(
