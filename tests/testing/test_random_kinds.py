@@ -25,7 +25,7 @@ from graphc.testing.choosing import SeedChooser
 from graphc.testing.oracle import assert_equivalent, assert_verified, calm_inputs, compare_arrays
 from graphc.testing.random_graphs import GraphOptions, random_graph
 
-PIPELINE = "expand,scan_axes,fold,unroll,fold,cse,simplify,raise,simplify,expand,fold,dce,layout{block=4},fuse,dce,order"
+PIPELINE = "scan_axes,fold,unroll,fold,cse,simplify,raise,simplify,expand,fold,dce,layout{block=4},fuse,dce,order"
 
 
 def controlled(count: int) -> list[Graph]:
