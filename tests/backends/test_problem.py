@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from graphc.backends.merging import in_storage_order, merged
+from graphc.backends.periods import without_periods
 from graphc.backends.problem import Problem, build_problem, work_of
 from graphc.ir import ROW_MAJOR, Builder, Graph, TensorType, Value, channels_last, dtypes
 from graphc.ops import evaluate_expression, evaluate_graph, infer_graph
@@ -110,6 +111,27 @@ def test_merging_reductions_changes_no_sum(shape: tuple[int, ...], over: set[int
     problem = merged(build_problem(graph), reductions=True)
     found = _evaluate(problem, [array], [problem.inputs[0]])
     np.testing.assert_array_equal(found.reshape(-1), np.asarray(evaluate_graph(graph, [array])[0]).reshape(-1))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    shape=st.tuples(*[st.integers(1, 4)] * 3),
+    repeats=st.tuples(*[st.integers(1, 3)] * 3),
+    least=st.integers(2, 3),
+)
+def test_repetitions_become_axes(shape: tuple[int, ...], repeats: tuple[int, ...], least: int) -> None:
+    whole = tuple(extent * times for extent, times in zip(shape, repeats, strict=True))
+    kinds = {"x": TensorType(dtypes.INT64, shape), "y": TensorType(dtypes.INT64, whole)}
+    graph = Graph("g", list(kinds.items()), opset=23)
+    b = Builder(graph)
+    graph.outputs = [b.op("Add", b.op("Tile", graph.inputs[0], b.constant(repeats)), graph.inputs[1])]
+    infer_graph(graph)
+    arrays = [np.random.default_rng(3).integers(-9, 9, kind.static_shape) for kind in kinds.values()]
+    problem = without_periods(build_problem(graph), least)
+    split = sum(extent >= least and times > 1 for extent, times in zip(shape, repeats, strict=True))
+    assert len(problem.axes) == 3 + split
+    found = evaluate_expression(TensorExpr(problem.axes, problem.elements[0]), arrays)
+    np.testing.assert_array_equal(found.reshape(whole), evaluate_graph(graph, arrays)[0])
 
 
 def test_work_counts_a_scalar_once_for_each_place_that_it_depends_on() -> None:

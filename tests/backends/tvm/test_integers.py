@@ -91,3 +91,26 @@ def test_a_sum_that_wraps_is_not_taken_for_larger(dtype: DType, target: Target) 
     """Compilers may take `x + 1 > x` to be true, and a sum to be the same number in a wider type."""
 
     check(extremes(dtype, 5), wrapped_sums(dtype), target)
+
+
+@every_target
+@pytest.mark.parametrize("dtype", [dtypes.INT8, dtypes.UINT16, dtypes.INT32, dtypes.INT64], ids=str)
+def test_quotients_next_to_whole_ones(dtype: DType, target: Target) -> None:
+    """Where a float would round to the wrong integer: products and their neighbours, up to 2^53 and beyond."""
+    rng = np.random.default_rng(int(dtype.bits))
+    limit = np.iinfo(dtype.numpy)
+    bits = rng.uniform(1, dtype.bits - 2, 4000)
+    divisors = np.maximum(2 ** (bits * rng.random(4000)), 2).astype(np.int64) * rng.choice([1, -1], 4000)
+    quotients = (2**bits / np.abs(divisors)).astype(np.int64) * rng.choice([1, -1], 4000)
+    near = divisors * quotients + rng.integers(-1, 2, 4000)
+    if dtype.kind == "uint":
+        near, divisors = np.abs(near), np.abs(divisors)
+    x, y = (np.clip(values, limit.min, limit.max).astype(dtype.numpy) for values in (near, divisors))
+    # Vectors of small numbers only, and of all sizes: each lane must not change what others get.
+    order = np.argsort(np.abs(near))
+    for where in (np.arange(4000), order):
+        check(
+            [x[where], y[where]],
+            lambda b, x, y: [b.op("Div", x, y), b.op("Mod", x, y), b.op("Mod", x, y, fmod=1)],
+            target,
+        )

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 from graphc.backends.element_types import compute_dtype
 from graphc.backends.merging import merged
+from graphc.backends.periods import without_periods
 from graphc.backends.problem import FreeSymbols, Problem
 from graphc.backends.tvm.render import Renderer
 from graphc.backends.tvm.scope import Lane, Scope
@@ -39,6 +40,9 @@ from graphc.ops.expr import (
 
 PARALLEL_COST = 40_000
 """Scalar operations under which a parallel region costs more than it saves (about 2 microseconds of one core)."""
+
+LEAST_PERIOD = 8
+"""Elements that repeat from which on each repetition is a loop of its own."""
 
 CHUNK = 4096
 """Elements that one iteration of a merged, parallel pointwise loop takes."""
@@ -67,7 +71,7 @@ def emit(builder: KernelBuilder, problem: Problem, operands: Sequence[int]) -> N
         problem: What to compute.
         operands: Pointer argument of each input, then of each output.
     """
-    problem = merged(problem, reductions=True)
+    problem = merged(without_periods(problem, LEAST_PERIOD), reductions=True)
     Nest(builder, problem, operands).check_indices()
     layout = problem.outputs[0].layout
     multiples: dict[str, int] = {}

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from tvm.tirx.script.builder import ir as T
 
 from graphc.backends.element_types import compute_dtype
-from graphc.backends.tvm import vector_angles, vectormath
+from graphc.backends.tvm import vector_angles, vector_division, vectormath
 from graphc.backends.tvm.element_types import SUPPORTED_DTYPES, equal, isnan, named, number, tir_dtype, unequal
 from graphc.backends.tvm.tir import Expr, Register, bind, broadcast, lanes_of
 from graphc.errors import BackendError
@@ -63,6 +63,7 @@ def _is_constant(value: Expr) -> bool:
 
 def _integer_division(rounding: str) -> Renderer:
     def render(dtype: DType, lanes: int, left: Expr, right: Expr) -> Expr:
+        by_floats = vector_division.applies(dtype, lanes) and (dtype.bits == 64 or not _is_constant(right))
         left, right = bind(left), bind(right)
         zero, one = number(0, dtype, lanes), number(1, dtype, lanes)
         # x / 0 and INT_MIN / -1 trap on x86: both divide by 1 and are put right after.
@@ -71,13 +72,16 @@ def _integer_division(rounding: str) -> Renderer:
             minus_one = T.EQ(right, number(-1, dtype, lanes))
             unsafe = T.Or(unsafe, minus_one)
         divisor = bind(T.Select(unsafe, one, right))
-        if rounding in ("floordiv", "div"):
-            result = T.floordiv(left, divisor) if rounding == "floordiv" else T.truncdiv(left, divisor)
-            if dtype.kind == "int":
-                result = T.Select(T.EQ(right, number(-1, dtype, lanes)), _negative(dtype, lanes, left), result)
-            return T.Select(T.EQ(right, zero), zero, result)
-        remainder = T.floormod(left, divisor) if rounding == "mod" else T.truncmod(left, divisor)
-        return T.Select(unsafe, zero, remainder)
+        if by_floats:
+            result = vector_division.divided(rounding, dtype, left, divisor)
+        else:
+            divide = {"floordiv": T.floordiv, "div": T.truncdiv, "mod": T.floormod, "fmod": T.truncmod}[rounding]
+            result = divide(left, divisor)
+        if rounding in ("mod", "fmod"):
+            return T.Select(unsafe, zero, result)
+        if dtype.kind == "int":
+            result = T.Select(T.EQ(right, number(-1, dtype, lanes)), _negative(dtype, lanes, left), result)
+        return T.Select(T.EQ(right, zero), zero, result)
 
     return render
 
