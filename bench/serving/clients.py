@@ -1,8 +1,13 @@
-"""Sixteen clients and a model of 5 ms: what the server answers, beside what its scheduler alone does."""
+"""Sixteen clients and a model of 5 ms: what the server answers, beside what its scheduler alone does.
+
+Both in two settings: on all processors, with the load beside the server as on a machine of its own; and on those of
+servers alone, where (of two) there is one, so that what a request costs the protocol is taken from the model.
+"""
 
 from __future__ import annotations
 
 import itertools
+import json
 import statistics
 import subprocess
 import sys
@@ -10,6 +15,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,52 +24,95 @@ import numpy as np
 import graphc
 from bench.serving.claims import Claim
 from bench.serving.models import CHANNELS, SIDE, lasting, place
-from bench.serving.processes import ROOT, environment, graphc_server, load, pinned, processors
+from bench.serving.processes import (
+    ROOT,
+    Running,
+    all_processors,
+    environment,
+    graphc_server,
+    load,
+    pinned,
+    processors,
+)
 from graphc.cli.table import table
 from graphc.runtime import Scheduler
 from graphc.testing.compare import format_seconds
 
 CLIENTS = 16
 SECONDS = 0.005
+PROTOCOLS = {"grpc": "grpc", "http": "binary"}
 
 
 def measure(quick: bool, progress: Callable[[str], None]) -> dict[str, Any]:
     """All figures, in turns."""
     rounds, seconds = (1, 2.0) if quick else (4, 4.0)
-    with tempfile.TemporaryDirectory(prefix="graphc-bench-") as folder:
+    with tempfile.TemporaryDirectory(prefix="graphc-bench-") as work:
+        folder = Path(work)
         progress("compiling")
-        package, takes = lasting(Path(folder), SECONDS)
-        place(Path(folder) / "models", "lasting", 1, package)
-        rates: dict[str, list[float]] = {"scheduler": [], "grpc": [], "http": []}
-        for number in range(rounds):
-            progress(f"round {number + 1} of {rounds}: the scheduler alone")
-            rates["scheduler"].append(_alone(package, seconds))
-            with graphc_server(Path(folder) / "models") as running:
-                for kind, protocol in (("grpc", "grpc"), ("http", "binary")):
-                    progress(f"round {number + 1} of {rounds}: {kind}")
-                    options = ("--model", "lasting", "--kind", protocol, "--clients", str(CLIENTS))
-                    found = load(running.ready[kind], *options, "--seconds", str(seconds))
-                    if set(found["outcomes"]) != {"ok"}:
-                        raise RuntimeError(f"not all requests were answered: {found['outcomes']}")
-                    rates[kind].append(found["rate"])
-    shares = {
-        kind: statistics.median(ours / alone for ours, alone in zip(rates[kind], rates["scheduler"], strict=True))
-        for kind in ("grpc", "http")
+        package, takes = lasting(folder, SECONDS)
+        place(folder / "models", "lasting", 1, package)
+        settings = {"all processors": (all_processors(), all_processors()), "servers' processors": processors()}
+        found = {}
+        for name, cpus in settings.items():
+            found[name] = _rounds(folder, package, rounds, seconds, cpus, partial(_prefixed, progress, name))
+    return {"model_seconds": takes, "clients": CLIENTS, "settings": found}
+
+
+def _rounds(
+    folder: Path, package: Path, rounds: int, seconds: float, cpus: tuple[str, str], progress: Callable[[str], None]
+) -> dict[str, Any]:
+    """Figures of one setting: rates, shares, and seconds of processors of an answer."""
+    runs: dict[str, list[dict[str, Any]]] = {"scheduler": [], **{kind: [] for kind in PROTOCOLS}}
+    for number in range(1, rounds + 1):
+        progress(f"round {number} of {rounds}: the scheduler alone")
+        runs["scheduler"].append(_alone(package, seconds, cpus[0]))
+        with graphc_server(folder / "models", "--threads", "1", cpus=cpus[0]) as running:
+            for kind in PROTOCOLS:
+                progress(f"round {number} of {rounds}: {kind}")
+                runs[kind].append(_served(running, kind, seconds, cpus[1]))
+    rates = {kind: [each["rate"] for each in given] for kind, given in runs.items()}
+    return {
+        "processors": {"server": cpus[0], "load": cpus[1]},
+        "rates": rates,
+        "shares": {
+            kind: statistics.median(ours / alone for ours, alone in zip(rates[kind], rates["scheduler"], strict=True))
+            for kind in PROTOCOLS
+        },
+        "cpu": {
+            kind: {part: statistics.median(each["cpu"][part] for each in given) for part in given[0]["cpu"]}
+            for kind, given in runs.items()
+        },
     }
-    return {"model_seconds": takes, "clients": CLIENTS, "rates": rates, "shares": shares}
 
 
-def _alone(package: Path, seconds: float) -> float:
-    """Answers a second of the scheduler alone, in a process on the server's processors."""
+def _prefixed(progress: Callable[[str], None], name: str, text: str) -> None:
+    progress(f"{name}: {text}")
+
+
+def _served(running: Running, kind: str, seconds: float, cpus: str) -> dict[str, Any]:
+    """A server under load: answers a second, and seconds of processors of each, by whose they are."""
+    options = ("--model", "lasting", "--kind", PROTOCOLS[kind], "--clients", str(CLIENTS), "--cpus", cpus)
+    before = running.thread_seconds()
+    found = load(running.ready[kind], *options, "--seconds", str(seconds))
+    after = running.thread_seconds()
+    if set(found["outcomes"]) != {"ok"}:
+        raise RuntimeError(f"not all requests were answered: {found['outcomes']}")
+    cpu = {part: (after[part] - before[part]) / found["answered"] for part in after}
+    return {"rate": found["rate"], "cpu": {**cpu, "load": found["cpu_share"] / found["rate"]}}
+
+
+def _alone(package: Path, seconds: float, cpus: str) -> dict[str, Any]:
+    """What the scheduler alone answers a second, in a process of its own."""
     command = [sys.executable, "-m", "bench.serving.clients", str(package), str(seconds)]
-    return float(subprocess.check_output(pinned(command, processors()[0]), cwd=ROOT, env=environment()))
+    found: dict[str, Any] = json.loads(subprocess.check_output(pinned(command, cpus), cwd=ROOT, env=environment()))
+    return found
 
 
-def _bare(package: Path, seconds: float) -> float:
+def _bare(package: Path, seconds: float) -> dict[str, Any]:
     """Threads that call the scheduler, each again when it has its answer."""
     numbers = itertools.count()
     x = np.random.default_rng(1).standard_normal((1, CHANNELS, SIDE, SIDE)).astype(np.float32)
-    with graphc.load(package) as model, Scheduler(model) as scheduler:
+    with graphc.load(package, threads=1) as model, Scheduler(model, threads=1) as scheduler:
         end = time.perf_counter() + seconds
 
         def client() -> None:
@@ -72,31 +121,53 @@ def _bare(package: Path, seconds: float) -> float:
                 next(numbers)
 
         threads = [threading.Thread(target=client) for _ in range(CLIENTS)]
-        start = time.perf_counter()
+        start, used = time.perf_counter(), time.process_time()
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        return next(numbers) / (time.perf_counter() - start)
+        count = next(numbers)
+        cpu = {"others": (time.process_time() - used) / count, "front": 0.0, "grpc": 0.0, "load": 0.0}
+        return {"rate": count / (time.perf_counter() - start), "cpu": cpu}
 
 
 def summary(results: Mapping[str, Any]) -> str:
     """As a table."""
     rows = [
-        (name, f"{max(rates):.1f}/s", f"{results['shares'][name]:.1%}" if name in results["shares"] else "")
-        for name, rates in results["rates"].items()
+        (
+            setting if kind == "scheduler" else "",
+            kind,
+            f"{max(rates):.1f}/s",
+            f"{found['shares'][kind]:.1%}" if kind in found["shares"] else "",
+            *(format_seconds(found["cpu"][kind][part]) for part in ("others", "front", "grpc", "load")),
+        )
+        for setting, found in results["settings"].items()
+        for kind, rates in found["rates"].items()
     ]
-    head = f"a model of {format_seconds(results['model_seconds'])}, {results['clients']} clients"
-    return f"{head}\n\n{table(('', 'answers', 'of the scheduler alone'), rows)}"
+    head = (
+        "on",
+        "",
+        "answers",
+        "of the scheduler alone",
+        "processor: model",
+        "event loop",
+        "gRPC's threads",
+        "the load",
+    )
+    return (
+        f"a model of {format_seconds(results['model_seconds'])}, {results['clients']} clients; "
+        f"time of processors is of one answer\n\n{table(head, rows)}"
+    )
 
 
 def claims(results: Mapping[str, Any]) -> list[Claim]:
     """What must hold."""
     return [
-        Claim(f"throughput over {kind}, of the scheduler's alone", share, "at least", 0.9)
-        for kind, share in results["shares"].items()
+        Claim(f"throughput over {kind}, of the scheduler's alone, on {setting}", share, "at least", 0.9)
+        for setting, found in results["settings"].items()
+        for kind, share in found["shares"].items()
     ]
 
 
 if __name__ == "__main__":
-    print(_bare(Path(sys.argv[1]), float(sys.argv[2])))
+    print(json.dumps(_bare(Path(sys.argv[1]), float(sys.argv[2]))))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -16,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
+_GRPC = ("event_engine", "grpc_global_tim", "timer_manager")
+"""Names of threads of gRPC's core; one of its has none of its own, and counts among the others."""
 _PINNED = """
 import os, sys
 os.sched_setaffinity(0, {int(cpu) for cpu in sys.argv[1].split(",")})
@@ -27,6 +30,11 @@ def processors() -> tuple[str, str]:
     """Those of servers and that of the load; the same one where there is only one."""
     available = sorted(os.sched_getaffinity(0))
     return ",".join(map(str, available[:-1] or available)), str(available[-1])
+
+
+def all_processors() -> str:
+    """Those of servers and loads together."""
+    return ",".join(map(str, sorted(os.sched_getaffinity(0))))
 
 
 def pinned(command: Sequence[str], cpus: str) -> list[str]:
@@ -62,6 +70,16 @@ class Running:
         """Seconds of processors that it has taken."""
         fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def thread_seconds(self) -> dict[str, float]:
+        """Seconds of processors of its threads: `front`, its main thread, where its event loop is; `grpc`; `others`."""
+        found = dict.fromkeys(("others", "front", "grpc"), 0.0)
+        for task in Path(f"/proc/{self.pid}/task").iterdir():
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                name = (task / "comm").read_text().strip()
+                part = "front" if task.name == str(self.pid) else "grpc" if name in _GRPC else "others"
+                found[part] += int((task / "schedstat").read_text().split()[0]) / 1e9
+        return found
 
 
 @contextmanager
@@ -109,12 +127,12 @@ def server(
                 process.wait()
 
 
-def graphc_server(repository: Path, *options: str) -> AbstractContextManager[Running]:
+def graphc_server(repository: Path, *options: str, cpus: str | None = None) -> AbstractContextManager[Running]:
     """`graphc serve` on free ports unless options say which; `ready` has the groups `http`, `grpc` and `metrics`."""
     command = [sys.executable, "-m", "graphc", "serve", str(repository), "--log-format", "json"]
     ports = ["--http-port", "0", "--grpc-port", "0", "--metrics-port", "0"]
     pattern = r"ready: (?P<http>http://[^,\s]+), (?:grpc://)?(?P<grpc>[^,\s]+).*?(?P<metrics>http://[^,\s]+)/metrics"
-    return server([*command, *ports, *options], pattern)
+    return server([*command, *ports, *options], pattern, cpus=cpus)
 
 
 def start_load(url: str, *options: str) -> subprocess.Popen[str]:

@@ -13,8 +13,10 @@ from graphc.errors import ExecutionError
 
 ALIGNMENT = 64
 _HUGE_PAGE = 2 << 20
-READY = 0x0001 | 0x0100
-"""`array.flags.num` of what kernels can read as it is: NPY_ARRAY_C_CONTIGUOUS | NPY_ARRAY_ALIGNED."""
+CONTIGUOUS = 0x0001
+"""`array.flags.num` of what can be put into a batch as it is: NPY_ARRAY_C_CONTIGUOUS."""
+READY = CONTIGUOUS | 0x0100
+"""`array.flags.num` of what kernels can read as it is: NPY_ARRAY_ALIGNED as well."""
 
 Array = np.ndarray[Any, Any]
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from graphc.errors import InputError
 from graphc.package import OPTIONAL, Manifest, TensorSpec, evaluate, numpy_dtype, symbols_of
+from graphc.runtime.memory import READY
 from graphc.runtime.values import collect, refuse_gpu
 
 
@@ -23,10 +24,11 @@ class Signature:
     Args:
         manifest: Of the package.
         adopt: Makes what programs read of an array in the memory of a GPU, as of `graphc.runtime.engine.Engine`.
+        needs: Flags of tensors that are taken as they are.
     """
 
-    def __init__(self, manifest: Manifest, adopt: Callable[[Any, str], Any] = refuse_gpu) -> None:
-        self._adopt = adopt
+    def __init__(self, manifest: Manifest, adopt: Callable[[Any, str], Any] = refuse_gpu, needs: int = READY) -> None:
+        self._adopt, self._needs = adopt, needs
         self._parameters = frozenset(manifest.parameters)
         self.specs = manifest.inputs
         self.symbols = manifest.symbols
@@ -58,7 +60,7 @@ class Signature:
         return [self._collect(spec, value) for spec, value in zip(self.specs, values, strict=True)]
 
     def _collect(self, spec: TensorSpec, value: Any) -> Any:
-        found = collect(spec, value, self._adopt)
+        found = collect(spec, value, self._adopt, self._needs)
         # What decides which program runs is looked at here.
         return found.numpy() if spec.name in self._parameters and not isinstance(found, np.ndarray) else found
 

@@ -30,7 +30,7 @@ def refuse_gpu(value: Any, place: str) -> None:
         )
 
 
-def collect(spec: TensorSpec, value: Any, adopt: Callable[[Any, str], Any] = refuse_gpu) -> Any:
+def collect(spec: TensorSpec, value: Any, adopt: Callable[[Any, str], Any] = refuse_gpu, needs: int = READY) -> Any:
     """The value as its input's type has it: an array, or a list, a dict or None of what the type's wraps say.
 
     Arrays are C-contiguous, aligned and native; copied only where they are not.
@@ -39,6 +39,7 @@ def collect(spec: TensorSpec, value: Any, adopt: Callable[[Any, str], Any] = ref
         spec: Of the input.
         value: What was given.
         adopt: Makes an array of one in the memory of a GPU, or None where it is not there; of tensors alone.
+        needs: Flags of tensors that are not copied, `READY` or fewer.
 
     Raises:
         InputError: A wrong type, dtype or rank; says where in the value.
@@ -48,7 +49,7 @@ def collect(spec: TensorSpec, value: Any, adopt: Callable[[Any, str], Any] = ref
         if type(value) is not np.ndarray and spec.dtype != "string" and (found := adopt(value, place)) is not None:
             _check_type(spec, found, place, len(spec.shape))
             return found
-        return _array(spec, value, place, len(spec.shape))
+        return _array(spec, value, place, len(spec.shape), needs)
     return _wrapped(spec, spec.wraps, value, place)
 
 
@@ -82,7 +83,7 @@ def _element(spec: TensorSpec, value: Any, place: str) -> Array:
     return array
 
 
-def _array(spec: TensorSpec, value: Any, place: str, rank: int | None) -> Array:
+def _array(spec: TensorSpec, value: Any, place: str, rank: int | None, needs: int = READY) -> Array:
     dtype = numpy_dtype(spec.dtype)
     array = _as_array(spec, value, place)
     if spec.dtype == "string" and array.dtype.kind not in "OUST":
@@ -90,7 +91,7 @@ def _array(spec: TensorSpec, value: Any, place: str, rank: int | None) -> Array:
     _check_type(spec, array, place, rank)
     if spec.dtype == "string":
         return np.ascontiguousarray(array, object).reshape(array.shape)
-    if array.dtype is dtype and array.flags.num & READY == READY:
+    if array.dtype is dtype and array.flags.num & needs == needs:
         return array
     ready = np.require(array, dtype, ["C", "ALIGNED"])
     # np.require makes rank 0 of rank 0, but ascontiguousarray inside of it may not keep it.

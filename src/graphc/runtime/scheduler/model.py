@@ -11,6 +11,7 @@ from typing import Any
 from graphc.errors import InputError, OptionError
 from graphc.package import BatchAxes
 from graphc.runtime.calibration import Calibration, Latency, Runnable, can_sample, measure, sample_inputs
+from graphc.runtime.memory import CONTIGUOUS
 from graphc.runtime.scheduler.breaker import Breaker
 from graphc.runtime.scheduler.costs import Call, CostCurve
 from graphc.runtime.scheduler.jitter import Jitter
@@ -109,7 +110,8 @@ class ServedModel:
         self.tenant.doubt = self._jitter.doubt
         self.batch = executable.manifest.batch
         self.leaving = False
-        self._signature = Signature(executable.manifest)
+        # A batch is made of copies, which are aligned whatever they are of; the executable sees to a request alone.
+        self._signature = Signature(executable.manifest, needs=CONTIGUOUS)
         self._outputs = [spec.name for spec in executable.manifest.outputs]
         self._queues: dict[Hashable, ModelQueue] = {}
         self._stages: list[Stage] = []
