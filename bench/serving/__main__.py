@@ -21,6 +21,7 @@ PARTS = {
     "reload": "reload",
     "faults": "faults",
     "rival": "rival",
+    "start": "start",
 }
 """What can be measured, each by a module of this folder."""
 

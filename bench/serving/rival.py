@@ -10,8 +10,9 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,11 @@ import numpy as np
 import graphc
 from bench.serving.claims import Claim
 from bench.serving.models import place
-from bench.serving.processes import graphc_server, load, server
+from bench.serving.processes import Running, graphc_server, load, server
 from bench.zoo import Entry
 from bench.zoo import load as zoo
 from graphc.cli.table import table
+from graphc.testing.compare import format_seconds
 
 # MLServer 1.7.1 asks uvloop for a loop in a way that 0.22 took away.
 REQUIREMENTS = ("mlserver==1.7.1", "onnxruntime>=1.20", "uvloop<0.22")
@@ -81,13 +83,22 @@ def measure(quick: bool, progress: Callable[[str], None]) -> dict[str, Any]:
             for _ in range(rounds):
                 progress(f"{name}: graphc")
                 with graphc_server(folder / "models") as ours:
-                    found.setdefault("graphc", []).append(load(ours.ready["grpc"], *options))
+                    found.setdefault("graphc", []).append(_loaded(ours, ours.ready["grpc"], options))
                 for variant, settings in VARIANTS.items():
                     progress(f"{name}: MLServer {variant}")
-                    with mlserver(python, folder, entry.path, settings) as address:
-                        found.setdefault(variant, []).append(load(address, *options))
+                    with mlserver(python, folder, entry.path, settings) as (theirs, address):
+                        found.setdefault(variant, []).append(_loaded(theirs, address, options))
             results.append(_compared(name, found))
     return {"rival": REQUIREMENTS[0], "clients": CLIENTS, "results": results}
+
+
+def _loaded(running: Running, address: str, options: Sequence[str]) -> dict[str, Any]:
+    """A load's report, with the seconds of processors that the server and the load took for an answer."""
+    before = running.cpu_seconds()
+    found = load(address, *options)
+    used = running.cpu_seconds() - before
+    answered = max(1, found["answered"])
+    return {**found, "cpu": {"server": used / answered, "load": found["cpu_share"] * found["seconds"] / answered}}
 
 
 def _inputs(folder: Path, entry: Entry, seed: int) -> Path:
@@ -103,12 +114,20 @@ def _compared(name: str, found: Mapping[str, list[dict[str, Any]]]) -> dict[str,
     outcomes = {
         server: dict(sum((Counter(each["outcomes"]) for each in given), Counter())) for server, given in found.items()
     }
-    return {"model": name, "rates": rates, "best": best, "ratio": rates["graphc"] / rates[best], "outcomes": outcomes}
+    cpu = {name: min((each["cpu"] for each in reports), key=itemgetter("server")) for name, reports in found.items()}
+    return {
+        "model": name,
+        "rates": rates,
+        "cpu": cpu,
+        "best": best,
+        "ratio": rates["graphc"] / rates[best],
+        "outcomes": outcomes,
+    }
 
 
 @contextmanager
-def mlserver(python: Path, folder: Path, model: Path, settings: Mapping[str, Any]) -> Iterator[str]:
-    """Runs MLServer on a model; gives the address of its gRPC."""
+def mlserver(python: Path, folder: Path, model: Path, settings: Mapping[str, Any]) -> Iterator[tuple[Running, str]]:
+    """Runs MLServer on a model; gives it and the address of its gRPC."""
     home = Path(tempfile.mkdtemp(prefix="mlserver-", dir=folder))
     ports = dict(zip(("http_port", "grpc_port", "metrics_port"), free_ports(3), strict=True))
     batching = {key: settings[key] for key in ("max_batch_size", "max_batch_time") if key in settings}
@@ -121,8 +140,8 @@ def mlserver(python: Path, folder: Path, model: Path, settings: Mapping[str, Any
         )
     )
     command = [str(python.parent / "mlserver"), "start", str(home)]
-    with server(command, r"Loaded model 'm' successfully", variables={"PYTHONPATH": str(home)}):
-        yield f"127.0.0.1:{ports['grpc_port']}"
+    with server(command, r"Loaded model 'm' successfully", variables={"PYTHONPATH": str(home)}) as running:
+        yield running, f"127.0.0.1:{ports['grpc_port']}"
 
 
 def install() -> Path:
@@ -148,12 +167,22 @@ def free_ports(count: int) -> list[int]:
 
 def summary(results: Mapping[str, Any]) -> str:
     """As a table."""
-    head = ("model", "graphc", *VARIANTS, "over the best")
+    head = ("model", "", "answers", "processor: server", "load", "over the best")
     rows = [
-        (each["model"], *(f"{each['rates'][name]:.0f}/s" for name in ("graphc", *VARIANTS)), f"{each['ratio']:.2f}x")
+        (
+            each["model"] if name == "graphc" else "",
+            name,
+            f"{each['rates'][name]:.0f}/s",
+            *(format_seconds(each["cpu"][name][part]) for part in ("server", "load")),
+            f"{each['ratio']:.2f}x" if name == "graphc" else "",
+        )
         for each in results["results"]
+        for name in ("graphc", *VARIANTS)
     ]
-    return f"answers a second over gRPC, {results['clients']} clients, {results['rival']}\n\n{table(head, rows)}"
+    return (
+        f"over gRPC, {results['clients']} clients, {results['rival']}; time of processors is of one answer\n\n"
+        f"{table(head, rows)}"
+    )
 
 
 def claims(results: Mapping[str, Any]) -> list[Claim]:
