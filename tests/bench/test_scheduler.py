@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 
 from bench.scheduler import arrivals
 from bench.scheduler.__main__ import main
+from bench.scheduler.figures import put, real
 from bench.scheduler.hindsight import answered_with_hindsight
 from bench.scheduler.policies import UNTUNED, tuned_fifo
+from bench.scheduler.real import _under_load
 from bench.scheduler.simulate import Outcome, simulate
 from bench.scheduler.sweep import ABLATIONS, PROCESSES, mean_and_interval
 from graphc.runtime.scheduler.costs import CostCurve
@@ -23,6 +25,7 @@ from graphc.runtime.scheduler.jitter import Jitter
 from graphc.runtime.scheduler.latency import Latencies
 from graphc.runtime.scheduler.policy import Promise
 from graphc.runtime.scheduler.work import Assignment, Queue, Refusal, Request, Tenant
+from tests.runtime.scheduler.fakes import Fake
 
 COSTS = CostCurve({n: 0.004 + 0.001 * n for n in range(1, 33)})
 SLO = 0.05
@@ -262,11 +265,45 @@ def test_waiting_and_leaving_no_room_are_no_better() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_the_command_prints_plots_and_keeps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--quick", "--plots", str(tmp_path), "--output", str(tmp_path)]) == 0
+    docs = tmp_path / "docs.md"
+    docs.write_text("Before.\n<!-- figures -->\nold\n<!-- /figures -->\nAfter.\n")
+    assert main(["--quick", "--plots", str(tmp_path), "--output", str(tmp_path), "--docs", str(docs)]) == 0
     assert "0 were late" in capsys.readouterr().out
+    before, _, table = docs.read_text().partition("<!-- figures -->\n")
+    assert before == "Before.\n"
+    assert table.startswith("| on time, of the bound, at load | 0.5 | 0.9 | 1 | 1.1 | 1.5 | 3 |\n|---|")
+    assert "| graphc | 100.0 % |" in table
+    assert "old" not in table
+    assert table.endswith("|\n<!-- /figures -->\nAfter.\n")
     assert (tmp_path / "scheduling-policies.png").stat().st_size > 10_000
     rows = json.loads((tmp_path / "scheduler-simulated.json").read_text())["rows"]
     assert {row["process"] for row in rows} == set(PROCESSES)
+
+
+def test_a_document_without_a_place_for_figures_is_left_as_it_is(tmp_path: Path) -> None:
+    docs = tmp_path / "docs.md"
+    docs.write_text("<!-- real -->")
+    with pytest.raises(ValueError, match="no place for figures"):
+        put(docs, "real", "table")
+    assert docs.read_text() == "<!-- real -->"
+
+
+def test_real_load_comes_from_another_process_and_is_told_with_what_calls_took() -> None:
+    fake = Fake(seconds=lambda rows: 0.002 + 0.001 * rows)
+    found = fake.calibration["fake"]
+    loads = [{"load": load, **_under_load(fake, found, 2.0, load * 100, 1.0)} for load in (0.5, 1.5)]
+    for row in loads:
+        assert 0.6 * row["rate"] < row["offered"] < 1.5 * row["rate"]
+        assert row["accepted"] == row["offered"], "there is time for all"
+        assert sum(row["batches"].values()) * row["mean_batch"] == pytest.approx(row["accepted"])
+        assert row["slowdown"] > 0.9
+        assert 0 < row["front"] < row["running"] + 1
+    batching = {"with": 150.0, "without": 100.0, "gain": 1.5}
+    figures = {"lone": {"ratio": 1.02}, "overhead": {"alone": 4e-5, "batched": 5e-5}, "batching": batching}
+    table = real([{"model": "fake", "slo": 2.0, "loads": loads, **figures}], "plot.png")
+    assert "](plot.png)" in table
+    late = [f"{row['late']} of {row['accepted']}" for row in loads]
+    assert f"| fake | 2 s | {late[0]} | {late[1]} | 50 µs | +2.0 % | 100/s | 150/s, 1.50× |" in table
 
 
 @pytest.mark.parametrize("hold", [0.002, 0.01, 0.045, 1.0])
