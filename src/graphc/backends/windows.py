@@ -2,6 +2,7 @@
 
 A concatenation is one `select` after another on the joined axis, a padding one on each padded axis. Between two places
 where such a condition changes it is constant: the loops are emitted once for each stretch, with the select resolved.
+So are they where a place that is read turns round: a mirrored border is a stretch that is walked backwards.
 """
 
 from __future__ import annotations
@@ -9,18 +10,24 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from graphc.ir import Dim
+from graphc.ir import Dim, symbol
 from graphc.ir.dtypes import BOOL
-from graphc.ir.symbolic import Bounds, interval, linear_coefficient, substitute, symbols
-from graphc.ops.expr import Axis, Call, Const, IndexValue, Scalar, Select, transform, walk
+from graphc.ir.symbolic import Bounds, evaluate, interval, linear_coefficient, substitute, symbols
+from graphc.ops.expr import Axis, Call, Const, Index, IndexValue, Load, Scalar, Select, transform, walk
 
 MOST_WINDOWS = 24
 """Nests beyond this many are not worth their code: the conditions stay."""
 
 LEAST_LANES = 4
 """Vectors narrower than this are slower than the conditions that they would save."""
+
+_MOST_BENDS = 2
+"""A border on either side. What bends more often, like a picture that is scaled, is read element by element."""
+
+_MOST_PLACES = 1 << 12
+"""Extent up to which each place is looked at."""
 
 _COMPARISONS = frozenset({"lt", "le", "gt", "ge", "eq", "ne"})
 
@@ -79,7 +86,27 @@ def _places(axis: Axis, elements: tuple[Scalar, ...]) -> set[int]:
         for scalar in walk(element):
             if isinstance(scalar, Call) and scalar.op in _COMPARISONS:
                 places |= _changes(scalar, axis)
+            elif isinstance(scalar, Load):
+                places |= {place for index in scalar.indices for place in _bends(index, axis)}
     return places
+
+
+def _bends(index: Index, axis: Axis) -> list[int]:
+    """Where a place that depends on one axis alone ceases to be linear in it, as a mirrored border does."""
+    if isinstance(index, Scalar | int) or symbols(index) != {axis.name} or not isinstance(axis.extent, int):
+        return []
+    if linear_coefficient(index, axis.name) is not None or not 2 <= axis.extent <= _MOST_PLACES:
+        return []
+    places = [evaluate(index, {axis.name: number}) for number in range(axis.extent)]
+    found: list[int] = []
+    start = 0
+    for number in range(2, axis.extent):
+        if number - start > 1 and places[number] - places[number - 1] != places[start + 1] - places[start]:
+            start = number
+            found.append(number)
+            if len(found) > _MOST_BENDS:
+                return []
+    return found
 
 
 def _changes(comparison: Call, axis: Axis) -> set[int]:
@@ -121,6 +148,8 @@ def resolved(element: Scalar, axes: tuple[Axis, ...], window: Mapping[str, Windo
         else:
             bounds[axis.name] = (0, axis.extent - 1 if isinstance(axis.extent, int) else None)
 
+    stretches = {axis.name: window[axis.name] for axis in axes if axis.name in window}
+
     def leaf(scalar: Scalar) -> Scalar | None:
         match scalar:
             case Call(op=op, arguments=(IndexValue(index=left), IndexValue(index=right))) if op in _COMPARISONS:
@@ -130,9 +159,28 @@ def resolved(element: Scalar, axes: tuple[Axis, ...], window: Mapping[str, Windo
                 return _conjunction(left, right)
             case Select(condition=Const(value=value), then=then, otherwise=otherwise):
                 return then if value else otherwise
+            case Load(indices=indices):
+                straight = tuple(_straightened(index, stretches) for index in indices)
+                return None if straight == indices else replace(scalar, indices=straight)
         return None
 
     return transform(element, leaf, {})
+
+
+def _straightened(index: Index, stretches: Mapping[str, Window]) -> Index:
+    """A place as a linear expression, where within a stretch of the one axis that it depends on it is one."""
+    if isinstance(index, Scalar | int) or len(names := symbols(index)) != 1:
+        return index
+    (name,) = names
+    stretch = stretches.get(name)
+    if stretch is None or linear_coefficient(index, name) is not None or stretch.length > _MOST_PLACES:
+        return index
+    first = evaluate(index, {name: stretch.start})
+    slope = evaluate(index, {name: stretch.start + 1}) - first if stretch.length > 1 else 0
+    for number in range(stretch.length):
+        if evaluate(index, {name: stretch.start + number}) != first + slope * number:
+            return index
+    return (symbol(name) - stretch.start) * slope + first
 
 
 def _conjunction(left: Scalar, right: Scalar) -> Scalar | None:

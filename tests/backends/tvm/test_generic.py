@@ -159,3 +159,24 @@ def test_pixels_repeated_skipped_and_turned_round(
         ]
 
     check(body([x], make), [x], generic.lower, target)
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=str)
+@pytest.mark.parametrize("mode", ["reflect", "edge", "wrap"])
+def test_borders_are_stretches_of_their_own(mode: str, target: Target) -> None:
+    """Borders before and after, longer than a vector and cropped, of row-major and of blocked images."""
+    x = normal(2, 17, 6, 40)
+    for amounts in ((0, 0, 2, 3, 0, 0, 1, 20), (0, 0, 0, 39, 0, 0, -2, 0), (1, 5, 0, 1, 0, 3, 4, -7)):
+        graph = body([x], lambda b, x, n=amounts: b.op("Pad", x, b.constant(ints(*n)), mode=mode))
+        check(graph, [x], generic.lower, target)
+    kind = TensorType(dtypes.FLOAT32, x.shape, _block(target))
+    graph = body([kind], lambda b, x: b.op("Pad", x, b.constant(ints(0, 0, 1, 2, 0, 0, 2, 1)), mode=mode))
+    check(graph, [x], generic.lower, target)
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=str)
+@pytest.mark.parametrize("repeats", [(2, 1, 3), (1, 4, 2), (3, 2, 1)], ids=str)
+def test_repetitions_are_loops(repeats: tuple[int, ...], target: Target) -> None:
+    x, y = normal(2, 9, 21), normal(*(n * r for n, r in zip((2, 9, 21), repeats, strict=True)))
+    graph = body([x, y], lambda b, x, y: b.op("Mul", b.op("Tile", x, b.constant(ints(*repeats))), y))
+    check(graph, [x, y], generic.lower, target)
