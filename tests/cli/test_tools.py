@@ -26,6 +26,17 @@ def test_verify_agrees_with_every_engine(graphc: Call, mlp: Path) -> None:
     assert [d["name"] for d in data["layers"][0]["steps"][-1]["model"]] == ["y"]
 
 
+def test_verify_takes_the_extents_of_inputs_where_they_are_open(graphc: Call, mlp: Path, tmp_path: Path) -> None:
+    unbound = graphc("verify", mlp)
+    assert unbound.status == 1
+    assert "--dim batch=N, or give inputs with --input" in unbound.err
+    np.save(tmp_path / "x.npy", np.linspace(-1, 1, 3 * 8, dtype=np.float32).reshape(3, 8))
+    found = graphc("verify", mlp, "--input", f"x={tmp_path / 'x.npy'}", "--against", "reference", "--layers", "--json")
+    assert found.status == 0, found.out
+    assert found.json["layers"][0]["variant"] == "batch=3"
+    assert found.json["layers"][0]["first_difference"] is None
+
+
 def test_verify_a_package_needs_its_model(graphc: Call, package: Path, mlp: Path, tmp_path: Path) -> None:
     alone = graphc("verify", package)
     assert alone.status == 1

@@ -101,6 +101,43 @@ def test_a_wrong_kernel_is_the_first_to_differ(tmp_path: Path) -> None:
     assert place[1] == 7
 
 
+def sequences(poison: float = 0.0) -> onnx.ModelProto:
+    """A batch and two lengths left open, one under a name that kernels use themselves; a cache is one longer."""
+    rng = np.random.default_rng(4)
+    weights = {"w": rng.standard_normal((8, 8), np.float32) / 3, "b": rng.standard_normal(8, np.float32)}
+    weights["b"][3] += np.float32(poison)
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["m"], "dense"),
+        helper.make_node("Add", ["m", "b"], ["shifted"], "bias"),
+        helper.make_node("Concat", ["shifted", "last"], ["longer"], "grow", axis=1),
+        helper.make_node("Softmax", ["longer"], ["soft"], "soft", axis=-1),
+        helper.make_node("Mul", ["soft", "mask"], ["y"], "masked"),
+    ]
+    shapes = {"x": ["batch", "s1", 8], "last": ["batch", 1, 8], "mask": ["t", 1]}
+    inputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in shapes.items()]
+    outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", None, 8])]
+    graph = helper.make_graph(
+        nodes, "sequences", inputs, outputs, [numpy_helper.from_array(value, name) for name, value in weights.items()]
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+
+
+@pytest.mark.parametrize("poison", [0.0, 0.5])
+def test_extents_that_are_open_are_those_of_the_inputs(poison: float, tmp_path: Path) -> None:
+    executable, program = build(sequences(), tmp_path / "m.graphc")
+    assert program.is_open and not executable.variants
+    for batch, length in ((2, 5), (3, 1)):
+        shapes = {"x": (batch, length, 8), "last": (batch, 1, 8), "mask": (length + 1, 1)}
+        inputs = seeded_inputs(executable.inputs, [shapes[spec.name] for spec in executable.inputs])
+        source = import_model(sequences(poison), dims=shapes)
+        found = list(compare_layers(executable, program, inputs, source))
+        assert [layer.step for layer in found] == list(range(len(program.buffers.steps)))
+        assert all(layer.kernel_is_right for layer in found)
+        wrong = [layer for layer in found if not layer.ok]
+        assert bool(wrong) == bool(poison)
+        assert not wrong or "bias" in wrong[0].origins
+
+
 def test_a_wrong_weight_is_no_fault_of_a_kernel(tmp_path: Path) -> None:
     # The compiler saw another bias than the source model has: as if a pass had changed it.
     executable, program = build(convolutions(poison=0.5), tmp_path / "m.graphc")

@@ -146,6 +146,8 @@ def feed(source: Source, options: argparse.Namespace, variant: Variant | None = 
 def chosen_variants(source: Source, options: argparse.Namespace) -> list[Variant]:
     """The variants of the instruction set that runs which `--dim` and `--value` allow; all where they say nothing.
 
+    Where extents are open, the one at what `--dim` and the inputs given say of them.
+
     Raises:
         OptionError: There is none.
     """
@@ -155,11 +157,12 @@ def chosen_variants(source: Source, options: argparse.Namespace) -> list[Variant
     manifest = executable.manifest
     found = [v for v in executable.variants if allows(manifest.inputs, dims, v) and allows_values(manifest, values, v)]
     if not found:
+        shown: Dims = {**dims, **_bindings_of(manifest.inputs, parse_inputs(options.inputs).arrays)}
         found = [
             instantiate(variant, bindings, alignment=executable.manifest.code[variant.isa].alignment)
             for variant in manifest.open
-            for bindings in [open_bindings(variant, dims)]
-            if variant.isa == executable.isa and variant.takes(bindings) and is_settled(variant, dims)
+            for bindings in [open_bindings(variant, shown)]
+            if variant.isa == executable.isa and variant.takes(bindings) and is_settled(variant, shown)
         ][:1]
     if not found and not executable.variants and not manifest.symbols:
         raise OptionError(
@@ -171,6 +174,7 @@ def chosen_variants(source: Source, options: argparse.Namespace) -> list[Variant
             f"no shape is compiled yet: dimensions {', '.join(executable.manifest.symbols)} are open",
             hint="bind them: "
             + " ".join(f"--dim {name}=N" for name in executable.manifest.symbols)
+            + ", or give inputs with --input"
             + ("; give the model, not the package" if source.is_package else ""),
         )
     if not found:

@@ -47,6 +47,7 @@ EXAMPLES = """
   graphc verify model.onnx --dim batch=1
   graphc verify model.onnx --dim batch=1 --against onnxruntime,reference --layers
   graphc verify model.graphc --model model.onnx --seed 7 --input x=image.npy
+  graphc verify model.onnx --dim seq=1..512 --input ids=ids.npy --layers     a length left open, at that of the input
   graphc verify model.onnx --rtol 1e-3 --atol 1e-5
 """
 
@@ -208,13 +209,17 @@ def _layers(
 ) -> list[Layer]:
     from graphc.testing.layers import compare_layers
 
+    own = [program for program in source.programs if program.target.isa == source.executable.isa]
     program = next(
-        program
-        for program in source.programs
-        if program.target.isa == source.executable.isa
-        and program.bindings == variant.bindings
-        and {name: value.tobytes() for name, value in program.values.items()} == variant.values
-    )
+        (
+            program
+            for program in own
+            if not program.is_open
+            and program.bindings == variant.bindings
+            and {name: value.tobytes() for name, value in program.values.items()} == variant.values
+        ),
+        None,
+    ) or next(program for program in own if program.is_open)
     layers = []
     with Progress() as progress:
         for layer in compare_layers(source.executable, program, inputs, _bound(model, source, variant), tolerance):

@@ -23,7 +23,9 @@ from zlib import crc32
 
 import numpy as np
 
-from graphc.ir import GRAPHC_DOMAIN, Graph, Node, TensorType, Value
+from graphc.compiler.open_dims import renamed
+from graphc.ir import GRAPHC_DOMAIN, Dim, Graph, Node, TensorType, Value
+from graphc.ir.symbolic import evaluate
 from graphc.ops.evaluate import captured_inputs, evaluate_node
 from graphc.package import HostTensor, KernelStep, Step
 from graphc.passes.buffers import Storage
@@ -119,21 +121,24 @@ def compare_layers(
 
     Args:
         executable: The package that `program` was compiled to.
-        program: What the compiler made of the model, for the shapes of `inputs`.
+        program: What the compiler made of the model, for the shapes of `inputs` or for any.
         inputs: By name, one for each.
-        source: The model as imported, its dimensions bound; without it, steps are held against themselves alone.
+        source: The model as imported, its dimensions bound to those of `inputs`; without it, steps are held against
+            themselves alone.
         tolerance: Of both comparisons.
         begin: Told each step before it runs: where a run ends that does not come back.
 
     Yields:
         A layer for each step, in order.
     """
-    steps = executable.variant_for(inputs).steps
-    nodes = program.buffers.steps
-    places = [_places(program, node, step) for node, step in zip(nodes, steps, strict=True)]
+    variant = executable.variant_for(inputs)
+    steps, nodes = variant.steps, program.buffers.steps
+    # An open program's symbols are those of the model, under names that its kernels can have.
+    extents = _Extents({**variant.bindings, **{renamed(name): n for name, n in variant.bindings.items()}})
+    places = [_places(program, node, step, extents) for node, step in zip(nodes, steps, strict=True)]
     wanted = Counter(source_name(value) for made in places for value, _ in made)
     origin = SourceValues(source, inputs, wanted) if source is not None else None
-    held = _Held(program, inputs)
+    held = _Held(program, inputs, extents)
     if steps:
         begin(0, steps[0])
     halves = False
@@ -163,7 +168,7 @@ def _layer(
     operands = held.operands(node, read)
     expected = dict(zip(node.outputs, evaluate_node(node, operands), strict=False))
     for value, tensor in places:
-        found = _logical(value, read(tensor))
+        found = held.extents.logical(value, read(tensor))
         reference = expected.pop(value)
         difference = compare_array(value.name, reference, found, tolerance)
         if not difference.ok and rounds_alike(node, operands, value.index, found, tolerance):
@@ -200,7 +205,8 @@ class _Kept:
 class _Held:
     """Where the values lie that the program's steps have made, for as long as they are read."""
 
-    def __init__(self, program: Program, inputs: Mapping[str, Any]) -> None:
+    def __init__(self, program: Program, inputs: Mapping[str, Any], extents: _Extents) -> None:
+        self.extents = extents
         self._storage = program.buffers.storage
         self._inputs = {id(self._storage[value]): inputs[value.name] for value in program.graph.inputs}
         self._kept: dict[int, _Kept] = {}
@@ -250,9 +256,9 @@ class _Held:
             datum = self._inputs[id(storage)]
         else:
             kept = self._kept[id(storage)]
-            datum = _logical(kept.value, read(kept.tensor))
+            datum = self.extents.logical(kept.value, read(kept.tensor))
         # A view is its root under another shape.
-        return datum if storage.root is value else np.reshape(datum, value.tensor_type.static_shape)
+        return datum if storage.root is value else np.reshape(datum, self.extents.of(value.tensor_type.dims))
 
 
 def _checksum(datum: Any) -> int:
@@ -269,7 +275,7 @@ def _overlap(left: HostTensor, right: HostTensor) -> bool:
     return a.offset < b.offset + right.nbytes and b.offset < a.offset + left.nbytes
 
 
-def _places(program: Program, node: Node, step: Step) -> Sequence[tuple[Value, HostTensor]]:
+def _places(program: Program, node: Node, step: Step, extents: _Extents) -> Sequence[tuple[Value, HostTensor]]:
     """The values that a step makes, and where they lie."""
     if not isinstance(step, KernelStep):
         pairs = zip(node.outputs, step.outputs, strict=False)
@@ -281,15 +287,24 @@ def _places(program: Program, node: Node, step: Step) -> Sequence[tuple[Value, H
         if operand.kind == "output":
             value = outputs[operand.index]
             kind = value.tensor_type
-            shape = kind.layout.storage_shape(kind.static_shape)
-            static = tuple(extent for extent in shape if isinstance(extent, int))
-            places.append((value, HostTensor(location, kind.dtype.name, static)))
+            stored = extents.of(kind.layout.storage_shape(kind.dims))
+            places.append((value, HostTensor(location, kind.dtype.name, stored)))
     return places
 
 
-def _logical(value: Value, datum: Any) -> Any:
-    """What lies in storage, as the logical tensor; a view of it where it is row-major."""
-    kind = value.type
-    if isinstance(kind, TensorType) and isinstance(datum, np.ndarray) and not kind.layout.is_row_major:
-        return kind.layout.unpack(datum, kind.static_shape)
-    return datum
+@dataclass(frozen=True)
+class _Extents:
+    """What the symbols of a program are in one run."""
+
+    bindings: Mapping[str, int]
+
+    def of(self, dims: Sequence[Dim]) -> tuple[int, ...]:
+        """Dimensions as numbers."""
+        return tuple(evaluate(dim, self.bindings) for dim in dims)
+
+    def logical(self, value: Value, datum: Any) -> Any:
+        """What lies in storage, as the logical tensor; a view of it where it is row-major."""
+        kind = value.type
+        if isinstance(kind, TensorType) and isinstance(datum, np.ndarray) and not kind.layout.is_row_major:
+            return kind.layout.unpack(datum, self.of(kind.dims))
+        return datum
