@@ -280,6 +280,20 @@ class Executable:
         count = thread_count(threads)
         return Executable(package, threads=count, engine=self._engine.with_threads(count))
 
+    def with_device(self, device: str) -> Executable:
+        """The same package, run by another device.
+
+        Args:
+            device: As of `load`.
+
+        Raises:
+            ExecutionError: The model is closed.
+            As `load`.
+        """
+        if (package := self._programs.package) is None:
+            raise ExecutionError("the model is closed")
+        return Executable(package, threads=self.threads, device=device)
+
     def trim(self) -> None:
         """Frees the arenas that no call is using."""
         self._shortcut = None

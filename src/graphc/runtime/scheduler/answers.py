@@ -11,19 +11,22 @@ from graphc.runtime.scheduler.reply import Outputs, Stages
 from graphc.runtime.scheduler.work import Refusal
 
 
-def answer(model: ServedModel, parts: Sequence[Prepared], call: Call, stages: Stages) -> list[Outputs | BaseException]:
+def answer(
+    model: ServedModel, device: int, parts: Sequence[Prepared], call: Call, stages: Stages
+) -> list[Outputs | BaseException]:
     """Outputs of each request, or what went wrong with it.
 
     Where a batch fails, its requests are run one by one: one bad index is no reason to fail the others.
 
     Args:
         model: Whose requests they are.
+        device: That runs them.
         parts: Of one queue.
         call: That holds them all.
         stages: Told where the time goes.
     """
     try:
-        return list(model.run(parts, call, stages))
+        return list(model.run(device, parts, call, stages))
     except Exception as error:
         if len(parts) == 1:
             return [_as_error(error)]
@@ -32,7 +35,7 @@ def answer(model: ServedModel, parts: Sequence[Prepared], call: Call, stages: St
         single = part.queue.costs.single_call(part.rows)
         assert single is not None
         try:
-            found += model.run([part], single, stages)
+            found += model.run(device, [part], single, stages)
         except Exception as error:
             found.append(_as_error(error))
     return found

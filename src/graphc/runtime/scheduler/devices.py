@@ -1,4 +1,4 @@
-"""Devices: sets of cores, each of which runs one batch at a time; and which models run on which."""
+"""Devices: sets of cores, or calls in flight on GPUs, each of which runs one batch at a time; who runs on which."""
 
 from __future__ import annotations
 
@@ -12,15 +12,17 @@ from graphc.runtime.cpu import thread_count
 
 @dataclass(frozen=True)
 class Device:
-    """Cores that run one batch at a time.
+    """What runs one batch at a time.
 
     Args:
         threads: That a call uses.
         cores: Processors that its thread is bound to; None leaves that to the system.
+        gpu: What its calls run on, as `Executable.device` names it; None for processors.
     """
 
     threads: int
     cores: tuple[int, ...] | None = None
+    gpu: str | None = None
 
     def bind(self) -> None:
         """Binds the calling thread to the cores, where the system can."""
@@ -57,12 +59,30 @@ def core_sets(count: int, threads: int | None = None) -> tuple[Device, ...]:
     return tuple(Device(min(threads or size, size), tuple(chosen)) for chosen in sets)
 
 
-def given_sets(sets: Sequence[Sequence[int]], threads: int | None = None) -> tuple[Device, ...]:
-    """Devices of the processors named.
+def given_devices(devices: Sequence[Sequence[int] | str], threads: int | None = None) -> tuple[Device, ...]:
+    """Devices of the processors named, or calls in flight on the GPUs named: as many as a GPU is named times.
 
     Raises:
-        OptionError: A set is empty, two share a processor, they differ in size, or one is not this process's.
+        OptionError: A set is empty, two share a processor, they differ in size, or one is not this process's; or
+            processors and GPUs are mixed.
     """
+    names = [device for device in devices if isinstance(device, str)]
+    if not names:
+        return _given_sets([device for device in devices if not isinstance(device, str)], threads)
+    if len(names) != len(devices):
+        raise OptionError(
+            "devices are processors or GPUs, not both: a batch must cost the same wherever it runs",
+            hint="use a scheduler for each",
+        )
+    for name in names:
+        kind, _, number = name.partition(":")
+        if kind != "cuda" or not (number or "0").isdecimal():
+            raise OptionError(f"devices has {name!r}; expected GPUs such as 'cuda:0', or sets of processors")
+    count = thread_count(threads)
+    return tuple(Device(count, gpu=f"cuda:{int(name.partition(':')[2] or 0)}") for name in names)
+
+
+def _given_sets(sets: Sequence[Sequence[int]], threads: int | None) -> tuple[Device, ...]:
     known, seen = set(_processors()), set()
     for chosen in sets:
         for core in chosen:
@@ -114,6 +134,30 @@ def place(
             if each <= left and len(placed[name]) < devices:
                 left -= each
                 placed[name].append((placed[name][-1] + 1) % devices)
+    return {name: tuple(sorted(chosen)) for name, chosen in placed.items()}
+
+
+def place_on(
+    needs: Mapping[str, tuple[int, int]], devices: Sequence[tuple[int, str | None]], limit: int | None, used: int = 0
+) -> dict[str, tuple[int, ...]]:
+    """As `place`, of the devices given, for each GPU by itself: every GPU holds every model.
+
+    Args:
+        needs: As of `place`.
+        devices: Numbers, and the GPU of each; None for those that share the machine's memory.
+        limit: Bytes of the machine, or of each GPU.
+        used: Bytes that others take already, on all of them together.
+
+    Raises:
+        OptionError: The models do not fit.
+    """
+    by_memory: dict[str | None, list[int]] = {}
+    for number, gpu in devices:
+        by_memory.setdefault(gpu, []).append(number)
+    placed: dict[str, list[int]] = {name: [] for name in needs}
+    for numbers in by_memory.values():
+        for name, chosen in place(needs, len(numbers), limit, used // len(by_memory)).items():
+            placed[name] += [numbers[index] for index in chosen]
     return {name: tuple(sorted(chosen)) for name, chosen in placed.items()}
 
 

@@ -264,7 +264,8 @@ class Dispatcher:
         try:
             if live:
                 began = perf_counter()
-                answers = answer(queue.model, [request.payload.prepared for request in live], call, stages)
+                parts = [request.payload.prepared for request in live]
+                answers = answer(queue.model, device, parts, call, stages)
                 seconds = perf_counter() - began
         except BaseException as error:
             # Ctrl-C in a caller's thread: it is that caller's, but the batch has other requests too.

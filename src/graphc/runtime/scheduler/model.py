@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
@@ -80,7 +80,8 @@ class ServedModel:
 
     Args:
         name: Of the model.
-        executable: What runs; called from several threads at once where there are several devices.
+        executables: What runs, by the number of each device that runs it; called from several threads at once where it
+            is the same for several.
         settings: How it is served.
         calibration: Latencies known beforehand; what is missing is measured now.
         devices: Numbers of the devices that run it; all if None.
@@ -93,14 +94,15 @@ class ServedModel:
     def __init__(
         self,
         name: str,
-        executable: Runnable,
+        executables: Mapping[int, Runnable],
         settings: ModelSettings,
         calibration: Calibration,
         devices: tuple[int, ...] | None = None,
         memory: int = 0,
     ) -> None:
         self.name = name
-        self.executable = executable
+        self._executables = dict(executables)
+        self.executable = executable = next(iter(executables.values()))
         self.settings = settings
         self.devices = devices
         self.memory = memory
@@ -199,18 +201,19 @@ class ServedModel:
         """Requests accepted that have no answer yet; told reliably where the scheduler's lock is held."""
         return sum(queue.unanswered for queue in self.queues)
 
-    def run(self, parts: Sequence[Prepared], call: Call, stages: Stages) -> list[dict[str, Any]]:
+    def run(self, device: int, parts: Sequence[Prepared], call: Call, stages: Stages) -> list[dict[str, Any]]:
         """Makes one call for several requests; answers each one's outputs.
 
         Args:
+            device: Whose thread this is.
             parts: Of one queue.
             call: The bucket; rows of the requests fill it, or it is padded.
             stages: Told where the time goes.
         """
-        first = parts[0]
+        executable, first = self._executables[device], parts[0]
         began = perf_counter()
         if self.batch is None or not first.queue.shares or (len(parts) == 1 and first.rows == call.bucket):
-            found = [self.executable(first.arrays)]
+            found = [executable(first.arrays)]
             stages.infer += perf_counter() - began
             return found
         rows = sum(part.rows for part in parts)
@@ -220,7 +223,7 @@ class ServedModel:
             for number, axis in enumerate(self.batch.inputs)
         ]
         joined = perf_counter()
-        outputs = self.executable(inputs)
+        outputs = executable(inputs)
         ran = perf_counter()
         answers: list[dict[str, Any]] = []
         start = 0

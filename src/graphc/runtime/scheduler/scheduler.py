@@ -12,7 +12,7 @@ from typing import Any
 from graphc.errors import OptionError
 from graphc.runtime.calibration import Calibration, Runnable
 from graphc.runtime.executable import Inputs
-from graphc.runtime.scheduler.devices import core_sets, given_sets
+from graphc.runtime.scheduler.devices import core_sets, given_devices
 from graphc.runtime.scheduler.dispatcher import Dispatcher, ModelLeftError
 from graphc.runtime.scheduler.model import Prepared, ServedModel
 from graphc.runtime.scheduler.reply import Outputs, Reply
@@ -39,9 +39,11 @@ class Scheduler:
     Args:
         models: An executable, or several by name; an empty dict where all come later, by `add`.
         settings: How they are served: for all, or by name.
-        devices: How many batches run at once, each on processors of its own; or the processors of each device.
+        devices: How many batches run at once, each on processors of its own; or the processors of each device; or GPUs,
+            `["cuda:0"]`, each as often as it is to run batches at once.
         threads: Of a call; the processors of its device if None.
-        memory_limit: Bytes of weights and intermediate values; models run on fewer devices where it asks for that.
+        memory_limit: Bytes of weights and intermediate values, on each GPU if GPUs run the models; these run on fewer
+            devices where it asks for that.
         calibration: Latencies by model; by default what `graphc calibrate` left beside the package. What is missing is
             measured now.
         observer: Told of everything that happens; see `Observer`.
@@ -50,6 +52,8 @@ class Scheduler:
 
     Raises:
         OptionError: A setting is out of range, or the models do not fit in the memory.
+        DeviceError: A GPU is not here.
+        PackageError: A model has no code for the GPU.
     """
 
     def __init__(
@@ -57,7 +61,7 @@ class Scheduler:
         models: Runnable | Mapping[str, Runnable],
         settings: ModelSettings | Mapping[str, ModelSettings] | None = None,
         *,
-        devices: int | Sequence[Sequence[int]] = 1,
+        devices: int | Sequence[Sequence[int] | str] = 1,
         threads: int | None = None,
         memory_limit: int | None = None,
         calibration: Mapping[str, Calibration] | None = None,
@@ -65,11 +69,12 @@ class Scheduler:
         margin_ms: float = MARGIN * 1e3,
         **options: Any,
     ) -> None:
-        self.devices = core_sets(devices, threads) if isinstance(devices, int) else given_sets(devices, threads)
+        self.devices = core_sets(devices, threads) if isinstance(devices, int) else given_devices(devices, threads)
         width = self.devices[0].threads if (threads is not None or len(self.devices) > 1) else None
         self._width, self._limit = width, memory_limit
+        self._gpus = [device.gpu for device in self.devices]
         self._models = serve_models(
-            models, settings, options, count=len(self.devices), threads=width, limit=memory_limit, known=calibration
+            models, settings, options, gpus=self._gpus, threads=width, limit=memory_limit, known=calibration
         )
         self._leaving: list[ServedModel] = []
         self._models_lock = threading.Lock()
@@ -119,7 +124,7 @@ class Scheduler:
             {name: model},
             settings,
             {},
-            count=len(self.devices),
+            gpus=self._gpus,
             threads=self._width if threads is None else width,
             limit=self._limit,
             used=sum(served.memory for served in present),

@@ -8,7 +8,7 @@ from typing import Any
 from graphc.errors import OptionError
 from graphc.runtime.calibration import Calibration, Runnable, load_calibration
 from graphc.runtime.executable import Executable
-from graphc.runtime.scheduler.devices import place
+from graphc.runtime.scheduler.devices import place_on
 from graphc.runtime.scheduler.model import ServedModel
 from graphc.runtime.scheduler.settings import ModelSettings
 
@@ -18,7 +18,7 @@ def serve_models(
     settings: ModelSettings | Mapping[str, ModelSettings] | None,
     options: Mapping[str, Any],
     *,
-    count: int,
+    gpus: Sequence[str | None],
     threads: int | None,
     limit: int | None,
     known: Mapping[str, Calibration] | None,
@@ -31,9 +31,9 @@ def serve_models(
         models: An executable, or several by name.
         settings: For all, or by name.
         options: Fields of `ModelSettings`, in place of `settings`.
-        count: Devices.
+        gpus: What each device's calls run on; None for processors.
         threads: Of a call; the executables' own if None.
-        limit: Bytes of weights and intermediate values.
+        limit: Bytes of weights and intermediate values; of each GPU where GPUs run them.
         known: Latencies by model; what was kept beside the packages if None.
         used: Bytes that others take already.
         devices: Those that may run them; all if None.
@@ -43,24 +43,22 @@ def serve_models(
     """
     by_name = dict(models) if isinstance(models, Mapping) else {models.manifest.model: models}
     chosen = _settings(by_name, settings, options)
-    runnables = {name: _instance(model, threads) for name, model in by_name.items()}
-    needs = {name: _needs(model) for name, model in runnables.items()}
-    chosen_devices = tuple(range(count)) if devices is None else tuple(devices)
-    placed = {
-        name: tuple(chosen_devices[number] for number in numbers)
-        for name, numbers in place(needs, len(chosen_devices), limit, used).items()
-    }
-    everywhere = tuple(range(count))
+    everywhere = tuple(range(len(gpus)))
+    chosen_devices = everywhere if devices is None else tuple(devices)
+    kinds = dict.fromkeys(gpus[number] for number in chosen_devices)
+    runnables = {name: {gpu: _instance(model, threads, gpu) for gpu in kinds} for name, model in by_name.items()}
+    needs = {name: _needs(next(iter(instances.values()))) for name, instances in runnables.items()}
+    placed = place_on(needs, [(number, gpus[number]) for number in chosen_devices], limit, used)
     return {
         name: ServedModel(
             name,
-            runnable,
+            {number: instances[gpus[number]] for number in placed[name]},
             chosen[name],
-            _calibration(runnable) if known is None else known.get(name, {}),
+            _calibration(instances[gpus[placed[name][0]]]) if known is None else known.get(name, {}),
             None if placed[name] == everywhere else placed[name],
-            needs[name][0] + needs[name][1] * len(placed[name]),
+            needs[name][0] * len({gpus[number] for number in placed[name]}) + needs[name][1] * len(placed[name]),
         )
-        for name, runnable in runnables.items()
+        for name, instances in runnables.items()
     }
 
 
@@ -84,10 +82,12 @@ def _settings(
     return dict.fromkeys(models, given or ModelSettings())
 
 
-def _instance(model: Runnable, threads: int | None) -> Runnable:
-    if threads is None or not isinstance(model, Executable) or model.threads == threads:
+def _instance(model: Runnable, threads: int | None, gpu: str | None) -> Runnable:
+    if not isinstance(model, Executable):
         return model
-    return model.with_threads(threads)
+    if gpu is not None:
+        return model if model.device == gpu else model.with_device(gpu)
+    return model if threads is None or model.threads == threads else model.with_threads(threads)
 
 
 def _needs(model: Runnable) -> tuple[int, int]:
