@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import argparse
 import math
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from graphc.cli.common import (
     add_compile_options,
@@ -20,6 +17,7 @@ from graphc.cli.common import (
     print_json,
 )
 from graphc.cli.feeds import add_inputs, chosen_variants, feed
+from graphc.cli.judges import Judge, Verdict, chosen_engines
 from graphc.cli.progress import Progress
 from graphc.cli.source import Source, open_source
 from graphc.cli.table import count, names, shorten, table
@@ -41,20 +39,23 @@ A package needs the model that it was compiled from: the one it embeds, or --mod
 --layers holds every step against its own meaning on its own inputs, and against the value of the same name in the
 source model, and watches what each leaves of the others' values. It names the first value that differs, the ONNX nodes
 it came from and who is to blame: a kernel, the memory plan or a pass. The model runs as it was compiled, fused and in
-its arena; both sides hold no more than what is live. Exits with 1 where something differs."""
+its arena; both sides hold no more than what is live.
+
+--interpret runs what a compile for GPUs makes on a machine without one: kernels in Triton's interpreter, one block
+after another, where every access is looked at, the rest in NumPy, over the arena as it is planned. It takes minutes
+where a GPU takes microseconds: for small models and small shapes. Exits with 1 where something differs."""
 
 EXAMPLES = """
   graphc verify model.onnx --dim batch=1
   graphc verify model.onnx --dim batch=1 --against onnxruntime,reference --layers
   graphc verify model.graphc --model model.onnx --seed 7 --input x=image.npy
   graphc verify model.onnx --dim seq=1..512 --input ids=ids.npy --layers     a length left open, at that of the input
+  graphc verify small.onnx --target cuda --interpret --dim batch=1
   graphc verify model.onnx --rtol 1e-3 --atol 1e-5
 """
 
 _BAR = 24
 """Characters of the longest bar of a histogram."""
-
-ENGINES = ("onnxruntime", "reference")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -64,6 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--against", type=comma_list, metavar="ENGINES", help="onnxruntime, reference, or both (default: onnxruntime)"
     )
     parser.add_argument("--layers", action="store_true", help="find the first step that differs")
+    parser.add_argument("--interpret", action="store_true", help="run a GPU's kernels without one, in an interpreter")
     parser.add_argument("--model", dest="onnx", type=Path, metavar="MODEL", help="what a package was compiled from")
     parser.add_argument("--scale", type=float, metavar="X", help="of the largest magnitude (default: 1e-4)")
     parser.add_argument("--rtol", type=float, metavar="X", help="elementwise instead: |difference| ≤ atol + rtol·|y|")
@@ -74,30 +76,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_json(parser)
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """One variant beside one engine.
-
-    Args:
-        bindings: Of the variant.
-        engine: Beside which.
-        differences: For each output.
-    """
-
-    bindings: str
-    engine: str
-    differences: list[Difference]
-
-
 def run(options: argparse.Namespace) -> int:
     """Compares; 1 where something differs."""
-    with installed():
-        from graphc.testing.verification import Tolerance, scale_of
+    engines = chosen_engines(options.against)
+    if options.interpret:
+        from graphc.cli.interpreted import interpreted
 
-    engines = options.against or ["onnxruntime"]
-    for engine in engines:
-        if engine not in ENGINES:
-            raise OptionError(f"no engine {engine!r} to verify against", hint=f"there are: {', '.join(ENGINES)}")
+        return _told(options, interpreted(options, engines), [])
     if options.layers and is_package(options.model):
         raise OptionError(
             "--layers compares with the graph that a compile makes, which a package does not hold",
@@ -106,24 +91,34 @@ def run(options: argparse.Namespace) -> int:
     if options.layers:
         # The steps compared are those that were compiled here, not those of a variant made for the values of one call.
         options.specializations = 0
+    with installed():
+        from graphc.testing.verification import told_tolerance
+
     verdicts: list[Verdict] = []
     layers: list[tuple[str, list[Layer]]] = []
     with open_source(options) as source:
         precision = source.executable.manifest.options.get("precision", "fp32")
-        tolerance = Tolerance(
-            scale_of(precision) if options.scale is None else options.scale, options.rtol, options.atol
-        )
+        tolerance = told_tolerance(precision, options.scale, options.rtol, options.atol)
         model = _model(source, options)
         for variant in chosen_variants(source, options):
             inputs = feed(source, options, variant)
             found = source.executable(inputs)
             # The variant of these inputs' values, where they decide.
             bindings = describe_variant(source.executable.manifest, source.executable.variant_for(inputs))
-            for engine in engines:
-                expected = _expected(engine, model, source, variant, inputs)
-                verdicts.append(Verdict(bindings, engine, _compare(expected, found, tolerance)))
+            shapes = zip(source.executable.inputs, variant.inputs, strict=True)
+            judge = Judge(
+                model,
+                {spec.name: shape for spec, shape in shapes if shape is not None},
+                source.executable.threads,
+                precision,
+            )
+            verdicts += [judge.verdict(engine, bindings, inputs, found, tolerance) for engine in engines]
             if options.layers:
-                layers.append((bindings, _layers(source, model, variant, inputs, tolerance)))
+                layers.append((bindings, _layers(source, judge, variant, inputs, tolerance)))
+    return _told(options, verdicts, layers)
+
+
+def _told(options: argparse.Namespace, verdicts: list[Verdict], layers: list[tuple[str, list[Layer]]]) -> int:
     right = all(d.ok for v in verdicts for d in v.differences) and all(layer.ok for _, each in layers for layer in each)
     if options.json:
         print_json(
@@ -155,54 +150,9 @@ def _model(source: Source, options: argparse.Namespace) -> Path | bytes:
     )
 
 
-def _expected(
-    engine: str, model: Path | bytes, source: Source, variant: Variant, inputs: dict[str, Any]
-) -> dict[str, Any]:
-    """What an engine answers to `inputs`, in the element types of the package."""
-    precision, _, borders = source.executable.manifest.options.get("precision", "").partition(",")
-    if borders and isinstance(model, Path):
-        from graphc.passes.precision import HALVES, is_float32
-
-        # The model has float32 where the package has this; an embedded one has it too.
-        narrow = HALVES[precision].numpy
-        widened = {value.name for value in _bound(model, source, variant).inputs if is_float32(value)}
-        wide = {name: a.astype(np.float32) if name in widened else a for name, a in inputs.items()}
-        answer = _answer(engine, model, source, variant, wide)
-        return {name: a.astype(narrow) if a.dtype == np.float32 else a for name, a in answer.items()}
-    return _answer(engine, model, source, variant, inputs)
-
-
-def _answer(
-    engine: str, model: Path | bytes, source: Source, variant: Variant, inputs: dict[str, Any]
-) -> dict[str, Any]:
-    if engine == "reference":
-        from graphc.ops.evaluate import evaluate_graph
-
-        graph = _bound(model, source, variant)
-        outputs = evaluate_graph(graph, [inputs[value.name] for value in graph.inputs])
-        return {value.name: datum for value, datum in zip(graph.outputs, outputs, strict=True)}
-    from graphc.testing.engines import peer
-
-    return dict(peer("onnxruntime", model, inputs, threads=source.executable.threads, dims={}).run())
-
-
-def _bound(model: Path | bytes, source: Source, variant: Variant) -> Any:
-    """The imported graph with the variant's shapes."""
-    from graphc.frontend import import_model
-
-    shapes = zip(source.executable.inputs, variant.inputs, strict=True)
-    return import_model(model, dims={spec.name: shape for spec, shape in shapes if shape is not None})
-
-
-def _compare(expected: dict[str, Any], found: dict[str, Any], tolerance: Tolerance) -> list[Difference]:
-    from graphc.testing.verification import compare_outputs
-
-    return compare_outputs(expected, found, tolerance)
-
-
 def _layers(
     source: Source,
-    model: Path | bytes,
+    judge: Judge,
     variant: Variant,
     inputs: dict[str, Any],
     tolerance: Tolerance,
@@ -222,7 +172,7 @@ def _layers(
     ) or next(program for program in own if program.is_open)
     layers = []
     with Progress() as progress:
-        for layer in compare_layers(source.executable, program, inputs, _bound(model, source, variant), tolerance):
+        for layer in compare_layers(source.executable, program, inputs, judge.bound(), tolerance):
             layers.append(layer)
             progress("comparing steps", len(layers), len(program.buffers.steps))
     return layers

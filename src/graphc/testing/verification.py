@@ -50,6 +50,11 @@ class Tolerance:
         return self.rtol is not None or self.atol is not None
 
 
+def told_tolerance(precision: str, scale: float | None, rtol: float | None, atol: float | None) -> Tolerance:
+    """The tolerance that options say, for a package of a precision: its own scale where they say none."""
+    return Tolerance(scale_of(precision) if scale is None else scale, rtol, atol)
+
+
 @dataclass(frozen=True)
 class Difference:
     """How far an array lies from the one expected.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -21,13 +21,20 @@ from graphc.testing.triton.watched_memory import CANARY
 Array: TypeAlias = np.ndarray[Any, Any]
 
 
-def interpret_program(program: Program, inputs: Sequence[Array], *, races: bool = True) -> list[Datum]:
+def interpret_program(
+    program: Program,
+    inputs: Sequence[Array],
+    *,
+    races: bool = True,
+    begin: Callable[[int, Node], None] = lambda number, node: None,
+) -> list[Datum]:
     """Runs a program's steps in order, over an arena laid out as its plan says. For small models: it is slow.
 
     Args:
         program: Lowered for a CUDA target by the backend `triton`.
         inputs: Logical, in the order of the program's graph.
         races: Whether programs of a launch must keep off what others of it have written.
+        begin: Told each step before it runs.
 
     Returns:
         The outputs, in the graph's order.
@@ -35,7 +42,7 @@ def interpret_program(program: Program, inputs: Sequence[Array], *, races: bool 
     Raises:
         ExecutionError: A step fails; names the nodes that it came from.
     """
-    return _Run(program, inputs, races).outputs()
+    return _Run(program, inputs, races).outputs(begin)
 
 
 class _Run:
@@ -49,8 +56,9 @@ class _Run:
         for value, array in zip(program.graph.inputs, inputs, strict=True):
             self.write(value, array)
 
-    def outputs(self) -> list[Datum]:
-        for node in self.program.buffers.steps:
+    def outputs(self, begin: Callable[[int, Node], None]) -> list[Datum]:
+        for number, node in enumerate(self.program.buffers.steps):
+            begin(number, node)
             kernel = self.program.kernels.get(node)
             try:
                 if kernel is not None:
