@@ -86,20 +86,22 @@ def _mean(members: Sequence[Result], peer: str) -> str:
 
 
 def costs(results: Sequence[Result], against: Sequence[str]) -> list[list[str]]:
-    """Cells: time to load, memory of a process that serves the model, and the package's size; no rows if not measured.
+    """Cells: time to load, memory of a process that serves the model, sizes; no rows if not measured.
 
-    Memory is what loading and running adds to a process that has NumPy and the inputs.
+    Memory is what loading and running adds to a process that has NumPy and the inputs: resident at the peak. The arena,
+    for what graphc computes between inputs and outputs, is part of its memory, and so are pages of the package.
     """
     engines = ["graphc", *against]
     columns = [f"{what}, {engine}" for what in ("load", "memory") for engine in engines]
-    table = [["model", *columns, "package"]]
+    table = [["model", *columns, "graphc's arena", "package"]]
     for result in results:
         if "alone" not in result:
             continue
         alone = [result["alone"].get(engine, {}) for engine in engines]
         loads = [format_seconds(one["load_seconds"]) if "load_seconds" in one else "failed" for one in alone]
         memory = [f"{one['memory_bytes'] / 1e6:.0f} MB" if "memory_bytes" in one else "failed" for one in alone]
-        table.append([result["model"], *loads, *memory, f"{result['package_bytes'] / 1e6:.1f} MB"])
+        sizes = [f"{result[what] / 1e6:.1f} MB" for what in ("arena_bytes", "package_bytes")]
+        table.append([result["model"], *loads, *memory, *sizes])
     return table if len(table) > 1 else []
 
 

@@ -81,11 +81,11 @@ def alone(load: float, memory: int) -> dict[str, float]:
 
 
 def test_costs_are_told_where_they_were_measured() -> None:
-    both = {**measured("a", (2.0, 3.0)), "package_bytes": 1_500_000}
+    both = {**measured("a", (2.0, 3.0)), "package_bytes": 1_500_000, "arena_bytes": 250_000}
     both["alone"] = {"graphc": alone(0.1, 10**7), "onnxruntime": alone(0.2, 10**8), "openvino": {"failure": "no"}}
     table = costs([both, measured("b", (1.0, 1.0))], PEERS)
     assert [row[0] for row in table] == ["model", "a"]
-    assert table[1][1:] == ["100 ms", "200 ms", "failed", "10 MB", "100 MB", "failed", "1.5 MB"]
+    assert table[1][1:] == ["100 ms", "200 ms", "failed", "10 MB", "100 MB", "failed", "0.2 MB", "1.5 MB"]
     assert smaller([both], "onnxruntime") == (1, 1)
     assert smaller([both], "openvino") == (0, 0)
     assert costs([measured("b", (1.0, 1.0))], PEERS) == []

@@ -96,6 +96,11 @@ def test_products_that_threads_share(rows: int, columns: int, depth: int, target
     check(graph, arrays, lower(1), target)
 
 
+@pytest.mark.parametrize(("rows", "depth", "shared"), [(1, 128, True), (1, 64, False), (2, 64, False), (8, 64, True)])
+def test_few_rows_are_shared_for_the_weights_that_they_read(rows: int, depth: int, shared: bool) -> None:
+    assert gemm.choose_schedule(HOST, dtypes.FLOAT32, rows, 512, depth).parallel is shared
+
+
 def test_rows_are_split_where_the_left_operand_leaves_l2() -> None:
     schedule = gemm.choose_schedule(HOST, dtypes.FLOAT32, 4096, 256, 1024)
     assert schedule.blocks.blocks * HOST.l2_bytes >= 4096 * 1024 * 4

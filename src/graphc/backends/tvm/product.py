@@ -15,7 +15,7 @@ from graphc.backends.tvm.gemm_tiles import Tile, choose_tile, multiply
 from graphc.backends.tvm.partial_sums import Parts, cut, uncut
 from graphc.backends.tvm.render import Renderer
 from graphc.backends.tvm.scope import Lane, Scope
-from graphc.backends.tvm.tasks import PARALLEL_MACS, RowTiles, only, row_tiles, split_until_balanced
+from graphc.backends.tvm.tasks import PARALLEL_MACS, STREAMED_MACS, RowTiles, only, row_tiles, split_until_balanced
 from graphc.backends.tvm.tir import Expr, KernelBuilder, broadcast
 from graphc.backends.tvm.widening import WideLeft
 from graphc.errors import BackendError
@@ -166,7 +166,7 @@ def choose_schedule(
     panels = -(-width // (tile.vectors * lanes))
     height, length, count = (typical(extent, bounds) for extent in (rows, depth, products))
     tiles = -(-height // tile.rows)
-    parallel = count * height * width * length >= PARALLEL_MACS
+    parallel = count * max(height, STREAMED_MACS) * width * length >= PARALLEL_MACS
     # Half of L2 holds a block of rows, the other half the panel that passes. But every block gets its panels from
     # beyond L2: they have to meet some rows there.
     fit = max(target.l2_bytes // 2 // (length * dtype.itemsize), PASSED_ROWS * tile.vectors * lanes)

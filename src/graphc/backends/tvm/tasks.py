@@ -14,6 +14,9 @@ from graphc.ir.symbolic import Bounds, floordiv, maximum, minimum, typical
 PARALLEL_MACS = 150_000
 """Multiply-adds under which a parallel region costs more than it saves (about 2 microseconds of one core)."""
 
+STREAMED_MACS = 3
+"""Multiply-adds in the time that an operand's element takes to come from L2: what it costs a product of fewer rows."""
+
 IMBALANCE = 1.1
 """How much longer than the mean the busiest thread may work before tasks are cut smaller."""
 
