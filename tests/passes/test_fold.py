@@ -200,6 +200,16 @@ def test_what_a_little_swells_to_is_left_and_what_much_is_made_of_is_not(extent:
     assert operators(graph) == left
 
 
+@pytest.mark.parametrize(("reader", "left"), [("weight", ["MatMul"]), ("both", ["Expand", "MatMul", "MatMul"])])
+def test_weights_are_folded_whatever_they_are_made_of(reader: str, left: list[str]) -> None:
+    graph, b = building(x=TensorType(dtypes.FLOAT32, (64, 64)))
+    wide = b.op("Expand", b.constant(np.ones(1, np.float32)), b.constant(np.array([64, 64])))
+    y = b.op("MatMul", graph.inputs[0], wide)
+    graph.outputs = [y if reader == "weight" else b.op("MatMul", wide, y)]
+    run_passes(graph, "fold{grown_bytes=1024}")
+    assert operators(graph) == left
+
+
 def test_weights_of_bytes_stay_for_the_products_that_widen_them() -> None:
     def build(reader: str) -> Graph:
         graph, b = building(x=TensorType(dtypes.FLOAT32, (2, 4)))

@@ -16,6 +16,9 @@ from graphc.ops.inference import Inference
 from graphc.passes.base import PassContext, register_pass
 from graphc.passes.edit import cannot_replace, copy_nodes, erase_unused, replace_value
 
+_WEIGHED = ("Conv", "Gemm", "MatMul")
+"""Operators whose second input kernels pack once where it is a constant."""
+
 _GROWTH = 8
 """How much larger than its inputs a value may be that is made a constant, unless it is small."""
 
@@ -32,7 +35,8 @@ class Fold:
     Args:
         max_bytes: Largest value that is made a constant. Larger ones are left to the run, so that a broadcast does not
             swell the package.
-        grown_bytes: Largest value of more than `_GROWTH` times the bytes of what it is made of.
+        grown_bytes: Largest value of more than `_GROWTH` times the bytes of what it is made of, but for weights of
+            products and convolutions: those that are no constants are packed anew with every call.
         lazy_bytes: Values above this are evaluated when they are read, and again at each reading, so that folding a
             model's weights never holds all of them in memory.
         keep_bytes: Whether weights of a product that are integers with scales stay so: its kernel widens them where it
@@ -119,7 +123,7 @@ class _Folding:
         types = [value.tensor_type for value in _read(node)]
         size = sum(t.numel * t.dtype.itemsize for t in types if t.is_static)
         assert isinstance(size, int), types
-        has_grown = size > _GROWTH * sum(c.nbytes for c in constants if c is not None)
+        has_grown = size > _GROWTH * sum(c.nbytes for c in constants if c is not None) and not _is_weight(node)
         limits = (self.options.max_bytes, "max_bytes"), (self.options.grown_bytes, "grown_bytes")
         limit, name = min(limits[: 1 + has_grown])
         if size > limit:
@@ -169,6 +173,12 @@ class _Detached:
     def result(self, index: int) -> np.ndarray[Any, Any]:
         arrays = [None if tensor is None else tensor.array() for tensor in self.constants]
         return np.asarray(evaluate_node(self.node, arrays)[index])
+
+
+def _is_weight(node: Node) -> bool:
+    """Whether all that is read of it are weights of products and convolutions."""
+    uses = [use for value in _read(node) for use in value.uses]
+    return all(u.position == 1 and isinstance(u.user, Node) and u.user.op_type in _WEIGHED for u in uses)
 
 
 def _lazy(value: Value, detached: _Detached) -> Tensor:
