@@ -74,3 +74,16 @@ def test_a_shape_that_data_tells_is_compared_where_it_is_made() -> None:
         assert [step.op_type for step in module.variant_for(feeds).host_steps] == ["Reshape"]
         with pytest.raises(ExecutionError, match=r"Reshape.*made float32\[3, 2\].*'z'"):
             module({"x": X, "data": np.array([3, 2, *ones], np.float32)})
+
+
+@pytest.mark.parametrize("opset", [11, 13])
+@pytest.mark.parametrize("declared", ["", "[N]", "[N,4]", "[4]"])
+def test_a_rank_that_only_an_extent_tells(opset: int, declared: str) -> None:
+    """As of an old export for one row, whose batch is squeezed away where it is 1: what is declared is right or not."""
+    text = f'<ir_version: 8, opset_import: ["" : {opset}]>\n'
+    text += f"g (float[N,4,1] x) => (float{declared} y) {{ z = Squeeze(x) y = Relu(z) }}"
+    module = graphc.compile(parser.parse_model(text))
+    # Whoever says that there are two axes has no use for one row.
+    for rows in (3, 2) if declared == "[N,4]" else (1, 3, 2):
+        x = np.random.default_rng(rows).standard_normal((rows, 4, 1)).astype(np.float32)
+        np.testing.assert_array_equal(module({"x": x})["y"], np.maximum(np.squeeze(x), 0))

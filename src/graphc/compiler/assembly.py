@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from graphc.backends.base import Kernel
@@ -139,7 +140,7 @@ def write(
     manifest = Manifest(
         model=source.name,
         inputs=tuple(_spec(value) for value in source.inputs),
-        outputs=tuple(_spec(value) for value in source.outputs),
+        outputs=tuple(_output_spec(value, number, variants) for number, value in enumerate(source.outputs)),
         variants=tuple(variants),
         code={target.isa: _code(target) for target in targets},
         symbols={name: SymbolRange(*source.bounds.get(name, (0, None))) for name in names},
@@ -159,6 +160,15 @@ def input_symbols(graph: Graph) -> list[str]:
     """Symbols of the inputs' shapes, sorted."""
     types = [value.type for value in graph.inputs]
     return sorted(set().union(*(kind.symbols() for kind in types if isinstance(kind, TensorType))))
+
+
+def _output_spec(value: Value, number: int, variants: Sequence[Variant]) -> TensorSpec:
+    """What an output is; a rank that the file declares and a variant does not have is not told."""
+    spec = _spec(value)
+    shapes = [variant.outputs[number] for variant in variants]
+    if any(shape is not None and len(shape) != len(spec.shape) for shape in shapes):
+        return replace(spec, shape=(), ranked=False)
+    return spec
 
 
 def _spec(value: Value) -> TensorSpec:

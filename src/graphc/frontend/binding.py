@@ -88,13 +88,36 @@ def bind_dims(graph: Graph, dims: Bindings, originals: Mapping[str, str] | None 
         low, high = graph.bounds.get(name, (0, None))
         if isinstance(value, int) and (value < low or (high is not None and value > high)):
             raise OptionError(f"dimension {name!r} is bound to {value}, outside its bounds {low}..{high or ''}")
+    declared = {value: value.type for value in graph.outputs if value.producer is not None}
     for inner in graph.all_graphs():
         for typed in (*inner.inputs, *(output for node in inner.nodes for output in node.outputs)):
             typed.type = solution.type_of(typed.type)
     apply_shapes(graph, solution)
     graph.bounds = {name: extent for name, extent in graph.bounds.items() if name not in solution.values}
     graph.bounds.update(solution.bounds)
+    bound = {value: value.type for value in declared}
+    for value, kind in bound.items():
+        value.type = kind.with_shape(None) if isinstance(kind, TensorType) else kind
     infer_graph(graph)
+    if again := [value for value, kind in declared.items() if _is_declared(value.type, kind)]:
+        for value in again:
+            value.type = bound[value]
+        infer_graph(graph)
+
+
+def _is_declared(found: Type | None, declared: Type | None) -> bool:
+    """Whether what is declared of an output counts beside what was found.
+
+    It does where less was found, and where numbers differ, which is an error. A rank, or an extent that a symbol
+    stands for, is declared wrongly by old exporters; what was found counts.
+    """
+    if not isinstance(found, TensorType) or not isinstance(declared, TensorType) or declared.shape is None:
+        return False
+    if found.shape is None:
+        return True
+    pairs = zip(found.shape, declared.shape, strict=False)
+    same = len(found.shape) == len(declared.shape)
+    return same and any(isinstance(b, int) and a != b for a, b in pairs)
 
 
 def apply_shapes(graph: Graph, solution: Solution) -> None:

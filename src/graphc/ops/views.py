@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from graphc.ir import Dim, Node, TensorType, Type
-from graphc.ir.symbolic import add, floordiv, mod, multiply, product, simplify
+from graphc.ir.symbolic import Bounds, add, floordiv, interval, mod, multiply, product, simplify, symbols
 from graphc.ops.base import (
     Datum,
     ExpressionContext,
@@ -162,8 +162,8 @@ def _infer_squeeze(ctx: InferenceContext) -> Sequence[Type]:
     if kind.shape is None:
         return [kind.with_shape(None)]
     if not ctx.has(1):
-        # An extent that only the data tells may be 1 as well.
-        open_rank = any(is_unknown(extent) for extent in kind.shape)
+        # An extent that the data tells, or a call, may be 1 as well.
+        open_rank = any(_may_be_one(extent, ctx.bounds) for extent in kind.shape)
         return [kind.with_shape(None if open_rank else (d for d in kind.shape if d != 1))]
     axes = requested_axes(ctx, 1, len(kind.shape))
     if axes is None:
@@ -173,6 +173,13 @@ def _infer_squeeze(ctx: InferenceContext) -> Sequence[Type]:
         if isinstance(kind.shape[axis], int) and kind.shape[axis] != 1:
             ctx.fail(f"axis {axis} of shape {list(kind.shape)} is not 1")
     return [kind.with_shape(d for axis, d in enumerate(kind.shape) if axis not in axes)]
+
+
+def _may_be_one(extent: Dim, bounds: Bounds) -> bool:
+    if isinstance(extent, int):
+        return False
+    found = interval(extent, {name: bounds.get(name, (1, None)) for name in symbols(extent)})
+    return is_unknown(extent) or found is None or found[0] <= 1
 
 
 def _evaluate_squeeze(node: Node, arrays: Sequence[Datum]) -> Sequence[Datum]:
