@@ -88,20 +88,20 @@ def bind_dims(graph: Graph, dims: Bindings, originals: Mapping[str, str] | None 
         low, high = graph.bounds.get(name, (0, None))
         if isinstance(value, int) and (value < low or (high is not None and value > high)):
             raise OptionError(f"dimension {name!r} is bound to {value}, outside its bounds {low}..{high or ''}")
-    declared = {value: value.type for value in graph.outputs if value.producer is not None}
+    declared = {output: output.type for output in graph.outputs if output.producer is not None}
     for inner in graph.all_graphs():
         for typed in (*inner.inputs, *(output for node in inner.nodes for output in node.outputs)):
             typed.type = solution.type_of(typed.type)
     apply_shapes(graph, solution)
     graph.bounds = {name: extent for name, extent in graph.bounds.items() if name not in solution.values}
     graph.bounds.update(solution.bounds)
-    bound = {value: value.type for value in declared}
-    for value, kind in bound.items():
-        value.type = kind.with_shape(None) if isinstance(kind, TensorType) else kind
+    bound = {output: output.type for output in declared}
+    for output, kind in bound.items():
+        output.type = kind.with_shape(None) if isinstance(kind, TensorType) else kind
     infer_graph(graph)
-    if again := [value for value, kind in declared.items() if _is_declared(value.type, kind)]:
-        for value in again:
-            value.type = bound[value]
+    if again := [output for output, kind in declared.items() if _is_declared(output.type, kind)]:
+        for output in again:
+            output.type = bound[output]
         infer_graph(graph)
 
 
