@@ -36,7 +36,7 @@ class Entry:
 @pytest.fixture
 def install(monkeypatch: pytest.MonkeyPatch) -> Callable[[Entry], None]:
     def install(entry: Entry) -> None:
-        monkeypatch.setattr(plugins, "entry_points", lambda group: [entry] if group == "graphc.plugins" else [])
+        monkeypatch.setattr(plugins, "installed_plugins", lambda: (entry,))
 
     return install
 

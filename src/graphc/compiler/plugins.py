@@ -10,7 +10,8 @@ import hashlib
 import importlib.util
 import sys
 from collections.abc import Iterable
-from importlib.metadata import entry_points
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
 from graphc.errors import GraphcError, OptionError
@@ -25,7 +26,7 @@ def load_plugins(files: Iterable[Path] = ()) -> None:
     Raises:
         OptionError: A plugin cannot be read, or raises; names it and the line.
     """
-    for entry in entry_points(group=ENTRY_POINTS):
+    for entry in installed_plugins():
         if entry.value not in _loaded:
             try:
                 entry.load()
@@ -37,6 +38,12 @@ def load_plugins(files: Iterable[Path] = ()) -> None:
         if str(path) not in _loaded:
             _load_file(path)
             _loaded.add(str(path))
+
+
+@cache
+def installed_plugins() -> tuple[EntryPoint, ...]:
+    """What installed distributions name; looked up once in a process, since each distribution is a file to read."""
+    return tuple(entry_points(group=ENTRY_POINTS))
 
 
 def _load_file(path: Path) -> None:

@@ -44,8 +44,6 @@ class _Driver:
         self.index = RuleIndex(rules)
         self.queue: deque[Node] = deque()
         self.queued: set[Node] = set()
-        self.deepest = max((rule.depth for rule in rules), default=0)
-        self.largest = max((rule.size for rule in rules), default=0)
 
     def enqueue(self, node: Node) -> None:
         if node not in self.queued and self.index.at(node):
@@ -60,7 +58,7 @@ class _Driver:
         """Queues every node at which a pattern could reach an operand of one of `readers`."""
         front = dict.fromkeys(readers)
         seen = set(front)
-        for _ in range(self.deepest):
+        for _ in range(self.index.deepest):
             following: dict[Node, None] = {}
             for node in front:
                 self.enqueue(node)
@@ -108,7 +106,7 @@ class _Driver:
         for value in erase_unused(root_nodes(match)):
             # Only here can a node have become private. Constants have no patterns behind them, and what many read
             # is not read by one match alone.
-            if value.producer is not None and value.constant is None and len(value.uses) <= self.largest:
+            if value.producer is not None and value.constant is None and len(value.uses) <= self.index.largest:
                 moved.extend(value.consumers)
         changed = [*rewrite.made, *moved]
         self.index.update(changed)

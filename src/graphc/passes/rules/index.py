@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from graphc.ir import Node, Tensor, Value
 from graphc.passes.rules.match import is_commutative
@@ -85,29 +86,91 @@ _CONSTANT = _State(constant=True)
 _NOWHERE = _Place((), {})
 
 
+class _Automaton:
+    """What follows from rules alone, the same for every graph.
+
+    Args:
+        rules: In order of preference.
+
+    Attributes:
+        rules: The same.
+        predicates: What constants of patterns must fulfil.
+        starts: For each operator the parts that it may be: the part, its number, and the number of the rule whose root
+            it is, or -1.
+        deepest: Operators from a root to the farthest leaf of any rule.
+        largest: Most operands that a match of any rule has.
+    """
+
+    def __init__(self, rules: tuple[Rule, ...]) -> None:
+        self.rules = rules
+        self.predicates: dict[Hashable, tuple[int, TensorPredicate]] = {}
+        self.starts: dict[tuple[str, str], list[tuple[_Part, int, int]]] = {}
+        self.deepest = max((rule.depth for rule in rules), default=0)
+        self.largest = max((rule.size for rule in rules), default=0)
+        self._parts: dict[_Part, int] = {}
+        self._known: dict[int, int] = {}
+        """Part of each pattern object met so far, by identity; the rules keep the objects alive."""
+        roots = [(self._number(option), number) for number, rule in enumerate(rules) for option in starts(rule.pattern)]
+        inner = {part for known in self._parts for operand in known.operands for part in operand.parts}
+        parts = list(self._parts)
+        for part, rule in [*roots, *((part, -1) for part in sorted(inner))]:
+            for operator in parts[part].operators:
+                self.starts.setdefault(operator, []).append((parts[part], part, rule))
+
+    def _number(self, pattern: Pattern) -> int:
+        """Number of the part that an operator pattern is."""
+        assert isinstance(pattern, Apply), f"{pattern} is no operator"
+        if id(pattern) not in self._known:
+            is_open = bool(pattern.inputs) and isinstance(pattern.inputs[-1], Rest)
+            operands = tuple(map(self._operand, pattern.inputs[: len(pattern.inputs) - is_open]))
+            operators = frozenset((pattern.domain, op_type) for op_type in pattern.op_types)
+            part = _Part(operators, pattern.output, operands, is_open)
+            self._known[id(pattern)] = self._parts.setdefault(part, len(self._parts))
+        return self._known[id(pattern)]
+
+    def _operand(self, pattern: Pattern) -> _Operand:
+        match pattern:
+            case Apply():
+                constant = ("", "Constant") in ((pattern.domain, op_type) for op_type in pattern.op_types)
+                return _Operand(constant=constant, parts=frozenset([self._number(pattern)]))
+            case Const(where=None):
+                return _Operand(constant=True)
+            case Const(where=TensorPredicate() as where):
+                key = where if isinstance(where, Hashable) else id(where)
+                number, _ = self.predicates.setdefault(key, (len(self.predicates), where))
+                return _Operand(predicates=frozenset([number]))
+            case Var():
+                return _Operand(other=pattern.constant is not True, constant=pattern.constant is not False)
+            case Absent():
+                return _Operand(absent=True)
+            case Optional():
+                return _any([_Operand(absent=True), self._operand(pattern.inner)])
+            case Either():
+                return _any([self._operand(option) for option in pattern.options])
+        raise AssertionError(f"{pattern} cannot be an operand")
+
+
+@lru_cache(maxsize=64)
+def _automaton(rules: tuple[Rule, ...]) -> _Automaton:
+    """Made once: a compile applies the same few sets of rules again and again."""
+    return _Automaton(rules)
+
+
 class RuleIndex:
     """The rules that could match at each node, kept up to date while the graph changes.
 
     Args:
         rules: In order of preference, which answers keep.
+
+    Attributes:
+        deepest: Operators from a root to the farthest leaf of any rule.
+        largest: Most operands that a match of any rule has.
     """
 
     def __init__(self, rules: Iterable[Rule]) -> None:
-        self._rules = tuple(rules)
-        self._parts: dict[_Part, int] = {}
-        self._predicates: dict[Hashable, tuple[int, TensorPredicate]] = {}
-        self._known: dict[int, int] = {}
-        """Part of each pattern object met so far, by identity; the rules keep the objects alive."""
-        self._starts: dict[tuple[str, str], list[tuple[_Part, int, int]]] = {}
-        """Parts that an operator may be: the part, its number, and the number of the rule whose root it is, or -1."""
-        roots = [
-            (self._number(option), number) for number, rule in enumerate(self._rules) for option in starts(rule.pattern)
-        ]
-        inner = {part for known in self._parts for operand in known.operands for part in operand.parts}
-        parts = list(self._parts)
-        for part, rule in [*roots, *((part, -1) for part in sorted(inner))]:
-            for operator in parts[part].operators:
-                self._starts.setdefault(operator, []).append((parts[part], part, rule))
+        found = _automaton(tuple(rules))
+        self._rules, self._starts, self._predicates = found.rules, found.starts, found.predicates
+        self.deepest, self.largest = found.deepest, found.largest
         self._placed: dict[Node, _Place] = {}
         self._table: dict[Hashable, _Place] = {}
         self._elements: dict[Hashable, _State] = {}
@@ -190,38 +253,6 @@ class RuleIndex:
             fulfils = frozenset(number for number, predicate in self._predicates.values() if predicate.holds(tensor))
             found = self._elements[key] = _State(constant=True, fulfils=fulfils)
         return found
-
-    def _number(self, pattern: Pattern) -> int:
-        """Number of the part that an operator pattern is."""
-        assert isinstance(pattern, Apply), f"{pattern} is no operator"
-        if id(pattern) not in self._known:
-            is_open = bool(pattern.inputs) and isinstance(pattern.inputs[-1], Rest)
-            operands = tuple(map(self._operand, pattern.inputs[: len(pattern.inputs) - is_open]))
-            operators = frozenset((pattern.domain, op_type) for op_type in pattern.op_types)
-            part = _Part(operators, pattern.output, operands, is_open)
-            self._known[id(pattern)] = self._parts.setdefault(part, len(self._parts))
-        return self._known[id(pattern)]
-
-    def _operand(self, pattern: Pattern) -> _Operand:
-        match pattern:
-            case Apply():
-                constant = ("", "Constant") in ((pattern.domain, op_type) for op_type in pattern.op_types)
-                return _Operand(constant=constant, parts=frozenset([self._number(pattern)]))
-            case Const(where=None):
-                return _Operand(constant=True)
-            case Const(where=TensorPredicate() as where):
-                key = where if isinstance(where, Hashable) else id(where)
-                number, _ = self._predicates.setdefault(key, (len(self._predicates), where))
-                return _Operand(predicates=frozenset([number]))
-            case Var():
-                return _Operand(other=pattern.constant is not True, constant=pattern.constant is not False)
-            case Absent():
-                return _Operand(absent=True)
-            case Optional():
-                return _any([_Operand(absent=True), self._operand(pattern.inner)])
-            case Either():
-                return _any([self._operand(option) for option in pattern.options])
-        raise AssertionError(f"{pattern} cannot be an operand")
 
 
 def _any(options: Sequence[_Operand]) -> _Operand:
