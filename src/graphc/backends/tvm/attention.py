@@ -1,8 +1,10 @@
 """Attention as one kernel: a tile of queries at a time goes from scores through softmax to its share of the values.
 
-Keys are transposed once per head into a workspace (or read where they lie, if they come transposed), so that scores of
-neighbouring keys fill a vector. The scores of a tile, `rows x keys`, stay in L1 between the two products. Query, key,
-value and result are read and written where the operators around them left them: no transposition is a kernel.
+Keys are transposed once per head into panels of a workspace (or read where they lie, if they come transposed), so that
+scores of neighbouring keys fill a vector. The scores of a tile stay in L1 between the two products, as `[keys / lanes]
+[rows][lanes]`: steps along both are constants, whatever the number of keys, where a stride that only the call knows
+would take a register for every row. Query, key, value and result are read and written where the operators around them
+left them: no transposition is a kernel.
 
 Half-width floats are float32 from the moment they are read to the one rounding of the result; a tile's queries, each
 element of which is broadcast for every panel of keys, are widened once.
@@ -62,6 +64,11 @@ class Schedule:
     transposes: Chunks | None
     transposed: bool
 
+    @property
+    def panel(self) -> int:
+        """Keys of a tile of scores."""
+        return self.score.vectors * self.lanes
+
     def describe(self) -> dict[str, Any]:
         """What is worth showing."""
         return {
@@ -85,10 +92,15 @@ def choose_schedule(heads: Heads, target: Target, bounds: Bounds) -> Schedule:
     size, elements = extent_of([heads.size]), extent_of([heads.value])
     key_vectors, value_vectors = -(-keys // lanes), -(-elements // lanes)
 
+    # Among so many loops LLVM's register allocator was seen to keep a tile in memory that has no register to spare.
+    registers = target.vector_registers - target.vector_registers // 12
+
     def best(vectors: int) -> dict[int, tuple[float, Tile]]:
         """By height, the cheapest tile and its cost."""
         found: dict[int, tuple[float, Tile]] = {}
         for tile in fitting(target, queries, vectors):
+            if tile.rows * tile.vectors * tile.ways + tile.vectors + 1 > registers:
+                continue
             cost = sweep_cost(tile, queries, vectors)
             if tile.rows not in found or cost < found[tile.rows][0]:
                 found[tile.rows] = (cost, tile)
@@ -153,8 +165,8 @@ def lower(body: Graph, target: Target, constants: frozenset[int], options: Mappi
     )
 
 
-def _padded(axis: Axis, lanes: int) -> Dim:
-    return ceildiv(axis.extent, lanes) * lanes
+def _padded(axis: Axis, grain: int) -> Dim:
+    return ceildiv(axis.extent, grain) * grain
 
 
 def _workspaces(heads: Heads, schedule: Schedule) -> list[Dim]:
@@ -163,7 +175,7 @@ def _workspaces(heads: Heads, schedule: Schedule) -> list[Dim]:
     sizes: list[Dim] = [schedule.tasks.count * schedule.queries.height * keys]
     if schedule.transposed:
         copies = count_of([heads.batch, heads.group]) if schedule.transposes else schedule.tasks.count
-        sizes.append(copies * extent_of([heads.size]) * keys)
+        sizes.append(copies * extent_of([heads.size]) * _padded(heads.key, schedule.panel))
     if is_narrow_float(heads.q.type.dtype):
         sizes.append(schedule.tasks.count * schedule.queries.height * extent_of([heads.size]))
     return sizes
@@ -204,7 +216,7 @@ class _Attention:
                 source = at[heads.batch.name] * heads.group.extent + group
             elif plan.transposed:
                 self._transpose_keys(at, chunk)
-            keys = source * (extent_of([heads.size]) * self.width)
+            keys = source * (extent_of([heads.size]) * _padded(heads.key, plan.panel))
             scratch = chunk * (plan.queries.height * self.width)
             wide = chunk * (plan.queries.height * extent_of([heads.size]))
             plan.queries.each(
@@ -212,24 +224,33 @@ class _Attention:
             )
 
     def _transpose_keys(self, at: Mapping[str, Dim], copy: Dim) -> None:
-        """One head's keys as `[size][keys]`, columns past the last key zero."""
-        heads, builder = self.heads, self.builder
+        """One head's keys as panels `[keys / panel][size][panel]`."""
+        heads, builder, panel = self.heads, self.builder, self.plan.panel
         size, operand = extent_of([heads.size]), self.operands[heads.k.input]
+        base = copy * (size * _padded(heads.key, panel))
 
-        def read(key: Dim, element: Dim, count: int | None) -> Expr:
-            places = {**at, heads.key.name: key, heads.size.name: element}
-            value = builder.load(operand, heads.k.at(places, builder.bounds), self.lanes, 1, count)
-            return from_storage(value, heads.k.type.dtype)
+        def turn(first: Dim, keys: Dim) -> None:
+            def read(key: Dim, element: Dim, count: int | None) -> Expr:
+                places = {**at, heads.key.name: first + key, heads.size.name: element}
+                value = builder.load(operand, heads.k.at(places, builder.bounds), self.lanes, 1, count)
+                return from_storage(value, heads.k.type.dtype)
 
-        base = copy * (size * self.width)
-        copy_transposed(builder, read, self.keys, size, self.lanes, self.keys_t, base, self.width)
+            copy_transposed(builder, read, keys, size, self.lanes, self.keys_t, base + first * size, panel)
+
+        full = builder.bind_index(floordiv(self.keys, panel), 0, None, "full")
+        if full != 0:
+            with builder.serial(full, "panel") as number:
+                turn(builder.bind_index(number * panel, 0, self.keys - panel, "key"), panel)
+        rest = self.keys - full * panel
+        if rest != 0:
+            turn(full * panel, builder.bind_index(rest, 0, panel - 1, "rest"))
 
     def _tile(self, tile: _Tile) -> None:
         """A tile of queries from scores to results."""
         heads, plan, builder = self.heads, self.plan, self.builder
         if self.queries is not None:
             self._widen_queries(tile, self.queries)
-        panel = plan.score.vectors * self.lanes
+        panel = plan.panel
         seen: Dim = self.keys
         if heads.causal:
             seen = builder.bind_index(minimum(self.keys, tile.row + tile.rows), 1, self.keys, "seen")
@@ -241,15 +262,15 @@ class _Attention:
             count = full if not heads.causal else minimum(full, (seen + (panel - 1)) // panel)
             with builder.serial(count, "panel") as number:
                 place = builder.bind_index(number * panel, 0, (full - 1) * panel, "key")
-                self._score_panel(tile, place, plan.score.vectors, None)
+                self._score_panel(tile, place, number * plan.score.vectors, plan.score.vectors, None)
         if rest:
             vectors = -(-rest // self.lanes)
             partial = rest % self.lanes or None
             if heads.causal and full:
                 with builder.when(builder.index(seen) > T.int64(full * panel)):
-                    self._score_panel(tile, full * panel, vectors, partial)
+                    self._score_panel(tile, full * panel, full * plan.score.vectors, vectors, partial)
             else:
-                self._score_panel(tile, full * panel, vectors, partial)
+                self._score_panel(tile, full * panel, full * plan.score.vectors, vectors, partial)
         assert isinstance(self.width, int)
         scored: Dim = self.width // self.lanes
         if heads.causal:
@@ -257,25 +278,19 @@ class _Attention:
         self._weigh_values(tile, self._softmax(tile, scored), seen)
 
     def _score_open(self, tile: _Tile, seen: Dim) -> Dim:
-        """Scores of all keys seen, of which only the call knows how many there are; answers how many vectors.
-
-        Whole panels first, then single vectors, then the vector in which the keys end.
-        """
-        builder, lanes = self.builder, self.lanes
-        panel = self.plan.score.vectors * lanes
+        """Scores of all keys seen, of which only the call knows how many there are; answers how many vectors."""
+        builder, lanes, panel = self.builder, self.lanes, self.plan.panel
         full = builder.bind_index(floordiv(seen, panel), 0, None, "full")
         with builder.serial(full, "panel") as number:
-            self._score_panel(
-                tile, builder.bind_index(number * panel, 0, self.keys - panel, "key"), panel // lanes, None
-            )
-        vectors = builder.bind_index(floordiv(seen, lanes), 0, None, "vectors")
-        with builder.serial(vectors - full * (panel // lanes), "vector") as number:
-            place = builder.bind_index((number + full * (panel // lanes)) * lanes, 0, self.keys - lanes, "key")
-            self._score_panel(tile, place, 1, None)
-        rest = builder.bind_index(seen - vectors * lanes, 0, lanes - 1, "rest")
-        with builder.when(builder.index(rest) > T.int64(0)):
-            # Its load may reach as far as the keys do; what lies past those seen is masked.
-            self._score_panel(tile, vectors * lanes, 1, rest)
+            key = builder.bind_index(number * panel, 0, self.keys - panel, "key")
+            self._score_panel(tile, key, number * (panel // lanes), panel // lanes, None)
+        first = builder.bind_index(full * panel, 0, self.keys, "first")
+        vectors = builder.bind_index(ceildiv(seen - first, lanes), 0, panel // lanes, "vectors")
+        for count in range(1, panel // lanes + 1):
+            with builder.when(builder.index(vectors) == T.int64(count)):
+                # Its load may reach as far as the keys do; what lies past those seen is masked.
+                rest = builder.bind_index(seen - first - (count - 1) * lanes, 1, lanes, "rest")
+                self._score_panel(tile, first, full * (panel // lanes), count, rest)
         return builder.bind_index(ceildiv(seen, lanes), 1, None, "scored")
 
     def _widen_queries(self, tile: _Tile, operand: int) -> None:
@@ -297,8 +312,16 @@ class _Attention:
                 with builder.serial(rest, "e") as element:
                     copy(row, vectors * self.lanes + element, 1)
 
-    def _score_panel(self, tile: _Tile, key: Dim, vectors: int, partial: Dim | None) -> None:
-        """Scores of neighbouring keys into the scratch memory; keys past the last one score minus infinity."""
+    def _score_panel(self, tile: _Tile, key: Dim, vector: Dim, vectors: int, partial: Dim | None) -> None:
+        """Scores of a panel's keys into the scratch memory; past the last key minus infinity.
+
+        Args:
+            tile: The queries.
+            key: The panel's first key.
+            vector: `key / lanes`.
+            vectors: Vectors of keys.
+            partial: Keys in the last vector; None for all.
+        """
         heads, builder, lanes = self.heads, self.builder, self.lanes
         query = self.operands[heads.q.input]
 
@@ -310,7 +333,8 @@ class _Attention:
 
         def right(d: Dim, v: int) -> Expr:
             if self.plan.transposed:
-                return builder.load(self.keys_t, tile.keys + d * self.width + key + v * lanes, lanes)
+                place = tile.keys + key * extent_of([heads.size]) + d * self.plan.panel + v * lanes
+                return builder.load(self.keys_t, place, lanes)
             places = {**tile.at, heads.key.name: key + v * lanes, heads.size.name: d}
             count = partial if v == vectors - 1 else None
             value = builder.load(self.operands[heads.k.input], heads.k.at(places, builder.bounds), lanes, 1, count)
@@ -327,7 +351,11 @@ class _Attention:
                 for r in range(tile.rows):
                     bias = self._bias(tile, r, place, lane) if self.bias_by_query else shared
                     value = self._finish(sums[r][v], bias, count)
-                    builder.store(self.scores, value, tile.scratch + r * self.width + place, lanes)
+                    builder.store(self.scores, value, self._score_at(tile, r, vector + v), lanes)
+
+    def _score_at(self, tile: _Tile, row: int, vector: Dim) -> Dim:
+        """Where a vector of scores is: beside those of the tile's other rows, whatever the number of keys."""
+        return tile.scratch + (vector * self.plan.queries.height + row) * self.lanes
 
     def _bias(self, tile: _Tile, row: int, key: Dim, lane: Lane) -> Expr | None:
         if self.bias is None:
@@ -367,7 +395,7 @@ class _Attention:
         highest, totals = rows(lowest), rows(zero)
         with builder.serial(vectors, "v") as v:
             for r, register in enumerate(highest):
-                score = builder.load(self.scores, tile.scratch + r * self.width + v * lanes, lanes)
+                score = builder.load(self.scores, self._score_at(tile, r, v), lanes)
                 register.value = T.max(score, register.value)
         tops = []
         for register in highest:
@@ -375,7 +403,7 @@ class _Attention:
             tops.append(bind(broadcast(T.Select(top == lowest, zero, top), lanes)))
         with builder.serial(vectors, "v") as v:
             for r, register in enumerate(totals):
-                place = tile.scratch + r * self.width + v * lanes
+                place = self._score_at(tile, r, v)
                 value = bind(vectormath.exp_nonpositive(builder.load(self.scores, place, lanes) - tops[r]))
                 builder.store(self.scores, value, place, lanes)
                 register.value = register.value + value
@@ -405,7 +433,8 @@ class _Attention:
         operand = self.operands[heads.v.input]
 
         def left(r: int, t: Dim) -> Expr:
-            return builder.load(self.scores, tile.scratch + r * self.width + t)
+            vector, lane = builder.simplify(t // lanes), builder.simplify(t % lanes)
+            return builder.load(self.scores, self._score_at(tile, r, vector) + lane)
 
         def right(t: Dim, v: int) -> Expr:
             places = {**tile.at, heads.key.name: t, heads.value.name: element + v * lanes}
@@ -415,7 +444,7 @@ class _Attention:
             )
 
         shape = self.plan.weighted.cut(tile.rows, vectors)
-        sums = multiply(builder, shape, lanes, uncut(seen), left, right)
+        sums = multiply(builder, shape, lanes, uncut(seen), left, right, grain=lanes)
         for r in range(tile.rows):
             for v in range(vectors):
                 with builder.lanes(lanes) as name:

@@ -16,6 +16,7 @@ from graphc.backends.tvm.partial_sums import Parts, sum_in_parts
 from graphc.backends.tvm.tir import Expr, KernelBuilder, Register, bind, broadcast
 from graphc.ir import Dim, dtypes
 from graphc.ir.dtypes import DType
+from graphc.ir.symbolic import floordiv
 from graphc.target import Target
 
 IN_FLIGHT = 8
@@ -125,6 +126,7 @@ def multiply(
     right: Callable[[Dim, int], Expr],
     dtype: DType = dtypes.FLOAT32,
     add: Callable[[Expr, Expr, Expr], Expr] = lambda total, a, b: total + a * b,
+    grain: int = 1,
 ) -> list[list[Expr]]:
     """Sums `left(row, k) * right(k, vector)` over the inner axis in registers.
 
@@ -137,6 +139,7 @@ def multiply(
         right: A vector of the right operand.
         dtype: Element type of operands and sums.
         add: A sum with the product of two vectors added.
+        grain: Steps that a loop of their own takes: quotients and remainders of a step by it are loop variables.
 
     Returns:
         The sum of each row and vector.
@@ -160,14 +163,16 @@ def multiply(
                     register.value = add(register.value, factor, vectors[v])
 
         unroll = max(UNROLL, tile.ways)
-        done = steps // unroll * unroll
-        if done != 0:
-            with builder.serial(steps // unroll, "k") as block:
+        unroll = unroll if grain % unroll == 0 or grain == 1 else grain
+        stretch = max(grain, unroll)
+        count = builder.bind_index(floordiv(steps, stretch), 0, None, "count")
+        if count != 0:
+            with builder.serial(count, "block") as block, builder.serial(stretch // unroll, "k") as k:
                 for u in range(unroll):
-                    step(start + block * unroll + u, u % tile.ways)
-        if steps - done != 0:
-            with builder.serial(steps - done, "k") as k:
-                step(start + done + k, 0)
+                    step(start + block * stretch + k * unroll + u, u % tile.ways)
+        if steps - count * stretch != 0:
+            with builder.serial(steps - count * stretch, "k") as k:
+                step(start + count * stretch + builder.bind_index(k, 0, stretch - 1, "k"), 0)
         return [[_total([way[row][v] for way in sums], dtype) for v in range(tile.vectors)] for row in range(tile.rows)]
 
     return sum_in_parts(builder, depth, (tile.rows, tile.vectors), lanes, dtype, part)
