@@ -130,6 +130,7 @@ def good_before_and_after(server):
         (b"GET /v2 HTTP/1.1\r\nhost: a\r\n" + b"x: " + b"a" * 9000, 431, "headers"),
         (b"GET /" + b"a" * 9000, 431, "headers"),
         (b"GET /v2 HTTP/1.1\r\n" + b"".join(b"h%d: a\r\n" % n for n in range(2000)) + b"\r\n", 431, "headers"),
+        (post(GOOD, *[b"a: " + b"a" * 100] * 50), 431, "headers"),
         (b"GET /nothing HTTP/1.1\r\nconnection: close\r\n\r\n", 404, "nothing at '/nothing'"),
         (b"DELETE /v2 HTTP/1.1\r\nconnection: close\r\n\r\n", 405, "DELETE is not for"),
         (b"GET /v2/models/scale/infer HTTP/1.1\r\nconnection: close\r\n\r\n", 405, "GET is not for"),

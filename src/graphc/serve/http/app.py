@@ -71,12 +71,18 @@ class HttpApp:
         async def work() -> None:
             await self._infer(exchange, self._let_in(exchange, identity), model, version)
 
-        await self._answer(exchange, work(), "POST", f"/v2/models/{model}/infer")
+        try:
+            await self._answer(exchange, work(), "POST", f"/v2/models/{model}/infer")
+        except DisconnectedError:
+            return
+        except Exception:
+            _log.exception("inference by %s failed while it was answered", model)
+            exchange.abort()
 
     async def _answer(self, exchange: Exchange, work: Coroutine[Any, Any, None], method: str, path: str) -> None:
         """Answers a request by some work, which may fail."""
         try:
-            if sum([len(name) + len(value) for name, value in exchange.headers.items()]) > exchange.limits.header_bytes:
+            if exchange.header_bytes > exchange.limits.header_bytes:
                 await exchange.answer_error(RequestError("the headers are above the server's limit"), 431)
                 return
             await work
@@ -90,10 +96,10 @@ class HttpApp:
             exchange.skip_body()
             await exchange.answer_error(RequestError(_message(error, method, path)), error.status_code)
         except Exception as error:
-            if status_of(error) is INTERNAL:
-                _log.error("%s %s failed", method, path, exc_info=error)
             if exchange.answered:
                 raise
+            if status_of(error) is INTERNAL:
+                _log.error("%s %s failed", method, path, exc_info=error)
             await exchange.answer_error(error)
         finally:
             # Where it was not begun.

@@ -59,7 +59,6 @@ class DirectExchange(Exchange):
         keep_alive: As given; set back where the server ends.
         disconnected: Whether the client has gone.
         response_complete: Whether the answer is.
-        message_event: Whom the connection tells that it has set `disconnected`.
     """
 
     def __init__(
@@ -78,7 +77,6 @@ class DirectExchange(Exchange):
         super().__init__(headers, peer, limits, budget)
         self.keep_alive = keep_alive
         self.disconnected = self.response_complete = False
-        self.message_event = self
         self._transport, self._flow, self._head, self._ended = transport, flow, head, ended
         self._parts: list[bytes] = []
         self._size = 0
@@ -89,6 +87,11 @@ class DirectExchange(Exchange):
         self._working: asyncio.Task[Any] | None = None
 
     # ---------------------------------------------------------------- what the connection tells
+
+    @property
+    def message_event(self) -> DirectExchange:
+        """Whom the connection tells that it has set `disconnected`."""
+        return self
 
     def take(self, part: bytes) -> None:
         """A part of the body came."""
@@ -177,6 +180,10 @@ class DirectExchange(Exchange):
         finally:
             self._working = None
 
+    def abort(self) -> None:
+        """Ends the connection: what has been sent of an answer must not be taken for one."""
+        self._transport.abort()
+
     async def _deliver(self, status: int, head: list[tuple[bytes, bytes]], parts: list[Buffer], seconds: float) -> None:
         if self._flow.write_paused and not self.disconnected:
             # Of an answer before this one.
@@ -187,7 +194,7 @@ class DirectExchange(Exchange):
                 self._transport.abort()
                 raise DisconnectedError from None
         if self.disconnected:
-            raise DisconnectedError
+            return
         if (b"connection", b"close") in head:
             self.keep_alive = False
         elif not self.keep_alive:

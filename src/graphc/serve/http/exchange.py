@@ -49,6 +49,7 @@ class Exchange(ABC):
 
     Attributes:
         arrived: When, on `time.perf_counter`.
+        header_bytes: Of all headers.
         answered: Whether an answer has begun.
     """
 
@@ -63,6 +64,7 @@ class Exchange(ABC):
         self._budget, self._held = budget, 0
         self.arrived = perf_counter()
         self.headers: dict[bytes, bytes] = dict(headers)
+        self.header_bytes = sum([len(name) + len(value) for name, value in headers])
         self.answered = False
         self._peer = peer
         self._whole = False
