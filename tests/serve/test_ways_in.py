@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import json
 import socket
 
@@ -11,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from graphc.serve import Observer
-from graphc.serve.http.direct import inference
+from graphc.serve.http.direct import DirectExchange, inference
 from tests.serve.running import both_ports, running
 
 X = np.arange(3 * 4000, dtype=np.float32).reshape(-1, 3)[:1]
@@ -124,6 +126,30 @@ def test_the_connection_ends_where_the_client_says_so(server):
             stream = each.makefile("rb")
             status, headers, _ = answer(stream)
             assert status == 200 and headers["connection"] == "close" and stream.read() == b""
+
+
+def test_an_answer_that_fails_in_its_midst_ends_the_connection(server, monkeypatch, caplog):
+    async def broken(self, *_):
+        raise OSError("no")
+
+    with socket.create_connection(("127.0.0.1", server.port()), timeout=5) as each, monkeypatch.context() as patch:
+        patch.setattr(DirectExchange, "_deliver", broken)
+        each.sendall(request())
+        with contextlib.suppress(ConnectionResetError):
+            assert each.recv(100) == b""
+    assert "inference by scale failed while it was answered" in caplog.text
+
+
+def test_requests_leave_no_garbage(connection):
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(20):
+            connection[0].sendall(request())
+            assert answer(connection[1])[0] == 200
+        assert sum(isinstance(each, DirectExchange) for each in gc.get_objects()) < 5
+    finally:
+        gc.enable()
 
 
 def test_large_tensors_are_not_moved(server):
