@@ -211,6 +211,16 @@ def test_an_answer_of_another_length_is_a_defect_of_the_rule() -> None:
         rewrite(graph, [rule])
 
 
+def test_a_root_that_goes_takes_no_other_s_place() -> None:
+    rule = Rule("swap", P.Sin(x) & P.Cos(x), lambda m, b: m.roots[::-1])
+    g = Making("x")
+    graph = g.returning(g("Tanh", g("Sin", g.graph.inputs[0])), g("Tanh", g("Cos", g.graph.inputs[0])))
+    before = str(graph)
+    with pytest.raises(PassError, match=r"'swap' puts %cos, which is to be replaced, in the place of %sin"):
+        rewrite(graph, [rule])
+    assert str(graph) == before
+
+
 def test_siblings_in_another_graph_are_none() -> None:
     g = Making("x")
     body = Graph("then", opset=23)

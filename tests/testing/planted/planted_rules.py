@@ -120,6 +120,14 @@ def overflow(m: Match, b: Builder) -> Value | Refusal:
     return m["x"]
 
 
+@PLANTED.rule(P.Max(x, y) & P.Exp(x))
+def mixed_up(m: Match, b: Builder) -> tuple[Value, ...] | Refusal:
+    """Max(x, y), Exp(x) = Exp(x), x > y ? x : y."""
+    if m.roots[0].type != m.roots[1].type:
+        return refuse("shapes differ")
+    return b.op("Exp", m["x"]), b.op("Where", b.op("Greater", m["x"], m["y"]), m["x"], m["y"])
+
+
 @dataclass(frozen=True)
 class MissedUse:
     """Folds a scale into one product's weights, and forgets who else reads what was scaled."""

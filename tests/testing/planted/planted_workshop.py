@@ -39,6 +39,7 @@ def workshop() -> tuple[bytes, dict[str, Any]]:
         *_movement(b, values["cube"], values["left"], values["right"]),
         *_arithmetic(b, values["left"], values["right"], weights),
         *_integers(b, values["bytes"], values["whole"]),
+        *(b.op(op_type, b.op("MatMul", values["rows"], weights(8, 3))) for op_type in ("Sinh", "Cosh")),
     ]
     for number, node in enumerate(graph.nodes):
         node.name = f"{node.op_type.lower()}_{number}"

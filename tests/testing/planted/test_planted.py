@@ -19,7 +19,7 @@ from graphc.backends.tvm import gemm
 from graphc.backends.tvm.backend import TvmBackend
 from graphc.compiler import default_cache, lower_model, lowering
 from graphc.compiler.cache import ObjectCache
-from graphc.errors import PassError
+from graphc.errors import GraphcError, PassError
 from graphc.frontend import export_model
 from graphc.ir import Builder, Graph, Node, Tensor, TensorType, dtypes
 from graphc.ops.inference import infer_node
@@ -29,6 +29,7 @@ from graphc.passes.buffers import BufferPlan, assign_buffers
 from graphc.passes.rules.rule import RULE_SETS, Rule
 from graphc.testing import Case, DifferenceError, Setup, bisect, check_pass
 from graphc.testing.bisection import Blame, Runner
+from graphc.testing.fuzzing import ModelTask, chosen_wishes, try_task, wishes_of
 from graphc.testing.rules import test_rule
 from tests.testing.planted.planted_rules import PASSES as PLANTED_PASSES
 from tests.testing.planted.planted_rules import PLANTED
@@ -37,6 +38,8 @@ from tests.testing.planted.planted_workshop import workshop
 Plant: TypeAlias = Callable[[pytest.MonkeyPatch], None]
 
 MOST_NODES = 5
+MOST_MODELS = 40
+"""Random models until a bug in what makes code is to be found."""
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +75,7 @@ WRONG_RULES = [
     pytest.param("wrong_accumulator", marks=SLOW),
     pytest.param("wrong_order", marks=SLOW),
     pytest.param("overflow", marks=SLOW),
+    pytest.param("mixed_up", marks=SLOW),
 ]
 
 
@@ -238,7 +242,7 @@ class PassPlant:
 
 
 PASS_PLANTS = [
-    PassPlant("merge_matmuls", "fold,merge_matmuls,dce", _joined_backwards),
+    PassPlant("merge_matmuls{only=without_bias}", "fold,merge_matmuls{only=without_bias},dce", _joined_backwards),
     PassPlant("cse", "cse", _key_without_attributes, ("Softmax", "ReduceSum", "Transpose", "Concat")),
     PassPlant("layout", "fold,layout", _missing_relayout, ("Conv", "Relu")),
     PassPlant("fuse", "fold,fuse", _region_inputs_swapped, ("Sub", "Div", "Relu", "Exp")),
@@ -479,3 +483,35 @@ def test_nothing_planted(model: tuple[bytes, dict[str, Any]]) -> None:
     with Runner(isolate=False) as runner:
         case = dataclasses.replace(Case(*model), stage="passes")
         assert runner.examine(case).status == "right"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("plant", "only"),
+    [
+        pytest.param(_short_lives, (), id="lives that end too soon"),
+        pytest.param(_aliasing, (), id="aliasing"),
+        pytest.param(_narrow_panel, ("MatMul", "Gemm"), id="off by one in a tail"),
+        pytest.param(_refusing, ("Softmax",), id="lowering"),
+    ],
+)
+def test_fuzzing_finds_what_makes_code_made_wrong(
+    plant: Plant, only: Sequence[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("GRAPHC_CACHE", str(tmp_path))
+    monkeypatch.setattr("graphc.testing.fuzzing.pieces.cases_by_operator", dict)  # which take ten seconds to load
+    wishes = chosen_wishes(only)
+    tasks = [ModelTask(seed, wishes_of(seed, wishes), backends=("cpu",)) for seed in range(MOST_MODELS)]
+    with monkeypatch.context() as planted:
+        plant(planted)
+        task = next((task for task in tasks if _fails(task)), None)
+    assert task is not None
+    assert not _fails(task), "without the bug, the same model is right"
+
+
+def _fails(task: ModelTask) -> bool:
+    try:
+        try_task(task)
+    except (DifferenceError, GraphcError, AssertionError):
+        return True
+    return False

@@ -90,9 +90,10 @@ def _pairs(rule: Rule, match: Match, new: tuple[Value, ...]) -> tuple[tuple[Valu
 def _cannot_replace(
     rule: Rule, match: Match, pairs: tuple[tuple[Value, Value], ...], made: Sequence[Node]
 ) -> Refusal | None:
-    going = {old for old, _ in pairs}
+    going = {old for old, new in pairs if old is not new}
+    kept = {old for old, new in pairs if old is new}
     for root in root_nodes(match):
-        unmatched = [value for value in root.outputs if value not in going and value.is_used]
+        unmatched = [value for value in root.outputs if value not in going | kept and value.is_used]
         if unmatched:
             return Refusal(f"output %{unmatched[0].name} of {root.op} is used too")
     for old, value in pairs:
@@ -100,6 +101,12 @@ def _cannot_replace(
         if reason is not None:
             return Refusal(reason)
         _check_types(rule, match, old, value)
+        if value in going:
+            raise PassError(
+                f"rule {rule.name!r} puts %{value.name}, which is to be replaced, in the place of %{old.name}",
+                nodes=match.root.origins,
+                hint="build the root's operator anew on its inputs",
+            )
         reader = next((node for node in made if old in node.inputs), None)
         if reader is not None and value is not old:
             raise PassError(
