@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 import onnx
 
 from graphc.errors import ModelError
+from graphc.package.varint import BYTES, FIXED32, FIXED64, VARINT, encode_varint, read_varint
 
 LIFT_BYTES = 4096
 """Payloads of at least this size are lifted; smaller messages are not even looked into."""
@@ -23,8 +24,6 @@ MAX_FIELDS = 500_000
 """Fields of one file outside lifted payloads: what a parser would turn into objects."""
 MAX_DEPTH = 100
 """Nesting of messages; protobuf's own limit."""
-
-_VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
 
 
 @dataclass
@@ -91,19 +90,10 @@ class _Walk:
         )
 
     def varint(self, place: int, end: int) -> tuple[int, int]:
-        value = shift = 0
-        start = place
-        while True:
-            if place >= end:
-                self.fail(start, "a number is cut off")
-            byte = self.data[place]
-            place += 1
-            value |= (byte & 0x7F) << shift
-            if byte < 0x80:
-                return value, place
-            shift += 7
-            if shift > 63:
-                self.fail(start, "a number is longer than 10 bytes")
+        try:
+            return read_varint(self.data, place, end)
+        except ValueError as error:
+            self.fail(place, str(error))
 
     def message(self, start: int, end: int, name: str, depth: int) -> list[memoryview | bytes] | None:
         """Chunks of the message without its large payloads; None where nothing was lifted."""
@@ -121,13 +111,13 @@ class _Walk:
             number, kind = tag >> 3, tag & 7
             if number == 0:
                 self.fail(begin, f"a field of {message.name} has number 0")
-            if kind == _VARINT:
+            if kind == VARINT:
                 _, place = self.varint(place, end)
-            elif kind == _FIXED64:
+            elif kind == FIXED64:
                 place += 8
-            elif kind == _FIXED32:
+            elif kind == FIXED32:
                 place += 4
-            elif kind == _LENGTH:
+            elif kind == BYTES:
                 size, place = self.varint(place, end)
                 if size > end - place:
                     self.fail(
@@ -154,16 +144,6 @@ class _Walk:
             return [self.payloads.put(self.data[place : place + size])]
         child = message.children.get(number)
         return None if child is None else self.message(place, place + size, child, depth + 1)
-
-
-def encode_varint(value: int) -> bytes:
-    """A non-negative integer as protobuf's base-128 varint."""
-    encoded = bytearray()
-    while value > 0x7F:
-        encoded.append(value & 0x7F | 0x80)
-        value >>= 7
-    encoded.append(value)
-    return bytes(encoded)
 
 
 def lift_payloads(data: memoryview) -> tuple[bytes, Payloads]:

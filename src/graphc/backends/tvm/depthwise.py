@@ -19,9 +19,9 @@ from graphc.backends.conv_shapes import two_dimensional
 from graphc.backends.tvm.assemble import build_kernel
 from graphc.backends.tvm.conv_weights import depthwise_packing
 from graphc.backends.tvm.epilogue import Epilogue
-from graphc.backends.tvm.loops import copy_tensor, unravel
+from graphc.backends.tvm.loops import copy_tensor
 from graphc.backends.tvm.scope import Lane
-from graphc.backends.tvm.tasks import PARALLEL_MACS, RowTiles, only, row_tiles, split_until_balanced
+from graphc.backends.tvm.tasks import PARALLEL_MACS, RowTiles, channel_tasks, row_tiles, split_until_balanced
 from graphc.backends.tvm.tir import KernelBuilder, bind, broadcast
 from graphc.errors import BackendError
 from graphc.ir import Dim, Graph, dtypes, symbol
@@ -205,19 +205,8 @@ class _Depthwise:
         if plan.source.is_staged:
             original = self.body.inputs[problem.data].tensor_type
             copy_tensor(builder, original, problem.data, plan.source.type, self.data)
-        full, tail = divmod(problem.inputs, plan.lanes)
-        blocks = full + (tail > 0)
-        extents = (problem.batch, blocks, plan.rows.blocks)
-        total = problem.batch * blocks * plan.rows.blocks
-        with builder.parallel(total, "task", enable=plan.parallel) as task:
-            image, block, part = unravel(builder, task, extents)
-            if full:
-                with only(builder, block, blocks, below=full):
-                    inside = builder.bind_index(block, 0, full - 1, "block") if full > 1 else 0
-                    self._block(image, inside, part, None)
-            if tail:
-                with only(builder, block, blocks, last=True):
-                    self._block(image, full, part, tail)
+        extents = (problem.batch, problem.inputs, plan.rows.blocks)
+        channel_tasks(builder, extents, plan.lanes, self._block, parallel=plan.parallel)
         self.epilogue.finish()
 
     def _block(self, image: Dim, block: Dim, part: Dim, count: int | None) -> None:

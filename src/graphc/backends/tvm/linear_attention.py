@@ -21,7 +21,7 @@ from graphc.backends.tvm import element_types, scalar_ops
 from graphc.backends.tvm.assemble import build_kernel
 from graphc.backends.tvm.gemm_tiles import IN_FLIGHT
 from graphc.backends.tvm.loops import unravel
-from graphc.backends.tvm.tasks import PARALLEL_MACS, Chunks, chunks_of, only
+from graphc.backends.tvm.tasks import PARALLEL_MACS, Chunks, chunks_of, whole_and_last
 from graphc.backends.tvm.tir import Expr, KernelBuilder, Register, bind, broadcast
 from graphc.errors import BackendError, TypeInferenceError
 from graphc.ir import Dim, Graph, Node, Value
@@ -180,12 +180,12 @@ class _LinearAttention:
         with plan.tasks.each(builder) as (chunk, task):
             batch, head, panel = unravel(builder, task, (plan.batch, plan.heads, plan.panels))
             base = chunk * plan.scratch
-            if plan.full_panels:
-                with only(builder, panel, plan.panels, below=plan.full_panels):
-                    _Panel(self, batch, head, panel * plan.cut, plan.vectors, base).emit()
-            if plan.tail_vectors:
-                with only(builder, panel, plan.panels, last=True):
-                    _Panel(self, batch, head, plan.full_panels * plan.cut, plan.tail_vectors, base).emit()
+
+            def emit(part: Dim, vectors: int) -> None:
+                _Panel(self, batch, head, part * plan.cut, vectors, base).emit()
+
+            parts = (plan.vectors, plan.tail_vectors)
+            whole_and_last(builder, panel, plan.panels, plan.full_panels, parts, emit)
 
     def read(self, name: str, offset: Dim, lanes: int, count: int | None = None) -> Expr:
         """Elements of an input, as the kernel computes with them."""

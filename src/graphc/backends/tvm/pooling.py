@@ -19,9 +19,8 @@ from graphc.backends.conv_problem import Source
 from graphc.backends.tvm import scalar_ops
 from graphc.backends.tvm.assemble import build_kernel
 from graphc.backends.tvm.epilogue import Epilogue
-from graphc.backends.tvm.loops import unravel
 from graphc.backends.tvm.scope import Lane
-from graphc.backends.tvm.tasks import PARALLEL_MACS, RowTiles, only, row_tiles, split_until_balanced
+from graphc.backends.tvm.tasks import PARALLEL_MACS, RowTiles, channel_tasks, only, row_tiles, split_until_balanced
 from graphc.backends.tvm.tir import Expr, KernelBuilder, bind, broadcast
 from graphc.errors import BackendError
 from graphc.ir import Dim, Graph, Node, TensorType, dtypes, symbol
@@ -186,18 +185,7 @@ class _Pool:
         """Writes the whole kernel into the builder."""
         builder, plan = self.builder, self.plan
         batch, channels = _int(plan.type.dims[0]), _int(plan.type.dims[1])
-        full, tail = divmod(channels, plan.lanes)
-        blocks = full + (tail > 0)
-        extents = (batch, blocks, plan.tiles.blocks)
-        with builder.parallel(batch * blocks * plan.tiles.blocks, "task", enable=plan.parallel) as task:
-            image, block, part = unravel(builder, task, extents)
-            if full:
-                with only(builder, block, blocks, below=full):
-                    inside = builder.bind_index(block, 0, full - 1, "block") if full > 1 else 0
-                    self._block(image, inside, part, None)
-            if tail:
-                with only(builder, block, blocks, last=True):
-                    self._block(image, full, part, tail)
+        channel_tasks(builder, (batch, channels, plan.tiles.blocks), plan.lanes, self._block, parallel=plan.parallel)
         self.epilogue.finish()
 
     def _block(self, image: Dim, block: Dim, part: Dim, count: int | None) -> None:

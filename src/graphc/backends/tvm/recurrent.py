@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 from tvm.tirx.script.builder import ir as T
@@ -21,7 +22,7 @@ from graphc.backends.tvm.loops import unravel
 from graphc.backends.tvm.recurrent_memory import INITIAL, INPUTS, Memory
 from graphc.backends.tvm.recurrent_plan import Extents, Plan, choose_plan
 from graphc.backends.tvm.recurrent_step import Tile
-from graphc.backends.tvm.tasks import PARALLEL_MACS, only
+from graphc.backends.tvm.tasks import PARALLEL_MACS, whole_and_last
 from graphc.backends.tvm.tir import Expr, KernelBuilder
 from graphc.backends.tvm.transpose import copy_transposed
 from graphc.errors import BackendError, TypeInferenceError
@@ -235,12 +236,8 @@ class _Recurrence:
                 with nullcontext() if same else builder.when(T.EQ(builder.index(direction), T.int64(d))):
                     plan.rows.each(builder, block, tile.emit)
 
-        if plan.full_panels:
-            with only(builder, panel, plan.panels, below=plan.full_panels):
-                sequences(panel, plan.vectors)
-        if plan.tail_vectors:
-            with only(builder, panel, plan.panels, last=True):
-                sequences(plan.full_panels, plan.tail_vectors)
+        parts = (plan.vectors, plan.tail_vectors)
+        whole_and_last(builder, panel, plan.panels, plan.full_panels, parts, sequences)
 
     def _pack(self, name: str) -> None:
         """Packs weights that the model computes, as `Plan.pack` does those that it holds."""
@@ -267,9 +264,5 @@ class _Recurrence:
         parallel = extents.directions * plan.packed_elements(depth) >= PARALLEL_MACS
         with builder.parallel(extents.directions * plan.panels, "pack", enable=parallel) as task:
             direction, panel = unravel(builder, task, (extents.directions, plan.panels))
-            if plan.full_panels:
-                with only(builder, panel, plan.panels, below=plan.full_panels):
-                    gates(direction, panel, plan.vectors)
-            if plan.tail_vectors:
-                with only(builder, panel, plan.panels, last=True):
-                    gates(direction, plan.full_panels, plan.tail_vectors)
+            parts = (plan.vectors, plan.tail_vectors)
+            whole_and_last(builder, panel, plan.panels, plan.full_panels, parts, partial(gates, direction))

@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 from graphc.backends.extents import ceildiv
+from graphc.backends.tvm.loops import unravel
 from graphc.backends.tvm.tir import KernelBuilder
 from graphc.ir import Dim
 from graphc.ir.symbolic import Bounds, floordiv, maximum, minimum, typical
+
+Part = TypeVar("Part")
 
 PARALLEL_MACS = 150_000
 """Multiply-adds under which a parallel region costs more than it saves (about 2 microseconds of one core)."""
@@ -149,3 +153,60 @@ def only(
     condition = place == builder.index(extent - 1) if below is None else place < builder.index(below)
     with builder.when(condition):
         yield
+
+
+def whole_and_last(
+    builder: KernelBuilder,
+    index: Dim,
+    extent: Dim,
+    full: int,
+    parts: tuple[Part, Part],
+    emit: Callable[[Dim, Part], None],
+) -> None:
+    """Writes what is done with whole pieces of an axis, and with the last one, which is shorter.
+
+    Args:
+        builder: Of the kernel.
+        index: Of a piece.
+        extent: Pieces in all.
+        full: Whole ones.
+        parts: How much a whole piece is, and how much the last one; falsy where there is none that is shorter.
+        emit: Writes it for the index of a piece, and how much that is.
+    """
+    whole, tail = parts
+    if full:
+        with only(builder, index, extent, below=full):
+            emit(index, whole)
+    if tail:
+        with only(builder, index, extent, last=True):
+            emit(full, tail)
+
+
+def channel_tasks(
+    builder: KernelBuilder,
+    extents: tuple[int, int, Dim],
+    lanes: int,
+    emit: Callable[[Dim, Dim, Dim, int | None], None],
+    *,
+    parallel: bool,
+) -> None:
+    """Writes a loop over images, blocks of channels and parts of the rows.
+
+    Args:
+        builder: Of the kernel.
+        extents: Images, channels, and parts of the rows.
+        lanes: Channels of a block.
+        emit: Writes a task: of an image, a block, a part; and how many channels the block has, None for all.
+        parallel: Whether threads share them.
+    """
+    images, channels, parts = extents
+    full, tail = divmod(channels, lanes)
+    blocks = full + (tail > 0)
+    with builder.parallel(images * blocks * parts, "task", enable=parallel) as task:
+        image, block, part = unravel(builder, task, (images, blocks, parts))
+
+        def channel_block(index: Dim, count: int | None) -> None:
+            inside = builder.bind_index(index, 0, full - 1, "block") if count is None and full > 1 else index
+            emit(image, 0 if count is None and full == 1 else inside, part, count)
+
+        whole_and_last(builder, block, blocks, full, (None, tail or None), channel_block)

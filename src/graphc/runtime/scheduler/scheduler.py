@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import math
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 from graphc.errors import OptionError
 from graphc.runtime.calibration import Calibration, Runnable
@@ -19,6 +19,8 @@ from graphc.runtime.scheduler.reply import Outputs, Reply
 from graphc.runtime.scheduler.serving import serve_models
 from graphc.runtime.scheduler.settings import ModelSettings
 from graphc.runtime.scheduler.statistics import ModelStatistics, Observer, Statistics
+
+Answer = TypeVar("Answer")
 
 MARGIN = 0.0005
 """Seconds between the planned end of a batch and a deadline in it: to wake the threads that wait for answers."""
@@ -204,14 +206,8 @@ class Scheduler:
             ExecutionError: A step of the model failed.
             SchedulerClosedError: The scheduler is closed.
         """
-        while True:
-            prepared = self._prepare(inputs, model)
-            try:
-                return self._dispatcher.run(prepared, _seconds(timeout_ms), priority)
-            except ModelLeftError:
-                # By its name, its successor is asked.
-                if isinstance(model, ServedModel):
-                    raise
+        seconds = _seconds(timeout_ms)
+        return self._ask(inputs, model, lambda prepared: self._dispatcher.run(prepared, seconds, priority))
 
     def submit(
         self,
@@ -234,14 +230,8 @@ class Scheduler:
             InputError: The inputs do not fit the model.
             SchedulerClosedError: The scheduler is closed.
         """
-        while True:
-            prepared = self._prepare(inputs, model)
-            try:
-                return self._dispatcher.submit(prepared, _seconds(timeout_ms), priority)
-            except ModelLeftError:
-                # By its name, its successor is asked.
-                if isinstance(model, ServedModel):
-                    raise
+        seconds = _seconds(timeout_ms)
+        return self._ask(inputs, model, lambda prepared: self._dispatcher.submit(prepared, seconds, priority))
 
     async def infer(
         self,
@@ -286,19 +276,19 @@ class Scheduler:
         Raises:
             As `submit`.
         """
-        while True:
-            served = self._model(model)
-            arrays = served.collect(inputs)
-            # A shape that comes for the first time may have to be compiled: not in the event loop.
-            prepared = served.find(arrays)
-            if prepared is None:
-                prepared = await asyncio.to_thread(served.meet, arrays)
-            try:
-                return self._dispatcher.submit(prepared, _seconds(timeout_ms), priority, quick=True)
-            except ModelLeftError:
-                # By its name, its successor is asked.
-                if isinstance(model, ServedModel):
-                    raise
+        served = self._model(model)
+        arrays = served.collect(inputs)
+        # A shape that comes for the first time may have to be compiled: not in the event loop.
+        prepared = served.find(arrays)
+        if prepared is None:
+            prepared = await asyncio.to_thread(served.meet, arrays)
+        try:
+            return self._dispatcher.submit(prepared, _seconds(timeout_ms), priority, quick=True)
+        except ModelLeftError:
+            if isinstance(model, ServedModel):
+                raise
+        # By its name, its successor is asked.
+        return await self.hand_in(inputs, model=model, timeout_ms=timeout_ms, priority=priority)
 
     def close(self, *, drain: bool = True) -> None:
         """Accepts nothing more and ends the threads; what runs now is answered.
@@ -316,10 +306,16 @@ class Scheduler:
     ) -> None:
         self.close(drain=error is None)
 
-    def _prepare(self, inputs: Inputs, model: str | ServedModel | None) -> Prepared:
-        served = self._model(model)
-        arrays = served.collect(inputs)
-        return served.find(arrays) or served.meet(arrays)
+    def _ask(self, inputs: Inputs, model: str | ServedModel | None, hand_in: Callable[[Prepared], Answer]) -> Answer:
+        """Hands a request in; where its model has been replaced meanwhile, to the one that has its name now."""
+        while True:
+            served = self._model(model)
+            arrays = served.collect(inputs)
+            try:
+                return hand_in(served.find(arrays) or served.meet(arrays))
+            except ModelLeftError:
+                if isinstance(model, ServedModel):
+                    raise
 
     def _model(self, name: str | ServedModel | None) -> ServedModel:
         if isinstance(name, ServedModel):

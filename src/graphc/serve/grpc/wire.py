@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from graphc.errors import RequestError, RequestTooLargeError
+from graphc.package.varint import BYTES, FIXED32, FIXED64, VARINT, encode_varint, read_varint
 from graphc.serve.protocol.tensors import Buffer
-
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 
 def lift(data: bytes, number: int, most: int) -> tuple[bytes, list[memoryview]]:
@@ -36,7 +35,7 @@ def lift(data: bytes, number: int, most: int) -> tuple[bytes, list[memoryview]]:
         begin = place
         key, place = _varint(data, place, end)
         kind = key & 7
-        if kind == _BYTES:
+        if kind == BYTES:
             size, place = _varint(data, place, end)
             if size > end - place:
                 raise RequestError("the message is no protobuf: a field goes on behind its end")
@@ -45,10 +44,10 @@ def lift(data: bytes, number: int, most: int) -> tuple[bytes, list[memoryview]]:
                 lifted.append(view[place : place + size])
                 start = place + size
             place += size
-        elif kind == _VARINT:
+        elif kind == VARINT:
             _, place = _varint(data, place, end)
-        elif kind in (_FIXED32, _FIXED64):
-            place += 4 if kind == _FIXED32 else 8
+        elif kind in (FIXED32, FIXED64):
+            place += 4 if kind == FIXED32 else 8
         else:
             raise RequestError(f"the message is no protobuf: a field has wire type {kind}")
         if place > end:
@@ -62,33 +61,17 @@ def lift(data: bytes, number: int, most: int) -> tuple[bytes, list[memoryview]]:
 
 
 def _varint(data: bytes, place: int, end: int) -> tuple[int, int]:
-    value = 0
-    for shift in range(0, 70, 7):
-        if place >= end:
-            break
-        byte = data[place]
-        place += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, place
-    raise RequestError("the message is no protobuf: a number goes on behind its end")
+    try:
+        return read_varint(data, place, end)
+    except ValueError as error:
+        raise RequestError("the message is no protobuf: a number goes on behind its end") from error
 
 
 def lower(head: bytes, number: int, values: Sequence[Buffer]) -> bytes:
     """A message of small fields, with values of a repeated bytes field after them."""
     parts: list[Buffer] = [head]
-    tag = _encoded(number << 3 | _BYTES)
+    tag = encode_varint(number << 3 | BYTES)
     for value in values:
-        parts.append(tag + _encoded(len(value)))
+        parts.append(tag + encode_varint(len(value)))
         parts.append(value)
     return b"".join(parts)
-
-
-def _encoded(value: int) -> bytes:
-    # As frontend.wire has it, which is not loaded where packages alone are served.
-    octets = bytearray()
-    while value > 0x7F:
-        octets.append(value & 0x7F | 0x80)
-        value >>= 7
-    octets.append(value)
-    return bytes(octets)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from graphc.testing.fuzzing.trial import Reached, check_backends, try_model, try
 from graphc.testing.fuzzing.wishes import Wish, every_wish, wishes_of
 from graphc.testing.hostile.campaign import signature
 from graphc.testing.isolation import Isolation, Outcome
+from graphc.testing.outcomes import Outcomes
 
 SECONDS = 60.0
 """Processor time that one model may take."""
@@ -48,29 +48,21 @@ class Failure:
 
 
 @dataclass
-class FuzzReport:
+class FuzzReport(Outcomes):
     """What a campaign did.
 
     Args:
         coverage: What it reached.
-        outcomes: How many models ended in what.
         failures: What was wrong, each kind once.
     """
 
     coverage: Coverage
-    outcomes: Counter[str] = field(default_factory=Counter)
     failures: list[Failure] = field(default_factory=list)
-
-    @property
-    def tried(self) -> int:
-        """Models tried."""
-        return sum(self.outcomes.values())
 
     def to_json(self) -> dict[str, Any]:
         """All of it as a JSON object."""
         return {
-            "tried": self.tried,
-            "outcomes": dict(self.outcomes.most_common()),
+            **self.counts(),
             "coverage": self.coverage.to_json(),
             "failures": [
                 {

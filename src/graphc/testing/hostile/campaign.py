@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import random
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ from graphc.testing.hostile.minimize import minimize
 from graphc.testing.hostile.mutation import mutate
 from graphc.testing.hostile.trial import MEMORY, SECONDS, prepare, trial
 from graphc.testing.isolation import Isolation, Outcome
+from graphc.testing.outcomes import Outcomes
 
 SMALL_MODEL = 20_000
 """Bytes of the largest model that is worth damaging: in larger ones most damage falls on weights."""
@@ -43,27 +43,19 @@ class Finding:
 
 
 @dataclass
-class Campaign:
+class Campaign(Outcomes):
     """What a campaign did.
 
     Args:
-        outcomes: How many models ended in what.
         findings: What must not happen, each failure once.
     """
 
-    outcomes: Counter[str] = field(default_factory=Counter)
     findings: list[Finding] = field(default_factory=list)
-
-    @property
-    def tried(self) -> int:
-        """Models tried."""
-        return sum(self.outcomes.values())
 
     def to_json(self) -> dict[str, Any]:
         """All of it as a JSON object."""
         return {
-            "tried": self.tried,
-            "outcomes": dict(self.outcomes.most_common()),
+            **self.counts(),
             "findings": [
                 {"file": f.file_name, "status": f.status, "detail": f.detail, "seed": f.seed} for f in self.findings
             ],

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 import onnx
 
-from graphc.frontend.wire import encode_varint
+from graphc.package.varint import encode_varint
 
 VARINT, FIXED64, LENGTH, FIXED32 = 0, 1, 2, 5
 ROOT: str = onnx.ModelProto.DESCRIPTOR.full_name
