@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from graphc.ir import Builder, TensorType, Value
-from graphc.ir.dtypes import FLOAT32, INT8, UINT8
+from graphc.ir.dtypes import FLOAT32, INT8, INT32, UINT8
 from graphc.ops.convolution import conv_window
 from graphc.ops.expr import highest, lowest
 from graphc.passes.base import register_pass
@@ -37,13 +37,20 @@ ATTRIBUTES = {
 }
 
 
+_LARGEST_PRODUCT = 255 * 255
+_EXACT = 1 << 24
+"""Integers below this are numbers of float32."""
+
+
 @register_pass
 @dataclass(frozen=True)
 class IntegerConv(RulePass):
     """Writes ConvInteger and QLinearConv of one group as MatMulInteger and what follows it.
 
-    Before: types are inferred. After: one that remains has groups, weights that are not constant, more or fewer than
-    two spatial axes, or open extents. Results are the same bits.
+    A QLinearConv of one channel a group is one of floats, which hold its few products' sums exactly.
+
+    Before: types are inferred. After: one that remains has groups of several channels, weights that are not constant,
+    more or fewer than two spatial axes, or open extents. Results are the same bits.
     """
 
     name: ClassVar[str] = "integer_conv"
@@ -98,6 +105,46 @@ def quantized_convolution(m: Match, b: Builder) -> Value | Refusal:
             return refuse(f"%{m[name].name} is more than one number")
     sums = _sums(m, b)
     return sums if isinstance(sums, Refusal) else b.op("Transpose", requantized(m, b, sums), perm=(0, 3, 1, 2))
+
+
+def _depthwise_examples(choose: Chooser) -> Mapping[str, Any]:
+    found = dict(examples(choose))
+    channels = found["x"].static_shape[1]
+    weights = (np.arange(channels * math.prod(found["kernel"])) * 7 % 100).astype(found["w"].dtype)
+    found["w"] = weights.reshape(channels, 1, *found["kernel"])
+    found |= {"bias": np.arange(channels, dtype=np.int32) * 50, "group": channels}
+    return found | {"w_zero": np.array(2, found["w"].dtype), "w_scale": np.float32(0.02)}
+
+
+@RULES.rule(
+    P.QLinearConv(
+        *(Var("x"), Var("x_scale"), Var("x_zero"), Const("w"), Var("w_scale"), Const("w_zero")),
+        *(Var("y_scale"), Var("y_zero"), Optional(Var("bias"))),
+        group=attr("group", default=1),
+        **ATTRIBUTES,
+    ),
+    examples=_depthwise_examples,
+)
+def quantized_depthwise_convolution(m: Match, b: Builder) -> Value | Refusal:
+    """QLinearConv(x, w, b) of single channels = saturate(round((Conv(x - zero, w - zero) + b) * scales) + zero)."""
+    for name in ("x_scale", "x_zero", "y_scale", "y_zero"):
+        if math.prod(m.shape(name)) != 1:
+            return refuse(f"%{m[name].name} is more than one number")
+    x, w, w_zero = m.type("x"), m.array("w"), m.array("w_zero")
+    if w.ndim != 4 or x.dtype not in (INT8, UINT8) or w.dtype not in (np.int8, np.uint8):
+        return refuse("it is no convolution of images of 8-bit integers")
+    if w.shape[1] != 1 or m.attribute("group") in (0, 1):
+        return refuse("its groups have several channels")
+    if math.prod(w.shape[2:]) * _LARGEST_PRODUCT >= _EXACT:
+        return refuse("its sums are no numbers of float32")
+    zero = b.op("Reshape", m["x_zero"], b.constant(np.zeros(0, np.int64)))
+    image = b.op("Sub", b.op("Cast", m["x"], to=FLOAT32.onnx), b.op("Cast", zero, to=FLOAT32.onnx))
+    weights = w.astype(np.float32) - w_zero.astype(np.float32).reshape(-1, 1, 1, 1)
+    kept: dict[str, Any] = {
+        name: m.root.attributes[name] for name in (*ATTRIBUTES, "auto_pad", "group") if name in m.root.attributes
+    }
+    sums = b.op("Conv", image, b.constant(weights, name="weights"), **kept)
+    return requantized(m, b, b.op("Cast", sums, to=INT32.onnx), trailing=2)
 
 
 def requantized(m: Match, b: Builder, sums: Value, *, trailing: int = 0) -> Value:
