@@ -206,6 +206,13 @@ CASES: dict[str, Row] = {
     "distances": ("CDist", [F(0, 3, 4), F(1, 5, 4)], 1, {"metric": "euclidean"}),
     "squares of distances": ("CDist", [F(0, 3, 4), F(1, 5, 4)], 1, {}),
     "padding": ("Pad", [F(0, 2, 3), np.array([0, 1, 1, 0]), np.array([2.0], np.float32)], 1, {}),
+    "experts": ("MoE", [F(0, 5, 4), F(1, 5, 3), F(2, 3, 6, 4), None, F(3, 3, 4, 6)], 1, {"k": 2}),
+    "experts of few bits": (
+        "QMoE",
+        [F(0, 1, 4), F(1, 1, 3), u8(2, 3, 6, 2), scale(3, 3, 6), None, u8(4, 3, 4, 3), scale(5, 3, 4)],
+        1,
+        {"k": 1, "normalize_routing_weights": 1},
+    ),
     "grouped queries": grouped(),
     "grouped queries of a prompt": grouped(new=5, past=0),
     "grouped queries, packed": grouped(packed=True),

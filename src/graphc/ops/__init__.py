@@ -13,6 +13,7 @@ from graphc.ops import compiler_ops as compiler_ops
 from graphc.ops import contraction as contraction
 from graphc.ops import contrib as contrib
 from graphc.ops import contrib_attention as contrib_attention
+from graphc.ops import contrib_experts as contrib_experts
 from graphc.ops import contrib_forerunners as contrib_forerunners
 from graphc.ops import contrib_grouped as contrib_grouped
 from graphc.ops import contrib_images as contrib_images
