@@ -1,4 +1,4 @@
-"""The protocol over HTTP: Starlette's routes on uvicorn, held to the server's limits."""
+"""The protocol over HTTP: uvicorn's connections answer inference themselves, Starlette's routes all else."""
 
 from __future__ import annotations
 
