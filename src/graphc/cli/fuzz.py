@@ -22,8 +22,9 @@ DESCRIPTION = """Models that no one has written.
 `models`, the default, makes random valid models that reach every rewrite rule and every operator on every dtype, some
 with If, Loop and Scan, some with extents left open, some with NaN, infinities and ties where there is one right answer.
 It holds what each backend computes against what the models mean: `cpu` runs the kernels for this machine, `reference`
-the graph after all passes in NumPy, `onnxruntime` gives a second opinion on the meaning. It ends with what was reached
-and what was not. A model that fails is made small; --keep writes it with its inputs.
+the graph in NumPy after all passes, those for CPUs and those for GPUs, `onnxruntime` gives a second opinion on the
+meaning. It ends with what was reached and what was not. A model that fails is made small; --keep writes it with its
+inputs.
 
 `import` damages models at random, in bytes, fields, names, extents, nesting and files beside the model. Each must be
 compiled, in a process with 5 s and 2 GiB, or be refused with an error that says why.

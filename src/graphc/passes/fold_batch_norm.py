@@ -11,7 +11,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from graphc.ir import Builder, Value
+from graphc.ir import Builder, TensorType, Value, dtypes
 from graphc.ops.base import Array
 from graphc.passes.base import register_pass
 from graphc.passes.rule_pass import RulePass
@@ -126,7 +126,14 @@ def input_scale_into_conv(m: Match, b: Builder) -> Value | Refusal:
     return copy_op(b, m.root, m["x"], b.constant(scaled, name="weight"), m.get("bias"))
 
 
-@RULES.rule(P.Conv((x + c).named("shifted").only_here(), w, bias), when=is_float("x"))
+@RULES.rule(
+    P.Conv((x + c).named("shifted").only_here(), w, bias),
+    when=is_float("x"),
+    examples=lambda choose: {
+        "x": TensorType(dtypes.FLOAT32, (2, 4, 5, 3)),
+        "c": TensorType(dtypes.FLOAT32, choose.pick(((), (4, 1, 1), (1, 4, 1, 1), (1, 1, 1)))),
+    },
+)
 def input_shift_into_conv(m: Match, b: Builder) -> Value | Refusal:
     """Conv(x + c, w, b) = Conv(x, w, b + Σ w * c), without padding, for c constant along all but the channels of x."""
     weight, shape = m.array("w"), m.shape("x")

@@ -9,11 +9,11 @@ from typing import ClassVar
 
 import numpy as np
 
-from graphc.ir import Builder, Tensor, Value
+from graphc.ir import Builder, Tensor, TensorType, Value, dtypes
 from graphc.ops.base import Array
 from graphc.passes.base import Refusal, refuse, register_pass
 from graphc.passes.rule_pass import RulePass
-from graphc.passes.rules import Match, P, Rule, Var, every, rule_set
+from graphc.passes.rules import Chooser, Match, P, Rule, Var, every, rule_set
 
 MERGE = rule_set("merge_matmuls")
 """For whatever reads one value: a value with many readers is passed over memory once instead of once for each."""
@@ -78,7 +78,13 @@ def _has_none(m: Match) -> Refusal | None:
     return _is_inner(m)
 
 
-@MERGE.rule(every(product.only_here() + Var("b", rank=1, constant=True), share="x", when=_has_bias))
+def _examples(choose: Chooser) -> dict[str, TensorType]:
+    columns = choose.integer(1, 5)
+    shapes = {"x": (3, 4), "w": (4, columns), "b": (columns,)}
+    return {name: TensorType(dtypes.FLOAT32, shape) for name, shape in shapes.items()}
+
+
+@MERGE.rule(every(product.only_here() + Var("b", rank=1, constant=True), share="x", when=_has_bias), examples=_examples)
 def with_biases(m: Match, b: Builder) -> tuple[Value, ...]:
     """x @ w₁ + b₁, x @ w₂ + b₂, … = the columns of x @ [w₁ w₂ …] + [b₁ b₂ …]."""
     merged = b.op("MatMul", m["x"], b.constant(_joined([one.tensor("w") for one in m.each]), name="weight"))

@@ -17,8 +17,10 @@ from graphc.frontend import read_model
 from graphc.ir import Graph, Value
 from graphc.ops.base import Array
 from graphc.ops.evaluate import evaluate_graph
+from graphc.passes import PipelineReport, default_pipeline, run_passes
 from graphc.passes.base import PassContext
 from graphc.passes.dce import DeadCodeElimination
+from graphc.target import GPUS
 from graphc.testing.fuzzing.models import ModelTask, node_dtype, random_model
 from graphc.testing.fuzzing.wishes import Wish, rules
 from graphc.testing.oracle import DifferenceError, compare_arrays, graph_tolerance
@@ -27,7 +29,9 @@ if TYPE_CHECKING:
     from graphc.compiler.options import DimChoice
 
 BACKENDS = ("cpu", "reference", "onnxruntime")
-"""Kernels for this machine; the graph after all passes, in NumPy; ONNX Runtime, a second opinion on the meaning."""
+"""Kernels for this machine; the graph after all passes, of CPUs and of GPUs, in NumPy; ONNX Runtime, a second opinion
+on the meaning."""
+_GPU = GPUS["sm_90"]
 _ROUNDINGS = 16
 
 
@@ -108,20 +112,22 @@ def try_model(
     if not lowered.programs:
         return Reached("dimensions or values left open")
     unheard = []
+    fired: Counter[str] = Counter()
     for backend in backends:
         if backend == "reference":
             judge.hold(backend, _named(source.outputs, evaluate_graph(lowered.programs[0].graph.clone(), judge.inputs)))
+            turned, rewrites = _through_gpu_passes(source)
+            fired.update(rewrites)
+            judge.hold(f"{backend}, passes for GPUs", _named(source.outputs, evaluate_graph(turned, judge.inputs)))
         elif backend == "cpu":
             judge.hold(backend, _run_package(lowered, options, feeds))
         elif (found := judge.onnxruntime()) is None:
             unheard.append(backend)
         else:
             judge.hold(backend, found)
-    fired: Counter[str] = Counter()
     hosted: set[str] = set()
     for program in lowered.programs:
-        for run in program.report.runs:
-            fired.update({name: count for name, count in run.rewrites.items() if name in rules()})
+        fired.update(_rewrites(program.report))
         hosted.update(origin for host in program.host for origin in host.node.origins)
     compiled: set[Wish] = set()
     host: set[Wish] = set()
@@ -131,6 +137,20 @@ def try_model(
                 cells = host if hosted & set(node.origins) else compiled
                 cells.add(Wish("operator", node.domain, node.op_type, dtype))
     return Reached("agrees", frozenset(compiled), frozenset(host), dict(fired), tuple(unheard))
+
+
+def _rewrites(report: PipelineReport) -> Counter[str]:
+    """How often the passes of a pipeline applied each rule."""
+    fired: Counter[str] = Counter()
+    for run in report.runs:
+        fired.update({name: count for name, count in run.rewrites.items() if name in rules()})
+    return fired
+
+
+def _through_gpu_passes(source: Graph) -> tuple[Graph, Counter[str]]:
+    """A graph behind the passes for a GPU, some of whose rules those for CPUs lack; no kernel is made."""
+    graph = source.clone()
+    return graph, _rewrites(run_passes(graph, default_pipeline("O2", "cuda"), PassContext(target=_GPU)))
 
 
 def _open_extents(proto: onnx.ModelProto, feeds: Mapping[str, Array]) -> dict[str, int]:
