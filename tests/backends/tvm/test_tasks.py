@@ -11,11 +11,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tvm.tirx.script.builder import ir as tir
 
+from graphc.backends.extents import ceildiv
 from graphc.backends.tvm import objects
-from graphc.backends.tvm.tasks import CHUNKS_PER_CORE, IMBALANCE, chunks_of, imbalance, row_tiles, split_until_balanced
+from graphc.backends.tvm.tasks import (
+    CHUNKS_PER_CORE,
+    IMBALANCE,
+    RowTiles,
+    chunks_of,
+    imbalance,
+    row_tiles,
+    split_until_balanced,
+)
 from graphc.backends.tvm.tir import Expr, KernelBuilder
 from graphc.backends.tvm.transpose import copy_transposed
-from graphc.ir import Dim, dtypes
+from graphc.ir import Dim, dtypes, symbol
 from graphc.target import Target
 from tests.backends.tvm.harness import HOST, TARGETS, Array, load_object
 
@@ -77,6 +86,30 @@ def test_every_row_is_done_once(rows: int, height: int, blocks: int) -> None:
             cut.each(builder, block, tile)
 
     assert (visits(rows, emit) == 1).all()
+
+
+@pytest.mark.parametrize("exact", [False, True])
+@pytest.mark.parametrize(("height", "size"), [(1, 2), (4, None), (9, 2), (14, 1)])
+def test_every_row_of_any_number_is_done_once(height: int, size: int | None, exact: bool) -> None:
+    count = symbol("rows")
+    cut = RowTiles(count, height, ceildiv(count, height) if size is None else size, exact)
+    with KernelBuilder(
+        "visits", [dtypes.FLOAT32], vector_bytes=HOST.vector_bytes, dims=["rows"], bounds={"rows": (1, None)}
+    ) as builder:
+
+        def tile(row: Dim, rows: int) -> None:
+            for r in range(rows):
+                builder.store(0, builder.load(0, row + r) + tir.float32(1), row + r)
+
+        with builder.parallel(cut.blocks) as block:
+            cut.each(builder, block, tile)
+
+    function = load_object(objects.compile_function(builder.function, "visits", HOST), "visits")
+    for rows in range(1, 45):
+        result, table = np.zeros(64, np.float32), np.array([rows], np.int64)
+        assert function(ctypes.c_void_p(table.ctypes.data), ctypes.c_void_p(result.ctypes.data)) == 0
+        assert (result[:rows] == 1).all(), rows
+        assert not result[rows:].any(), rows
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(16, 16), (5, 3), (33, 20), (16, 70), (40, 1)])

@@ -22,6 +22,9 @@ from graphc.target import Target
 IN_FLIGHT = 8
 """Fused multiply-adds that must be independent to fill the units: latency 4 times 2 a cycle on x86 cores and Arm's."""
 
+MOST_WAYS = 4
+"""Partial sums of a result at most."""
+
 UNROLL = 2
 """Steps of the inner axis per iteration."""
 
@@ -41,9 +44,11 @@ class Tile:
     ways: int = 1
 
     def cut(self, rows: int, vectors: int) -> Tile:
-        """The smaller tile at an edge; it may have as many partial sums, being no larger."""
+        """The smaller tile at an edge, with as many partial sums as hide the latency and fit in place of the larger."""
         assert rows <= self.rows and vectors <= self.vectors
-        return Tile(rows, vectors, self.ways)
+        results = rows * vectors
+        room = self.rows * self.vectors * self.ways // results
+        return Tile(rows, vectors, max(1, min(-(-IN_FLIGHT // results), room, MOST_WAYS)))
 
     def __str__(self) -> str:
         return f"{self.rows}x{self.vectors}" + (f"x{self.ways}" if self.ways > 1 else "")
@@ -61,7 +66,7 @@ def with_ways(tile: Tile, target: Target) -> Tile:
     """The tile with as many partial sums as hide the latency and fit the registers."""
     results = tile.rows * tile.vectors
     room = (target.vector_registers - 1 - tile.vectors) // results
-    return Tile(tile.rows, tile.vectors, max(1, min(-(-IN_FLIGHT // results), room, 4)))
+    return Tile(tile.rows, tile.vectors, max(1, min(-(-IN_FLIGHT // results), room, MOST_WAYS)))
 
 
 def step_cost(rows: int, vectors: int) -> float:

@@ -128,6 +128,9 @@ class Schedule:
 MANY_ROWS = 840
 """Rows that stand for an open number of them where a tile is chosen: a multiple of most heights, so tails weigh 0."""
 
+MOST_HEIGHTS = 9
+"""Height of tiles up to which there is code for every smaller one, where the number of rows is open."""
+
 PASSED_ROWS = 3
 """Rows for each column of a panel that it meets at least before the next panel comes, where there are as many."""
 
@@ -174,7 +177,10 @@ def choose_schedule(
     if parallel:
         blocks = split_until_balanced(count * panels, tiles, target.cores, blocks)
     parts = cut(depth, bounds, part) if dtype.is_float else uncut(depth)
-    return Schedule(rows, columns, depth, lanes, tile, row_tiles(rows, tile.rows, blocks, bounds), parts, parallel)
+    # Code for every height is worth its size where a tile has one form, and few heights.
+    exact = isinstance(columns, int) and not isinstance(rows, int) and tile.rows <= MOST_HEIGHTS
+    cut_rows = row_tiles(rows, tile.rows, blocks, bounds, exact=exact)
+    return Schedule(rows, columns, depth, lanes, tile, cut_rows, parts, parallel)
 
 
 def read_by(body: Graph, problem: Contraction) -> tuple[set[int], set[int]]:

@@ -85,11 +85,13 @@ class RowTiles:
         rows: How many there are.
         height: Rows of a tile.
         size: Tiles of a block.
+        exact: Whether leftover rows of an open number are one tile; else they go by powers of two, which is less code.
     """
 
     rows: Dim
     height: int
     size: Dim
+    exact: bool = False
 
     @property
     def blocks(self) -> Dim:
@@ -114,7 +116,7 @@ class RowTiles:
                 emit(full * self.height, tail)
 
     def _each_open(self, builder: KernelBuilder, block: Dim, emit: Callable[[Dim, int], None]) -> None:
-        """As `each`, for a number of rows known only when the kernel runs: leftover rows go by powers of two."""
+        """As `each`, for a number of rows known only when the kernel runs."""
         full = builder.bind_index(floordiv(self.rows, self.height), 0, None, "full")
         first = block * self.size
         count = full if self.blocks == 1 else maximum(0, minimum(self.size, full - first))
@@ -126,6 +128,11 @@ class RowTiles:
         with only(builder, block, self.blocks, last=True):
             done = builder.bind_index(full * self.height, 0, self.rows, "done")
             rest = builder.bind_index(self.rows - done, 0, self.height - 1, "rest")
+            if self.exact:
+                for size in range(1, self.height):
+                    with builder.when(builder.index(rest) == builder.index(size)):
+                        emit(builder.bind_index(done, 0, self.rows - size, "row"), size)
+                return
             for bit in reversed(range((self.height - 1).bit_length())):
                 size = 1 << bit
                 with builder.when(builder.index(rest // size % 2) == builder.index(1)):
@@ -133,12 +140,12 @@ class RowTiles:
                     emit(at, size)
 
 
-def row_tiles(rows: Dim, height: int, blocks: int, bounds: Bounds | None = None) -> RowTiles:
+def row_tiles(rows: Dim, height: int, blocks: int, bounds: Bounds | None = None, *, exact: bool = False) -> RowTiles:
     """Tiles of `height` in about so many blocks; of open extents, in so many at their usual values."""
     if blocks == 1:
-        return RowTiles(rows, height, ceildiv(rows, height))
+        return RowTiles(rows, height, ceildiv(rows, height), exact)
     tiles = ceildiv(typical(rows, bounds or {}), height)
-    return RowTiles(rows, height, ceildiv(tiles, blocks))
+    return RowTiles(rows, height, ceildiv(tiles, blocks), exact)
 
 
 @contextmanager
