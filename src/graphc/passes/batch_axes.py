@@ -19,7 +19,8 @@ from graphc.ir.symbolic import linear_coefficient, multiply, symbol, symbols
 from graphc.ops.base import Trait, find, node_names
 from graphc.passes.base import PassContext
 from graphc.passes.manager import PassManager
-from graphc.passes.row_rules import ROW_RULES, RowContext, mixing
+from graphc.passes.row_context import RowContext
+from graphc.passes.row_rules import ROW_RULES, mixing
 
 
 @dataclass(frozen=True)

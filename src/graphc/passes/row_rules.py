@@ -1,73 +1,22 @@
 """How operators treat rows: along which axis of the outputs the rows of the inputs come out, if they stay apart.
 
-A rule gets a node and the axis of rows of each input (None: the input is the same for every batch) and answers with the
-axis of each output, or with the reason why rows mix. The prover checks every answer against the outputs' types.
+A rule (no rewrite rule: nothing is changed) gets a node and the axis of rows of each input, None where it is the same for
+every batch, and answers with the axis of each output, or with the reason why rows mix. The prover, `batch_axes`, checks
+every answer against the types of the outputs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import TypeAlias
 
-from graphc.ir import Dim, Node, TensorType
+from graphc.ir import Dim, TensorType
 from graphc.ir.symbolic import multiply
-from graphc.ops.base import Array, Operator, Trait
+from graphc.ops.base import Operator, Trait
+from graphc.passes.row_context import Answer, RowContext
 
-Answer: TypeAlias = "Sequence[int | None] | str"
-
-
-@dataclass(frozen=True)
-class RowContext:
-    """What a rule may look at.
-
-    Args:
-        node: The node; at least one input has rows.
-        rows: Axis of rows of each input and how many places along it a row takes; None for an input without rows.
-        extents: Whether an input was computed from the number of rows.
-    """
-
-    node: Node
-    rows: Sequence[tuple[int, int] | None]
-    extents: Sequence[bool]
-
-    def axis(self, index: int) -> int | None:
-        """Axis of rows of an input, None where it has none or is not there."""
-        found = self.rows[index] if index < len(self.rows) else None
-        return None if found is None else found[0]
-
-    def shape(self, index: int) -> tuple[Dim, ...]:
-        """Shape of an input that is there."""
-        value = self.node.input(index)
-        assert value is not None
-        return value.tensor_type.shape or ()
-
-    def rank(self, index: int = 0) -> int:
-        """Rank of an input."""
-        return len(self.shape(index))
-
-    def constant(self, index: int) -> Array | None:
-        """Elements of a constant input."""
-        value = self.node.input(index)
-        return None if value is None or value.constant is None else value.constant.array()
-
-    def has(self, index: int) -> bool:
-        """Whether an optional input is given."""
-        return self.node.input(index) is not None
-
-    def only(self, *indices: int) -> str:
-        """Why another input than these matters to rows; empty where none does."""
-        for number, value in enumerate(self.node.inputs):
-            if number not in indices and value is not None and (self.rows[number] or self.extents[number]):
-                return f"input {number} depends on the rows"
-        return ""
-
-    def all(self, axis: int | None) -> Answer:
-        """The same axis for every output."""
-        return [axis] * len(self.node.outputs)
-
-
-Rule: TypeAlias = Callable[[RowContext], Answer]
+RowRule: TypeAlias = Callable[[RowContext], Answer]
+"""How one operator treats rows."""
 
 
 def _pointwise(ctx: RowContext) -> Answer:
@@ -142,7 +91,7 @@ def _gemm(ctx: RowContext) -> Answer:
     return [0]
 
 
-def _first(*others: int) -> Rule:
+def _first(*others: int) -> RowRule:
     """Rows are axis 0 of input 0, and of `others` where they have any; the operator works within each."""
 
     def rule(ctx: RowContext) -> Answer:
@@ -188,7 +137,7 @@ def _batch_norm(ctx: RowContext) -> Answer:
     return "it trains" if ctx.node.int_attribute("training_mode", 0) else _first()(ctx)
 
 
-def _along(default: int, *, rest: bool = False) -> Rule:
+def _along(default: int, *, rest: bool = False) -> RowRule:
     """Works along the attribute `axis`; with `rest`, along all from there on."""
 
     def rule(ctx: RowContext) -> Answer:
@@ -415,7 +364,7 @@ _CLASSICAL = (
     *("Scaler", "TreeEnsemble", "TreeEnsembleClassifier", "TreeEnsembleRegressor"),
 )
 
-ROW_RULES: dict[tuple[str, str], Rule] = {
+ROW_RULES: dict[tuple[str, str], RowRule] = {
     **{("", name): _first() for name in _FIRST_AXIS},
     **{("", name): _reduce for name in _REDUCTIONS},
     **{("ai.onnx.ml", name): _first() for name in _CLASSICAL},
@@ -459,6 +408,6 @@ ROW_RULES: dict[tuple[str, str], Rule] = {
 """Rules by domain and operator."""
 
 
-def mixing(operator: Operator) -> Rule | None:
+def mixing(operator: Operator) -> RowRule | None:
     """The rule of an operator that has none of its own, by its traits."""
     return _pointwise if operator.has(Trait.POINTWISE) else None
