@@ -1,8 +1,8 @@
 """How operators treat rows: along which axis of the outputs the rows of the inputs come out, if they stay apart.
 
-A rule (no rewrite rule: nothing is changed) gets a node and the axis of rows of each input, None where it is the same for
-every batch, and answers with the axis of each output, or with the reason why rows mix. The prover, `batch_axes`, checks
-every answer against the types of the outputs.
+A rule, which rewrites nothing, gets a node and the axis of rows of each input, None where it is the same for every
+batch. It answers with the axis of each output, or with the reason why rows mix. The prover, `batch_axes`, checks every
+answer against the types of the outputs.
 """
 
 from __future__ import annotations
