@@ -102,6 +102,16 @@ def test_a_bucket_that_was_not_used_of_late_is_tried_though_it_cannot_be_promise
         latencies.observe(8, 0.17)
 
 
+def test_nothing_is_padded_because_small_calls_were_disturbed() -> None:
+    latencies = Latencies({1: 0.01, 2: 0.015})
+    for _ in range(8):
+        latencies.observe(2, 0.015)
+        latencies.observe(1, 0.04)
+    curve = CostCurve(latencies.table, choice=latencies.choice)
+    assert [call.bucket for call in curve.calls(1)] == [1]
+    assert [call.bucket for call in curve.calls(2)] == [2]
+
+
 def test_the_reserve_would_have_sufficed_for_all_but_one_in_a_thousand() -> None:
     rng = np.random.default_rng(0)
     jitter = Jitter()

@@ -103,11 +103,11 @@ class Latencies:
         smaller, before = 0.0, 0.0
         for bucket, window in sorted(self._windows.items()):
             calibrated = self._calibrated[bucket]
-            seconds = window.latest() if window.seen else 0.0
+            seconds = window.latest() if window.seen else calibrated
             if window.seen < _SURE or self._busy - window.busy >= _RETRIED * seconds:
-                # That others have become slower does not make it quicker than they are: nothing is padded for that.
-                scaled = max(calibrated, smaller * min(1.0, calibrated / before) if smaller else 0.0)
-                seconds = min(seconds or scaled, scaled)
+                seconds = min(seconds, calibrated)
+            # What was calibrated to take longer than fewer rows is not quicker now: nothing is padded for that.
+            seconds = max(seconds, smaller * min(1.0, calibrated / before) if smaller else 0.0)
             choice[bucket] = seconds
             if seconds > smaller:
                 smaller, before = seconds, calibrated
