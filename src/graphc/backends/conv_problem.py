@@ -2,25 +2,53 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from graphc.backends.contraction import anchor_of, storage_offset
+from graphc.backends.local_extents import Localized
 from graphc.backends.regions import Expander
 from graphc.errors import BackendError
-from graphc.ir import Dim, Graph, Layout, Node, TensorType, Value, blocked, symbol
+from graphc.ir import Dim, Graph, Layout, Node, TensorType, Value, blocked
 from graphc.ir.dtypes import FLOAT32, DType
-from graphc.ir.symbolic import linear_coefficient
+from graphc.ir.symbolic import product
 from graphc.ops.convolution import conv_window
 from graphc.ops.expr import loads
-from graphc.ops.window import StaticWindow
+from graphc.ops.window import StaticWindow, Window
+
+
+@dataclass(frozen=True)
+class Plane:
+    """What the loops of a convolution run over.
+
+    Args:
+        batch: Images.
+        rows: Output rows.
+        columns: Output columns.
+        top: Rows before the input that the first window reads.
+        left: Columns before it.
+    """
+
+    batch: Dim
+    rows: Dim
+    columns: Dim
+    top: Dim
+    left: Dim
+
+    @property
+    def is_open(self) -> bool:
+        """Whether rows or columns are not bound."""
+        return not (isinstance(self.rows, int) and isinstance(self.columns, int))
 
 
 @dataclass(frozen=True)
 class Convolution:
-    """A 2-D convolution with known extents.
+    """A 2-D convolution, with extents that are known or, where they are open, usual: those weigh what it costs.
 
     Args:
         anchor: Its node.
+        plane: Its extents as they are, open ones among them.
+        border: Rows and columns that windows read outside the input at most: before it and after it.
         window: Geometry of its windows; entry 0 of every field is rows, entry 1 columns.
         batch: Images.
         inputs: Channels of the input.
@@ -34,6 +62,8 @@ class Convolution:
     """
 
     anchor: Node
+    plane: Plane
+    border: tuple[tuple[int, int], tuple[int, int]]
     window: StaticWindow
     batch: int
     inputs: int
@@ -53,21 +83,15 @@ class Convolution:
         return self.batch * self.outputs * rows * columns * (self.inputs // self.group) * taps
 
     @property
+    def flops(self) -> Dim:
+        """Arithmetic operations, whatever the extents."""
+        per_pixel = 2 * self.outputs * (self.inputs // self.group) * self.window.kernel[0] * self.window.kernel[1]
+        return self.plane.batch * self.plane.rows * self.plane.columns * per_pixel
+
+    @property
     def is_depthwise(self) -> bool:
         """Whether every channel is convolved alone."""
         return self.group == self.inputs == self.outputs
-
-    @property
-    def border(self) -> tuple[tuple[int, int], tuple[int, int]]:
-        """Rows and columns that windows read outside the input: before it and after it."""
-        found = []
-        for axis, extent in enumerate((self.height, self.width)):
-            window = self.window
-            reach = window.dilations[axis] * (window.kernel[axis] - 1) + 1
-            begin = window.pads_begin[axis]
-            last = (window.output[axis] - 1) * window.strides[axis] - begin + reach
-            found.append((begin, max(0, last - extent)))
-        return found[0], found[1]
 
 
 FLOAT_CONVOLUTIONS = frozenset({"Conv"})
@@ -80,6 +104,7 @@ def convolution_of(
     operators: frozenset[str] = FLOAT_CONVOLUTIONS,
     dtypes: frozenset[DType] = frozenset({FLOAT32}),
     reads_bias: bool = True,
+    local: Localized | None = None,
 ) -> Convolution:
     """The convolution that a body is built around.
 
@@ -88,6 +113,7 @@ def convolution_of(
         operators: What a convolution may be.
         dtypes: What its operands may be.
         reads_bias: Whether a bias must be an input of the body; it is left out of the answer otherwise.
+        local: What the body's open extents are, where the template takes any.
 
     Raises:
         BackendError: It has none, or one that is not 2-D, of such elements, and between inputs of the body.
@@ -110,16 +136,26 @@ def convolution_of(
             raise BackendError(f"a convolution of {kind.dtype}, not of {', '.join(sorted(map(str, dtypes)))}")
         if kind.rank != 4:
             raise BackendError("the convolution is not 2-D")
-        if not kind.is_static or kind.numel == 0:
+        if not (kind.is_static or (local is not None and isinstance(kind.dims[1], int))) or kind.numel == 0:
             raise BackendError(f"%{value.name} has an extent that is not bound, or is empty")
     assert x is not None and w is not None
-    batch, inputs, height, width = _extents(x.tensor_type)
+    if not w.tensor_type.is_static:
+        raise BackendError("the weights of the convolution have an extent that is not bound")
+    known = local or Localized(body)
+    shape, taps = x.tensor_type.dims, w.tensor_type.dims
+    window = conv_window(anchor, shape, taps)
+    batch, (inputs, height, width) = known.usual(shape[0], 1), map(known.usual, shape[1:])
+    bound = (batch, inputs, height, width)
+    # What follows in the region knows the results' extents by their own names.
+    plane = Plane(shape[0], *anchor.output.tensor_type.dims[2:], *window.pads_begin)
     return Convolution(
         anchor,
-        conv_window(anchor, x.tensor_type.dims, w.tensor_type.dims).static(),
+        plane,
+        border_of(window),
+        conv_window(anchor, bound, taps).static(),
         batch,
         inputs,
-        _extents(w.tensor_type)[0],
+        known.usual(taps[0]),
         anchor.int_attribute("group", 1),
         height,
         width,
@@ -129,8 +165,19 @@ def convolution_of(
     )
 
 
-def _extents(kind: TensorType) -> tuple[int, ...]:
-    return tuple(extent for extent in kind.dims if isinstance(extent, int))
+def border_of(window: Window) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Rows and columns that windows read outside an image at most: before it and after it."""
+    rows, columns = (_reached(window, axis) for axis in (0, 1))
+    return rows, columns
+
+
+def _reached(window: Window, axis: int) -> tuple[int, int]:
+    begin, end = window.pads_begin[axis], window.pads_end[axis]
+    extent, output, reach = window.spatial[axis], window.output[axis], window.reach[axis]
+    if isinstance(begin, int) and isinstance(extent, int) and isinstance(output, int):
+        return begin, max(0, (output - 1) * window.strides[axis] - begin + reach - extent)
+    # Padding that depends on the extent is what a window lacks.
+    return (begin, end) if isinstance(begin, int) and isinstance(end, int) else (reach - 1, reach - 1)
 
 
 def check_weights(problem: Convolution, body: Graph, constants: frozenset[int]) -> None:
@@ -179,33 +226,34 @@ class Source:
 
     def strides(self) -> Strides:
         """Elements between neighbours along each axis of the storage."""
-        names = ("n", "b", "c", "h", "w")
-        image, outer, inner, row, column = map(symbol, names)
-        bounds: dict[str, tuple[int, int | None]] = {name: (0, None) for name in names}
-        bounds["c"] = (0, self.block - 1)
-        channel = inner if self.type.layout.blocked_axis is None else outer * self.block + inner
-        offset = storage_offset(self.type, (image, channel, row, column), bounds)
-        steps = [linear_coefficient(offset, name) for name in names]
-        origin = storage_offset(self.type, (0, 0, 0, 0), {})
-        assert None not in steps and isinstance(origin, int), f"{self.type} is not strided"
-        n, b, c, h, w = (step for step in steps if step is not None)
-        return Strides(origin, n, b, c, h, w)
+        kind = self.type
+        storage = kind.layout.storage_shape(kind.dims)
+        order = kind.layout.order or tuple(range(len(kind.dims)))
+        image, outer, row, column = (product(storage[order.index(axis) + 1 :]) for axis in range(4))
+        origin = storage_offset(kind, (0, 0, 0, 0), {})
+        if self.is_blocked:
+            return Strides(origin, image, outer, 1, row, column)
+        return Strides(origin, image, outer * self.block, outer, row, column)
 
 
 @dataclass(frozen=True)
 class Strides:
     """Storage of images as `origin + image*n + block*b + channel*c + row*h + column*w`."""
 
-    origin: int
-    image: int
-    block: int
-    channel: int
-    row: int
-    column: int
+    origin: Dim
+    image: Dim
+    block: Dim
+    channel: Dim
+    row: Dim
+    column: Dim
 
     def at(self, image: Dim, block: Dim, row: Dim, column: Dim) -> Dim:
         """The offset of the first channel of a block at a pixel; rows and columns may lie in the border."""
         return self.origin + image * self.image + block * self.block + row * self.row + column * self.column
+
+    def map(self, change: Callable[[Dim], Dim]) -> Strides:
+        """The same with every one of them changed: computed once by a kernel, for example."""
+        return Strides(*map(change, (self.origin, self.image, self.block, self.channel, self.row, self.column)))
 
 
 def source_of(

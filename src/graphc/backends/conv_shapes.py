@@ -10,9 +10,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from graphc.backends.contraction import anchor_of
-from graphc.backends.conv_problem import FLOAT_CONVOLUTIONS, convolution_of
+from graphc.backends.conv_problem import FLOAT_CONVOLUTIONS, border_of
 from graphc.ir import GRAPHC_DOMAIN, ROW_MAJOR, Dim, Graph, Node, Value, channels_last
+from graphc.ir.symbolic import floordiv, multiply
 from graphc.ops.base import Trait, find
+from graphc.ops.convolution import conv_window
 
 
 def two_dimensional(body: Graph, operators: frozenset[str] = FLOAT_CONVOLUTIONS) -> Graph:
@@ -39,34 +41,39 @@ _SIGNALS = {ROW_MAJOR: ROW_MAJOR, channels_last(3): channels_last(4)}
 """How a signal is stored, and as an image of one row."""
 
 
-def row_joins(body: Graph) -> list[int]:
+def row_joins(body: Graph) -> list[Dim]:
     """How many rows of pixels of a convolution may be taken as one, by `with_joined_rows`; 1 for as they are.
 
     More than one where the convolution is 1x1 of stride 1 and no tensor of the region has a border, so that rows lie
-    end to end in storage.
+    end to end in storage. All of them, and nothing else, where the size of images is open.
     """
-    problem = convolution_of(body)
-    window = problem.window
-    if window.kernel != (1, 1) or window.strides != (1, 1) or any(map(any, problem.border)):
+    anchor = anchor_of(body, FLOAT_CONVOLUTIONS)
+    x, weights = (value.tensor_type for value in anchor.inputs[:2] if value is not None)
+    window = conv_window(anchor, x.dims, weights.dims)
+    if window.kernel != (1, 1) or window.strides != (1, 1) or any(map(any, border_of(window))):
         return [1]
-    pixels = (problem.height, problem.width)
-    parameters = set(problem.anchor.inputs[1:])
+    pixels = x.dims[2:]
+    parameters = set(anchor.inputs[1:])
     if any(not _has_no_rows(value, pixels) for value in _values(body) if value not in parameters):
         return [1]
-    if any(set(value.consumers) != {problem.anchor} for value in parameters if value is not None):
+    if any(set(value.consumers) != {anchor} for value in parameters if value is not None):
         return [1]
-    if not _is_elementwise_after(body, problem.anchor):
+    if not _is_elementwise_after(body, anchor):
         return [1]
-    return [count for count in range(1, problem.height + 1) if problem.height % count == 0]
+    height, width = pixels
+    if isinstance(height, int) and isinstance(width, int):
+        return [count for count in range(1, height + 1) if height % count == 0]
+    return [height]
 
 
-def with_joined_rows(body: Graph, count: int) -> Graph:
+def with_joined_rows(body: Graph, count: Dim) -> Graph:
     """The same convolution with `count` (one of `row_joins`) rows of pixels as one: longer rows leave fewer tails."""
     if count == 1:
         return body
-    problem = convolution_of(body)
-    pixels = (problem.height, problem.width)
-    joined = (problem.height // count, problem.width * count)
+    anchor = anchor_of(body, FLOAT_CONVOLUTIONS)
+    pixels = anchor.output.tensor_type.dims[2:]
+    height, width = pixels
+    joined = (floordiv(height, count), multiply(width, count))
     return _reshaped(body, lambda dims: (*dims[:2], *joined) if len(dims) == 4 and dims[2:] == pixels else dims)
 
 
@@ -83,7 +90,7 @@ def _reshaped(body: Graph, change: Callable[[tuple[Dim, ...]], tuple[Dim, ...]])
     return copy
 
 
-def _has_no_rows(value: Value, pixels: tuple[int, int]) -> bool:
+def _has_no_rows(value: Value, pixels: tuple[Dim, ...]) -> bool:
     """Whether all pixels of a tensor are one row in storage, or it is the same for all pixels."""
     kind = value.tensor_type
     if kind.layout.halo or kind.layout.order:

@@ -66,14 +66,20 @@ def check(
     """
     kernel = lower(graph, target)
     expected = evaluate_graph(graph, arrays)
-    for found, reference, value in zip(run(kernel, graph, arrays), expected, graph.outputs, strict=True):
+    _compare(run(kernel, graph, arrays), expected, graph, rtol)
+    return kernel
+
+
+def _compare(results: Sequence[Array], expected: Sequence[Any], graph: Graph, rtol: float) -> None:
+    """Every output's elements, and what its layout says of its padding."""
+    for found, reference, value in zip(results, expected, graph.outputs, strict=True):
         want = np.asarray(reference)
         logical = value.tensor_type.layout.unpack(found, want.shape)
+        assert logical.shape == want.shape
         assert logical.dtype == value.tensor_type.dtype.numpy
         _assert_close(logical, want, rtol)
         if value.tensor_type.layout.fill is not None:
             _assert_close(found, value.tensor_type.layout.pack(want), rtol)
-    return kernel
 
 
 def _assert_close(found: Array, want: Array, rtol: float) -> None:
@@ -98,11 +104,7 @@ def check_open(
     function = load(kernel)
     for bindings, arrays in feeds:
         expected = evaluate_graph(graph, arrays)
-        for found, reference in zip(run(kernel, graph, arrays, bindings, function), expected, strict=True):
-            want = np.asarray(reference)
-            assert found.shape == want.shape
-            assert found.dtype == want.dtype
-            _assert_close(found, want, rtol)
+        _compare(run(kernel, graph, arrays, bindings, function), expected, graph, rtol)
     return kernel
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from graphc.backends.base import Kernel
 from graphc.backends.tvm import conv, depthwise
-from graphc.backends.tvm.conv_tiles import Plane, choose_schedule, fitting
+from graphc.backends.tvm.conv_tiles import Sweep, choose_schedule, fitting
 from graphc.backends.tvm.conv_weights import DirectWeights
 from graphc.errors import BackendError
 from graphc.ir import Builder, Graph, Value
@@ -133,15 +133,15 @@ def test_any_tile(tile: tuple[int, int, int]) -> None:
 
 
 def test_tiles_fit_the_registers_of_every_width() -> None:
-    plane = Plane(56, 56, 8, 1, 576, 1 << 17, 1 << 19)
+    plane = Sweep(56, 56, 8, 1, 576, 1 << 17, 1 << 19)
     for target in (*harness.TARGETS, harness.ARM):
         for tile in fitting(target, plane):
             assert tile.rows * tile.columns * tile.vectors + tile.vectors + 1 <= target.vector_registers
 
 
 def test_threads_share_rows_where_weights_are_small_and_channels_where_they_are_not() -> None:
-    early = Plane(112, 112, 4, 1, 27, 27 * 64 * 4, 3 * 224 * 224 * 4)
-    late = Plane(7, 7, 32, 1, 4608, 4608 * 512 * 4, 512 * 49 * 4)
+    early = Sweep(112, 112, 4, 1, 27, 27 * 64 * 4, 3 * 224 * 224 * 4)
+    late = Sweep(7, 7, 32, 1, 4608, 4608 * 512 * 4, 512 * 49 * 4)
     assert choose_schedule(harness.HOST, early).order == "rows"
     assert choose_schedule(harness.HOST, late).order == "channels"
 

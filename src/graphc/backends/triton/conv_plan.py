@@ -17,6 +17,7 @@ from graphc.backends.conv_problem import (
     convolution_of,
 )
 from graphc.backends.conv_shapes import two_dimensional
+from graphc.backends.extents import bound
 from graphc.backends.triton import conv_tiles
 from graphc.backends.triton.conv_tiles import Products
 from graphc.backends.triton.conv_weights import ConvWeights, Order, joined_groups
@@ -25,7 +26,7 @@ from graphc.backends.triton.matmul_tiles import Problem as Product
 from graphc.backends.triton.matmul_tiles import Tile
 from graphc.backends.triton.occupancy import Arithmetic
 from graphc.errors import BackendError
-from graphc.ir import Graph, TensorType, dtypes
+from graphc.ir import Dim, Graph, TensorType, dtypes
 from graphc.target import CudaTarget
 
 OPERATORS = FLOAT_CONVOLUTIONS | INTEGER_CONVOLUTIONS
@@ -175,7 +176,7 @@ def products_of(body: Graph, problem: Convolution, arithmetic: Arithmetic) -> Pr
 def _bytes_together(problem: Convolution, strides: Strides, weights: ConvWeights, size: int) -> int:
     """What the bytes of a pixel that lie together, and where they start, are all multiples of."""
     window = problem.window
-    starts = [strides.image, strides.row, window.strides[1] * strides.column]
+    starts: list[Dim] = [strides.image, strides.row, window.strides[1] * strides.column]
     if weights.order == "channels, taps":
         # A row of taps: none of it may be beside the image.
         together = window.kernel[1] if strides.column * window.dilations[1] == 1 and not any(problem.border[1]) else 1
@@ -183,4 +184,4 @@ def _bytes_together(problem: Convolution, strides: Strides, weights: ConvWeights
     else:
         together = weights.channels if strides.channel == 1 else 1
         starts += [window.dilations[1] * strides.column]
-    return math.gcd(together, *starts) * size
+    return math.gcd(together, *map(bound, starts)) * size

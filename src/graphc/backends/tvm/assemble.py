@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from graphc.backends.base import Kernel, Operand, Packing, content_key
+from graphc.backends.local_extents import Localized
 from graphc.backends.regions import signature, symbols_of
 from graphc.backends.tvm import objects
 from graphc.backends.tvm.tir import KernelBuilder
@@ -29,6 +30,7 @@ def build_kernel(
     touched: Mapping[int, Dim] | None = None,
     workspaces: Sequence[Dim] = (),
     workspace_types: Sequence[DType] | None = None,
+    local: Localized | None = None,
 ) -> Kernel:
     """The kernel of a body whose pointers are inputs, outputs and workspaces, in that order.
 
@@ -45,21 +47,23 @@ def build_kernel(
         touched: Bytes read of those inputs, by number, of which less than all is.
         workspaces: Bytes of each workspace.
         workspace_types: Element type of each workspace; float32 if None.
+        local: What the body's symbols are, where they are its own.
     """
+    local = local or Localized(body)
     packed = packed or {}
     numbers = range(len(body.inputs)) if reads is None else reads
     inputs = [body.inputs[number].tensor_type for number in numbers]
     outputs = [value.tensor_type for value in body.outputs]
     operands = [
-        Operand("input", number, *packed.get(number, (kind.storage_bytes, None)))
+        Operand("input", number, *packed.get(number, (local.original(kind.storage_bytes), None)))
         for number, kind in zip(numbers, inputs, strict=True)
     ]
-    operands += [Operand("output", number, kind.storage_bytes) for number, kind in enumerate(outputs)]
+    operands += [Operand("output", number, local.original(kind.storage_bytes)) for number, kind in enumerate(outputs)]
     moved: Dim = 0
     for operand in operands:
         partly = (touched or {}).get(operand.index) if operand.kind == "input" else None
         moved = moved + (operand.size if partly is None else partly)
-    operands += [Operand("workspace", number, size) for number, size in enumerate(workspaces)]
+    operands += [Operand("workspace", number, local.original(size)) for number, size in enumerate(workspaces)]
     names = symbols_of(body)
     bounds = {name: body.bounds.get(name, (0, None)) for name in names}
     # Code for bound extents depends on no bounds.
@@ -78,8 +82,8 @@ def build_kernel(
         key=key,
         template=template,
         operands=tuple(operands),
-        dims=tuple(map(dimension, names)),
-        flops=flops,
+        dims=tuple(local.original(dimension(name)) for name in names),
+        flops=local.original(flops),
         bytes=moved,
         schedule=schedule,
         compile=compile_kernel,

@@ -6,7 +6,6 @@ that does. Results stay in registers until the epilogue has been applied.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,12 +15,14 @@ from tvm.tirx.script.builder import ir as T
 from graphc.backends.base import Kernel
 from graphc.backends.conv_problem import Convolution, Source, check_weights, convolution_of, source_of
 from graphc.backends.conv_shapes import row_joins, two_dimensional, with_joined_rows
+from graphc.backends.extents import ceildiv
+from graphc.backends.local_extents import Localized, localized
 from graphc.backends.tvm.assemble import build_kernel
 from graphc.backends.tvm.conv_tiles import (
     MOST_VECTORS,
     ORDERS,
-    Plane,
     Schedule,
+    Sweep,
     Tile,
     choose_schedule,
     choose_tile,
@@ -31,11 +32,11 @@ from graphc.backends.tvm.conv_weights import DirectWeights
 from graphc.backends.tvm.epilogue import Epilogue
 from graphc.backends.tvm.loops import copy_tensor, unravel, unrolled
 from graphc.backends.tvm.scope import Lane
-from graphc.backends.tvm.tasks import only
+from graphc.backends.tvm.tasks import RowTiles, only
 from graphc.backends.tvm.tir import KernelBuilder, Register, bind, broadcast
 from graphc.errors import BackendError
 from graphc.ir import Dim, Graph, dtypes, symbol
-from graphc.ir.symbolic import minimum
+from graphc.ir.symbolic import minimum, product
 from graphc.target import Target
 
 UNROLL = 2
@@ -50,6 +51,18 @@ class _Plan:
     source: Source
     weights: DirectWeights
     schedule: Schedule
+
+    @property
+    def columns(self) -> RowTiles:
+        """Tiles along a row: the row is long where rows were joined, and then cut for threads."""
+        plane, width = self.problem.plane, self.schedule.tile.columns
+        size = self.schedule.task_columns or ceildiv(plane.columns, width)
+        return RowTiles(plane.columns, width, size)
+
+    @property
+    def rows(self) -> RowTiles:
+        """Tiles along a column, of open images."""
+        return RowTiles(self.problem.plane.rows, self.schedule.tile.rows, self.schedule.task_rows)
 
 
 def lower(body: Graph, target: Target, constants: frozenset[int], options: Mapping[str, Any]) -> Kernel:
@@ -66,24 +79,26 @@ def lower(body: Graph, target: Target, constants: frozenset[int], options: Mappi
         BackendError: The body is something else; the message says what.
     """
     body = two_dimensional(body)
-    problem = _accepted(body, constants)
-    shapes = [with_joined_rows(body, count) for count in row_joins(body)]
-    plans = [_plan(shape, convolution_of(shape), target, options) for shape in shapes]
-    body, plan = min(zip(shapes, plans, strict=True), key=lambda choice: choice[1].schedule.cost)
+    _accepted(localized(body), constants)
+    shapes = [localized(with_joined_rows(body, count)) for count in row_joins(body)]
+    plans = [_plan(shape, target, options) for shape in shapes]
+    local, plan = min(zip(shapes, plans, strict=True), key=lambda choice: choice[1].schedule.cost)
+    problem = plan.problem
 
     def emit(builder: KernelBuilder) -> None:
-        _Conv(builder, body, plan).emit()
+        _Conv(builder, local.body, plan).emit()
 
     return build_kernel(
         "conv",
-        body,
+        local.body,
         target,
         [plan.schedule, plan.weights],
         emit,
-        flops=2 * problem.macs,
+        flops=problem.flops,
         schedule=_describe(plan),
         packed={problem.weights: (plan.weights.elements * 4, plan.weights.packing())},
         workspaces=plan.source.workspaces,
+        local=local,
     )
 
 
@@ -93,9 +108,9 @@ def alternatives(body: Graph, target: Target, constants: frozenset[int]) -> list
     Raises:
         BackendError: As of `lower`.
     """
-    body = two_dimensional(body)
-    problem = _accepted(body, constants)
-    plane = _plane(problem, _packed(body, problem, target, 1))
+    local = localized(two_dimensional(body))
+    problem = _accepted(local, constants)
+    plane = _plane(problem, _packed(local.body, problem, target, 1))
     widths = range(1, min(plane.blocks, MOST_VECTORS) + 1)
     tiles = [choose_tile(target, plane, vectors=width) for width in widths]
     tiles.sort(key=lambda tile: sweep_cost(tile, plane))
@@ -103,16 +118,16 @@ def alternatives(body: Graph, target: Target, constants: frozenset[int]) -> list
     return found + [{**found[0], "conv_order": order} for order in ORDERS]
 
 
-def _accepted(body: Graph, constants: frozenset[int]) -> Convolution:
+def _accepted(local: Localized, constants: frozenset[int]) -> Convolution:
     """The convolution of a body that this template takes.
 
     Raises:
         BackendError: It does not; the message says why.
     """
-    problem = convolution_of(body)
+    problem = convolution_of(local.body, local=local)
     if problem.is_depthwise and problem.group > 1:
         raise BackendError("the convolution is depthwise: vectors of channels share no input")
-    check_weights(problem, body, constants)
+    check_weights(problem, local.body, constants)
     return problem
 
 
@@ -130,14 +145,17 @@ def _source(body: Graph, problem: Convolution) -> Source:
     return source_of(problem, body.inputs[problem.data].tensor_type, reads_padding=problem.group > 1)
 
 
-def _plane(problem: Convolution, packed: DirectWeights) -> Plane:
+def _plane(problem: Convolution, packed: DirectWeights) -> Sweep:
     rows, columns = problem.window.output
     work = round(problem.inputs // problem.group * packed.waste) * packed.taps[0] * packed.taps[1]
     image = problem.inputs * problem.height * problem.width * 4
-    return Plane(rows, columns, packed.blocks, problem.batch, work, packed.elements * 4, image)
+    taps = packed.elements * 4
+    return Sweep(rows, columns, packed.blocks, problem.batch, work, taps, image, is_open=problem.plane.is_open)
 
 
-def _plan(body: Graph, problem: Convolution, target: Target, options: Mapping[str, Any]) -> _Plan:
+def _plan(local: Localized, target: Target, options: Mapping[str, Any]) -> _Plan:
+    body = local.body
+    problem = convolution_of(body, local=local)
     source = _source(body, problem)
     override, order = options.get("conv_tile"), options.get("conv_order")
     if override is not None:
@@ -166,6 +184,15 @@ def _describe(plan: _Plan) -> dict[str, Any]:
     return facts
 
 
+@dataclass(frozen=True)
+class _Task:
+    """What one thread takes at a time: an image, some of its rows, and a piece of each of them."""
+
+    image: Dim
+    part: Dim
+    piece: Dim
+
+
 class _Conv:
     """Emits the loops of one direct convolution."""
 
@@ -177,7 +204,9 @@ class _Conv:
         self.weights = plan.weights
         self.schedule = plan.schedule
         self.lanes = plan.weights.lanes
-        self.strides = plan.source.strides()
+        self.plane = plan.problem.plane
+        self.plan = plan
+        self.strides = plan.source.strides().map(lambda step: builder.bind_index(step, 0, None, "step"))
         count = len(body.inputs)
         outputs = range(count, count + len(body.outputs))
         self.data = outputs.stop if plan.source.is_staged else plan.problem.data
@@ -189,51 +218,61 @@ class _Conv:
         if self.source.is_staged:
             original = self.body.inputs[problem.data].tensor_type
             copy_tensor(builder, original, problem.data, self.source.type, self.data)
-        slices = -(-(problem.window.output[0] // plan.tile.rows) // plan.task_rows)
         parts, full, tail = self.weights.parts, self.weights.full_parts, self.weights.tail_blocks
-        extents = (problem.batch, slices) if plan.order == "rows" else (parts, problem.batch, slices)
-        with builder.parallel(math.prod(extents), "task", enable=plan.parallel) as task:
-            *outer, image, part = unravel(builder, task, extents)
+        slices, pieces = self._slices(), self.plan.columns.blocks
+        grid = (self.plane.batch, slices, pieces)
+        extents = grid if plan.order == "rows" else (parts, *grid)
+        with builder.parallel(product(extents), "task", enable=plan.parallel) as task:
+            *outer, image, part, piece = unravel(builder, task, extents)
+            at = _Task(image, part, piece)
             if plan.order == "rows":
                 if full:
                     with builder.serial(full, "oc") as channel:
-                        self._rows(image, channel, part, slices, plan.tile.vectors)
+                        self._rows(at, channel, plan.tile.vectors)
                 if tail:
-                    self._rows(image, full, part, slices, tail)
+                    self._rows(at, full, tail)
             else:
                 if full:
                     with only(builder, outer[0], parts, below=full):
                         channel = builder.bind_index(outer[0], 0, full - 1, "oc") if full > 1 else 0
-                        self._rows(image, channel, part, slices, plan.tile.vectors)
+                        self._rows(at, channel, plan.tile.vectors)
                 if tail:
                     with only(builder, outer[0], parts, last=True):
-                        self._rows(image, full, part, slices, tail)
+                        self._rows(at, full, tail)
         self.epilogue.finish()
 
-    def _rows(self, image: Dim, channel: Dim, part: Dim, slices: int, vectors: int) -> None:
+    def _slices(self) -> Dim:
+        """Parts that the rows are cut into."""
+        if self.plane.is_open:
+            return self.plan.rows.blocks
+        return -(-(self.problem.window.output[0] // self.schedule.tile.rows) // self.schedule.task_rows)
+
+    def _rows(self, at: _Task, channel: Dim, vectors: int) -> None:
         """The rows of one task for `vectors` channel blocks."""
         builder, plan = self.builder, self.schedule
         height = plan.tile.rows
+        if self.plane.is_open:
+            self.plan.rows.each(builder, at.part, lambda row, rows: self._columns(at, channel, row, rows, vectors))
+            return
         full, tail = divmod(self.problem.window.output[0], height)
-        first = part * plan.task_rows
+        first = at.part * plan.task_rows
+        slices = self._slices()
         even = slices * plan.task_rows == full
         count = builder.simplify(plan.task_rows if even else minimum(plan.task_rows, full - first))
         with builder.serial(count, "row") as tile_row:
             row = builder.simplify((first + tile_row) * height)
             if not even:
                 row = builder.bind_index(row, 0, (full - 1) * height, "h")
-            self._columns(image, channel, row, height, vectors)
+            self._columns(at, channel, row, height, vectors)
         if tail:
-            with only(builder, part, slices, last=True):
-                self._columns(image, channel, full * height, tail, vectors)
+            with only(builder, at.part, slices, last=True):
+                self._columns(at, channel, full * height, tail, vectors)
 
-    def _columns(self, image: Dim, channel: Dim, row: Dim, height: int, vectors: int) -> None:
-        width = self.schedule.tile.columns
-        full, tail = divmod(self.problem.window.output[1], width)
-        with self.builder.serial(full, "col") as position:
-            self._tile(image, channel, row, position * width, Tile(height, width, vectors))
-        if tail:
-            self._tile(image, channel, row, full * width, Tile(height, tail, vectors))
+    def _columns(self, at: _Task, channel: Dim, row: Dim, height: int, vectors: int) -> None:
+        def tile(column: Dim, width: int) -> None:
+            self._tile(at.image, channel, row, column, Tile(height, width, vectors))
+
+        self.plan.columns.each(self.builder, at.piece, tile)
 
     def _tile(self, image: Dim, channel: Dim, row: Dim, column: Dim, tile: Tile) -> None:
         """One tile of results, from clearing the registers to the stores."""
@@ -274,8 +313,8 @@ class _Conv:
         builder, weights, strides, window = self.builder, self.weights, self.strides, self.problem.window
         depth = weights.depth
         step = strides.block if self.source.is_blocked else strides.channel * depth
-        top = row * window.strides[0] - window.pads_begin[0]
-        left = column * window.strides[1] - window.pads_begin[1]
+        top = row * window.strides[0] - self.plane.top
+        left = column * window.strides[1] - self.plane.left
         data = strides.at(image, 0, top, left)
         width = tile.vectors * self.lanes
         packed = channel * (weights.width * weights.reduction)

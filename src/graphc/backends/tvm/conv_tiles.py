@@ -44,7 +44,7 @@ class Tile:
 
 
 @dataclass(frozen=True)
-class Plane:
+class Sweep:
     """What is computed for one image, and how often.
 
     Args:
@@ -55,6 +55,7 @@ class Plane:
         depth: Multiply-adds per result.
         weight_bytes: Packed weights.
         input_bytes: Input of one image.
+        is_open: Whether rows and columns are only the usual ones.
     """
 
     rows: int
@@ -64,6 +65,7 @@ class Plane:
     depth: int
     weight_bytes: int
     input_bytes: int
+    is_open: bool = False
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,7 @@ class Schedule:
         order: What neighbouring tasks share: "rows" runs all channels over a few rows before the next rows,
             "channels" runs all rows for a few channels before the next channels.
         task_rows: Full rows of tiles in one task.
+        task_columns: Tiles of a row in one task, where a row is cut; 0 where it is not.
         parallel: Whether threads share the tasks.
         cost: Relative time expected.
     """
@@ -84,6 +87,7 @@ class Schedule:
     task_rows: int
     parallel: bool
     cost: float
+    task_columns: int = 0
 
 
 def tile_cost(rows: int, columns: int, vectors: int) -> float:
@@ -92,7 +96,7 @@ def tile_cost(rows: int, columns: int, vectors: int) -> float:
     return max(results, rows * columns + vectors, IN_FLIGHT) + 0.25 * vectors
 
 
-def sweep_cost(tile: Tile, plane: Plane) -> float:
+def sweep_cost(tile: Tile, plane: Sweep) -> float:
     """Relative time of all tiles of a plane, tails included."""
     total = 0.0
     for rows, row_count in _parts(plane.rows, tile.rows):
@@ -112,7 +116,7 @@ def _parts(extent: int, size: int) -> Iterator[tuple[int, int]]:
         yield tail, 1
 
 
-def fitting(target: Target, plane: Plane) -> Iterator[Tile]:
+def fitting(target: Target, plane: Sweep) -> Iterator[Tile]:
     """Every tile whose accumulators, one step's weights and one broadcast fit the registers."""
     for vectors in range(1, min(plane.blocks, MOST_VECTORS) + 1):
         pixels = (target.vector_registers - vectors - 1) // vectors
@@ -122,11 +126,12 @@ def fitting(target: Target, plane: Plane) -> Iterator[Tile]:
             pixels //= 2
         for columns in range(1, min(pixels, plane.columns) + 1):
             # Tiles of several rows make code of several shapes: only where rows are too short to fill the registers.
-            rows = min(pixels // columns, plane.rows) if columns == plane.columns else 1
+            short = columns == plane.columns and not plane.is_open
+            rows = min(pixels // columns, plane.rows) if short else 1
             yield Tile(max(1, rows), columns, vectors)
 
 
-def choose_tile(target: Target, plane: Plane, *, vectors: int | None = None) -> Tile:
+def choose_tile(target: Target, plane: Sweep, *, vectors: int | None = None) -> Tile:
     """The tile that takes the least time; of equals, the one with fewest shapes of code.
 
     Args:
@@ -144,12 +149,14 @@ def choose_tile(target: Target, plane: Plane, *, vectors: int | None = None) -> 
     return min((tile for tile in fitting(target, plane) if vectors in (None, tile.vectors)), key=cost)
 
 
-def choose_schedule(target: Target, plane: Plane, tile: Tile | None = None, order: Order | None = None) -> Schedule:
+def choose_schedule(target: Target, plane: Sweep, tile: Tile | None = None, order: Order | None = None) -> Schedule:
     """The schedule that takes the least time on the target's cores, with the tile and the order given or the best."""
     tile = tile or choose_tile(target, plane)
     macs = plane.rows * plane.columns * plane.blocks * plane.repeats * plane.depth * target.vector_bytes // 4
     parallel = macs >= PARALLEL_MACS
-    height = max(1, plane.rows // tile.rows)
+    # The one row of an open image is all its pixels: it is cut instead.
+    cut = plane.is_open and plane.rows == 1
+    height = max(1, plane.columns // tile.columns if cut else plane.rows // tile.rows)
     groups = -(-plane.blocks // tile.vectors)
     work = sweep_cost(tile, plane) * plane.repeats
     threads = target.cores if parallel else 1
@@ -173,7 +180,10 @@ def choose_schedule(target: Target, plane: Plane, tile: Tile | None = None, orde
     options += [("rows", rows) for rows in _slices(height, threads)]
     allowed = [option for option in options if order in (None, option[0])]
     found, task_rows = min(allowed, key=lambda option: (cost(*option), -option[1]))
-    return Schedule(tile, found, task_rows, parallel, round(cost(found, task_rows), 3))
+    expected = round(cost(found, task_rows), 3)
+    if cut:
+        return Schedule(tile, found, 1, parallel, expected, task_rows)
+    return Schedule(tile, found, task_rows, parallel, expected)
 
 
 def _slices(height: int, threads: int) -> list[int]:

@@ -16,6 +16,8 @@ from tvm.tirx.script.builder import ir as T
 from graphc.backends.base import Kernel
 from graphc.backends.conv_problem import Convolution, Source, check_weights, convolution_of, source_of
 from graphc.backends.conv_shapes import two_dimensional
+from graphc.backends.extents import ceildiv
+from graphc.backends.local_extents import Localized, localized
 from graphc.backends.tvm.assemble import build_kernel
 from graphc.backends.tvm.conv_weights import depthwise_packing
 from graphc.backends.tvm.epilogue import Epilogue
@@ -34,6 +36,12 @@ MOST_TAPS = 49
 TILE_OVERHEAD = 8
 """Vector operations that one more tile costs."""
 
+_MOST_ROWS = 4
+"""Rows of a tile."""
+
+_MOST_OPEN_ROWS = 2
+"""Rows of a tile of an open image: the rows that are left over have tiles of every halved height and width."""
+
 _Uses = dict[tuple[int, int], list[tuple[int, int]]]
 """For an input position of a tile, rows and columns from its first: the results it adds to, and by which tap."""
 
@@ -46,7 +54,7 @@ class _Plan:
     source: Source
     lanes: int
     rows: RowTiles
-    columns: int
+    columns: RowTiles
     parallel: bool
 
 
@@ -62,29 +70,30 @@ def lower(body: Graph, target: Target, constants: frozenset[int], options: Mappi
     Raises:
         BackendError: The body is something else; the message says what.
     """
-    body = two_dimensional(body)
-    problem = _accepted(body, constants)
+    local = localized(two_dimensional(body))
+    problem = _accepted(local, constants)
     lanes = target.lanes(dtypes.FLOAT32)
-    plan = _plan(body, problem, target, options.get("depthwise_tile"))
+    plan = _plan(local, problem, target, options.get("depthwise_tile"))
     taps = problem.window.kernel[0] * problem.window.kernel[1]
     weight_bytes = -(-problem.inputs // lanes) * lanes * taps * 4
-    facts = {"tile": f"{plan.rows.height}x{plan.columns} pixels"}
+    facts = {"tile": f"{plan.rows.height}x{plan.columns.height} pixels"}
     if plan.source.is_staged:
         facts["input"] = "copied to give it a border"
 
     def emit(builder: KernelBuilder) -> None:
-        _Depthwise(builder, body, plan).emit()
+        _Depthwise(builder, local.body, plan).emit()
 
     return build_kernel(
         "depthwise",
-        body,
+        local.body,
         target,
-        [plan.rows, plan.columns],
+        [plan.rows, plan.columns.height],
         emit,
-        flops=2 * problem.macs,
+        flops=problem.flops,
         schedule=facts,
         packed={problem.weights: (weight_bytes, depthwise_packing(lanes))},
         workspaces=plan.source.workspaces,
+        local=local,
     )
 
 
@@ -94,7 +103,7 @@ def alternatives(body: Graph, target: Target, constants: frozenset[int]) -> list
     Raises:
         BackendError: As of `lower`.
     """
-    problem = _accepted(two_dimensional(body), constants)
+    problem = _accepted(localized(two_dimensional(body)), constants)
     tiles = sorted(tile_costs(target, problem.window).items(), key=lambda entry: entry[1])
     best: dict[int, tuple[int, int]] = {}
     for tile, _ in tiles:
@@ -102,34 +111,35 @@ def alternatives(body: Graph, target: Target, constants: frozenset[int]) -> list
     return [{"depthwise_tile": list(tile)} for tile in best.values()]
 
 
-def _accepted(body: Graph, constants: frozenset[int]) -> Convolution:
+def _accepted(local: Localized, constants: frozenset[int]) -> Convolution:
     """The convolution of a body that this template takes.
 
     Raises:
         BackendError: It does not; the message says why.
     """
-    problem = convolution_of(body)
+    problem = convolution_of(local.body, local=local)
     if not problem.is_depthwise or problem.group == 1:
         raise BackendError("the convolution is not depthwise")
     if problem.window.kernel[0] * problem.window.kernel[1] > MOST_TAPS:
         raise BackendError(f"more than {MOST_TAPS} taps")
-    check_weights(problem, body, constants)
+    check_weights(problem, local.body, constants)
     return problem
 
 
-def _plan(body: Graph, problem: Convolution, target: Target, override: tuple[int, int] | None) -> _Plan:
-    lanes = target.lanes(dtypes.FLOAT32)
-    height, width = override or choose_tile(target, problem.window)
+def _plan(local: Localized, problem: Convolution, target: Target, override: tuple[int, int] | None) -> _Plan:
+    lanes, plane = target.lanes(dtypes.FLOAT32), problem.plane
+    most = _MOST_OPEN_ROWS if plane.is_open else _MOST_ROWS
+    height, width = override or choose_tile(target, problem.window, most)
     blocks = problem.batch * -(-problem.inputs // lanes)
     parallel = problem.macs >= PARALLEL_MACS
     full = max(1, problem.window.output[0] // height)
     slices = split_until_balanced(blocks, full, target.cores) if parallel else 1
     return _Plan(
         problem,
-        source_of(problem, body.inputs[problem.data].tensor_type, lanes),
+        source_of(problem, local.body.inputs[problem.data].tensor_type, lanes),
         lanes,
-        row_tiles(problem.window.output[0], height, slices),
-        width,
+        row_tiles(plane.rows, height, slices, usual=local.usual(plane.rows)),
+        RowTiles(plane.columns, width, ceildiv(plane.columns, width)),
         parallel,
     )
 
@@ -149,13 +159,15 @@ def tile_uses(window: StaticWindow, rows: int, columns: int) -> _Uses:
     return uses
 
 
-def choose_tile(target: Target, window: StaticWindow) -> tuple[int, int]:
-    """Rows and columns of the tile with which all results take the fewest vector operations."""
-    costs = tile_costs(target, window)
+def choose_tile(target: Target, window: StaticWindow, most_rows: int = _MOST_ROWS) -> tuple[int, int]:
+    """Rows, `most_rows` of them at most, and columns of the tile with which results take the fewest operations."""
+    costs = tile_costs(target, window, most_rows)
     return min(costs, key=costs.__getitem__)
 
 
-def tile_costs(target: Target, window: StaticWindow) -> dict[tuple[int, int], tuple[float, int]]:
+def tile_costs(
+    target: Target, window: StaticWindow, most_rows: int = _MOST_ROWS
+) -> dict[tuple[int, int], tuple[float, int]]:
     """For every tile, rows by columns: its vector operations, and its rank among equals."""
     taps = window.kernel[0] * window.kernel[1]
     registers = target.vector_registers
@@ -174,7 +186,7 @@ def tile_costs(target: Target, window: StaticWindow) -> dict[tuple[int, int], tu
 
     tiles = [
         (rows, columns)
-        for rows in range(1, min(4, window.output[0]) + 1)
+        for rows in range(1, min(most_rows, window.output[0]) + 1)
         for columns in range(1, min(most // rows, window.output[1]) + 1)
     ]
     return {tile: cost(tile) for tile in tiles}
@@ -193,7 +205,7 @@ class _Depthwise:
         self.body = body
         self.plan = plan
         self.problem = plan.problem
-        self.strides = plan.source.strides()
+        self.strides = plan.source.strides().map(lambda step: builder.bind_index(step, 0, None, "step"))
         count = len(body.inputs)
         outputs = range(count, count + len(body.outputs))
         self.data = outputs.stop if plan.source.is_staged else plan.problem.data
@@ -205,28 +217,26 @@ class _Depthwise:
         if plan.source.is_staged:
             original = self.body.inputs[problem.data].tensor_type
             copy_tensor(builder, original, problem.data, plan.source.type, self.data)
-        extents = (problem.batch, problem.inputs, plan.rows.blocks)
+        extents = (problem.plane.batch, problem.inputs, plan.rows.blocks)
         channel_tasks(builder, extents, plan.lanes, self._block, parallel=plan.parallel)
         self.epilogue.finish()
 
     def _block(self, image: Dim, block: Dim, part: Dim, count: int | None) -> None:
         """A few rows of one block of channels."""
-        width = self.plan.columns
-        full, tail = divmod(self.problem.window.output[1], width)
 
         def rows(row: Dim, height: int) -> None:
-            with self.builder.serial(full, "col") as position:
-                self._tile(image, block, row, position * width, height, width, count)
-            if tail:
-                self._tile(image, block, row, full * width, height, tail, count)
+            def tile(column: Dim, width: int) -> None:
+                self._tile(image, block, row, column, height, width, count)
+
+            self.plan.columns.each(self.builder, 0, tile)
 
         self.plan.rows.each(self.builder, part, rows)
 
     def _tile(self, image: Dim, block: Dim, row: Dim, column: Dim, height: int, width: int, count: int | None) -> None:
         builder, lanes, window = self.builder, self.plan.lanes, self.problem.window
         taps = window.kernel[0] * window.kernel[1]
-        top = row * window.strides[0] - window.pads_begin[0]
-        left = column * window.strides[1] - window.pads_begin[1]
+        top = row * window.strides[0] - self.problem.plane.top
+        left = column * window.strides[1] - self.problem.plane.left
         data = self.strides.at(image, block, top, left)
         data = builder.bind_index(builder.simplify(data), 0, None, "x")
         weights = [

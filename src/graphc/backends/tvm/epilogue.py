@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from graphc.backends.regions import Expander
 from graphc.backends.tvm.render import Renderer
 from graphc.backends.tvm.scope import Lane, Scope
-from graphc.backends.tvm.stores import fill_halo, store
+from graphc.backends.tvm.stores import fill_halo, steps_of, store
 from graphc.backends.tvm.tir import Expr, KernelBuilder
 from graphc.errors import BackendError
 from graphc.ir import Dim, Graph, Node
@@ -50,6 +50,11 @@ class Epilogue:
         self._elements = [expander.element(value, index) for value in body.outputs]
         self._value: Expr = None
         types = [*(value.tensor_type for value in body.inputs), anchor.output.tensor_type]
+        # Once for all stores: where extents are open these are products that take time.
+        self._steps = [
+            [builder.bind_index(step, 1, None, "step") for step in steps_of(value.tensor_type)]
+            for value in body.outputs
+        ]
         self._renderer = Renderer(builder, types, inputs, {number: self._result})
 
     def _result(self, indices: Sequence[Index]) -> Expr:
@@ -67,9 +72,10 @@ class Epilogue:
         """
         self._value = value
         scope = Scope({axis.name: place for axis, place in zip(self._axes, index, strict=True)})
-        for element, output, operand in zip(self._elements, self.body.outputs, self._outputs, strict=True):
+        each = zip(self._elements, self.body.outputs, self._outputs, self._steps, strict=True)
+        for element, output, operand, steps in each:
             result = self._renderer.stored(element, lane, scope)
-            store(self.builder, result, output.tensor_type, operand, index, lane)
+            store(self.builder, result, output.tensor_type, operand, index, lane, steps)
 
     def finish(self) -> None:
         """Writes the fill of the outputs' halos; call once, after all stores."""

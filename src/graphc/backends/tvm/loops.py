@@ -8,6 +8,7 @@ from graphc.backends.problem import Problem
 from graphc.backends.tvm.nest import emit
 from graphc.backends.tvm.tir import KernelBuilder
 from graphc.ir import Dim, TensorType
+from graphc.ir.symbolic import product
 from graphc.ops.expr import axes_of, load
 
 
@@ -23,7 +24,8 @@ def unravel(builder: KernelBuilder, flat: Dim, extents: Sequence[Dim]) -> list[D
         else:
             place = builder.simplify(rest % extent)
             index.append(builder.bind_index(place, 0, extent - 1, "at"))
-            rest = builder.bind_index(builder.simplify(rest // extent), 0, None, "rest")
+            most = product(extents[:position]) - 1
+            rest = builder.bind_index(builder.simplify(rest // extent), 0, most, "rest")
     return index[::-1]
 
 

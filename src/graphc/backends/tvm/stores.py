@@ -12,13 +12,34 @@ from graphc.ir import Dim, TensorType
 from graphc.ir.symbolic import interval, linear_coefficient, product, substitute, symbols
 
 
+def steps_of(type_: TensorType) -> tuple[Dim, ...]:
+    """Elements between neighbours along each axis of a tensor's storage."""
+    storage = type_.layout.storage_shape(type_.dims)
+    return tuple(product(storage[position + 1 :]) for position in range(len(storage)))
+
+
 def store(
-    builder: KernelBuilder, value: object, type_: TensorType, operand: int, index: Sequence[Dim], lane: Lane
+    builder: KernelBuilder,
+    value: object,
+    type_: TensorType,
+    operand: int,
+    index: Sequence[Dim],
+    lane: Lane,
+    steps: Sequence[Dim] | None = None,
 ) -> None:
     """Writes a vector, in its stored form, of an output at a logical index that contains the lane symbol.
 
     Lanes of a block that lie past the logical extent get the layout's fill (0 where it is undefined), those past the
     lane's count too.
+
+    Args:
+        builder: The kernel under construction.
+        value: What is written.
+        type_: The output's type.
+        operand: Its pointer argument.
+        index: Logical index.
+        lane: The lanes.
+        steps: `steps_of` the type as the kernel has computed them.
     """
     layout = type_.layout
     count = lane.count
@@ -33,10 +54,9 @@ def store(
             if known is None or known[0] < lane.lanes:
                 value = builder.choose(builder.first_lanes(inside, lane.lanes), value, broadcast(fill, lane.lanes))
                 count = None
-    storage = layout.storage_shape(type_.dims)
     offset: Dim = 0
-    for position, place in enumerate(layout.storage_index(index)):
-        offset = offset + place * product(storage[position + 1 :])
+    for place, step in zip(layout.storage_index(index), steps or steps_of(type_), strict=True):
+        offset = offset + place * step
     offset = builder.simplify(offset)
     if lane.name is None:
         builder.store(operand, value, offset)

@@ -140,11 +140,28 @@ class RowTiles:
                     emit(at, size)
 
 
-def row_tiles(rows: Dim, height: int, blocks: int, bounds: Bounds | None = None, *, exact: bool = False) -> RowTiles:
-    """Tiles of `height` in about so many blocks; of open extents, in so many at their usual values."""
+def row_tiles(
+    rows: Dim,
+    height: int,
+    blocks: int,
+    bounds: Bounds | None = None,
+    *,
+    exact: bool = False,
+    usual: int | None = None,
+) -> RowTiles:
+    """Tiles of `height` in about so many blocks; of open extents, in so many at their usual values.
+
+    Args:
+        rows: How many there are.
+        height: Rows of a tile.
+        blocks: Wanted.
+        bounds: Of open extents.
+        exact: As of `RowTiles`.
+        usual: Rows that there are usually, where that is not what it is elsewhere.
+    """
     if blocks == 1:
         return RowTiles(rows, height, ceildiv(rows, height), exact)
-    tiles = ceildiv(typical(rows, bounds or {}), height)
+    tiles = ceildiv(typical(rows, bounds or {}) if usual is None else usual, height)
     return RowTiles(rows, height, ceildiv(tiles, blocks), exact)
 
 
@@ -191,7 +208,7 @@ def whole_and_last(
 
 def channel_tasks(
     builder: KernelBuilder,
-    extents: tuple[int, int, Dim],
+    extents: tuple[Dim, int, Dim],
     lanes: int,
     emit: Callable[[Dim, Dim, Dim, int | None], None],
     *,

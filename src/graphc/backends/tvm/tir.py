@@ -212,6 +212,14 @@ class KernelBuilder:
             return value
         return self.name_value(self.index(value), low, high, name)
 
+    def keep_index(self, value: Dim, low: int, high: Dim | None, name: str = "y") -> Dim:
+        """As `bind_index`, in memory: conditions on it take TVM's analyzers no further (see `bind`)."""
+        if isinstance(value, int):
+            return value
+        register = Register(1, "int64")
+        register.value = self.index(value)
+        return self.name_value(register.value, low, high, name)
+
     @contextmanager
     def when(self, condition: Expr) -> Iterator[None]:
         """Statements that run only where a scalar condition holds."""

@@ -7,7 +7,8 @@ that see it; option `winograd` turns it off.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -16,18 +17,20 @@ from tvm.tirx.script.builder import ir as T
 
 from graphc.backends.base import Kernel
 from graphc.backends.conv_problem import Convolution, Source, check_weights, convolution_of, source_of
+from graphc.backends.extents import ceildiv
+from graphc.backends.local_extents import Localized, localized
 from graphc.backends.tvm.assemble import build_kernel
 from graphc.backends.tvm.conv_weights import DirectWeights
 from graphc.backends.tvm.epilogue import Epilogue
 from graphc.backends.tvm.loops import copy_tensor, unrolled
 from graphc.backends.tvm.scope import Lane
-from graphc.backends.tvm.tasks import only
+from graphc.backends.tvm.tasks import RowTiles, only
 from graphc.backends.tvm.tir import Expr, KernelBuilder, bind, broadcast
-from graphc.backends.tvm.winograd_plan import WinogradPlan, choose_plan, grid, padded_vectors
+from graphc.backends.tvm.winograd_plan import WinogradPlan, choose_plan, padded_vectors
 from graphc.backends.tvm.winograd_transforms import filter_packing, two_sided
 from graphc.errors import BackendError
 from graphc.ir import Dim, Graph, dtypes, symbol
-from graphc.ir.symbolic import minimum
+from graphc.ir.symbolic import floordiv, maximum, minimum, multiply
 from graphc.target import Target
 
 UNROLL = 2
@@ -89,14 +92,15 @@ def lower(body: Graph, target: Target, constants: frozenset[int], options: Mappi
     """
     if not options.get("winograd", True):
         raise BackendError("Winograd convolution is turned off")
-    problem = _accepted(body, constants)
+    local = localized(body)
+    problem = _accepted(local, constants)
     plan = choose_plan(problem, target, size=options.get("winograd_size"), order=options.get("winograd_order"))
     if plan is None:
         raise BackendError("a direct convolution is faster")
     lanes = target.lanes(dtypes.FLOAT32)
     parts = _Kernel(
         problem,
-        source_of(problem, body.inputs[problem.data].tensor_type, lanes),
+        source_of(problem, local.body.inputs[problem.data].tensor_type, lanes),
         DirectWeights(problem.outputs, problem.inputs, 1, (1, 1), lanes, plan.tile.vectors, lanes),
         plan,
     )
@@ -105,19 +109,20 @@ def lower(body: Graph, target: Target, constants: frozenset[int], options: Mappi
         facts["input"] = "copied to give it a border"
 
     def emit(builder: KernelBuilder) -> None:
-        _Winograd(builder, body, parts).emit()
+        _Winograd(builder, local.body, parts).emit()
 
     filters = plan.transform.points * parts.weights.elements * 4, filter_packing(plan.transform, parts.weights)
     return build_kernel(
         "winograd",
-        body,
+        local.body,
         target,
         [plan.describe(), plan.slots],
         emit,
-        flops=2 * problem.macs,
+        flops=problem.flops,
         schedule=facts,
         packed={problem.weights: filters},
         workspaces=[*parts.workspaces(), *parts.source.workspaces],
+        local=local,
     )
 
 
@@ -127,22 +132,31 @@ def alternatives(body: Graph, target: Target, constants: frozenset[int]) -> list
     Raises:
         BackendError: As of `lower`.
     """
-    _accepted(body, constants)
+    _accepted(localized(body), constants)
     return [{"winograd_size": size, "winograd_order": order} for size in (4, 2) for order in ("tiles", "channels")]
 
 
-def _accepted(body: Graph, constants: frozenset[int]) -> Convolution:
+def _accepted(local: Localized, constants: frozenset[int]) -> Convolution:
     """The convolution of a body that can be transformed.
 
     Raises:
         BackendError: It cannot; the message says why.
     """
-    problem = convolution_of(body)
+    problem = convolution_of(local.body, local=local)
     window = problem.window
     if window.kernel != (3, 3) or window.strides != (1, 1) or window.dilations != (1, 1) or problem.group != 1:
         raise BackendError("the convolution is not 3x3 of stride 1, dense in taps and channels")
-    check_weights(problem, body, constants)
+    check_weights(problem, local.body, constants)
     return problem
+
+
+def _all_below(builder: KernelBuilder, pairs: Sequence[tuple[int, Dim]]) -> Any:
+    """Whether each place is below its extent, 1 at least: True or False where that is known, or a condition."""
+    open_ = [(place, extent) for place, extent in pairs if not isinstance(extent, int) and place > 0]
+    if any(isinstance(extent, int) and place >= extent for place, extent in pairs):
+        return False
+    conditions = [builder.index(place) < builder.index(extent) for place, extent in open_]
+    return functools.reduce(T.And, conditions) if conditions else True
 
 
 class _Winograd:
@@ -156,7 +170,13 @@ class _Winograd:
         self.plan = parts.plan
         self.weights = parts.weights
         self.lanes = parts.weights.lanes
-        self.strides = parts.source.strides()
+        self.strides = parts.source.strides().map(lambda step: builder.bind_index(step, 0, None, "step"))
+        self.batch, size = parts.problem.plane.batch, parts.plan.transform.size
+        self.pixels = parts.problem.plane.rows, parts.problem.plane.columns
+        rows, columns = (builder.bind_index(ceildiv(extent, size), 1, None, "grid") for extent in self.pixels)
+        self.grid = rows, columns
+        self.tiles = builder.bind_index(self.batch * rows * columns, 1, None, "tiles")
+        self.is_open = not isinstance(self.tiles, int)
         count = len(body.inputs)
         outputs = range(count, count + len(body.outputs))
         self.v, self.m = outputs.stop, outputs.stop + 1
@@ -178,14 +198,22 @@ class _Winograd:
     def _by_tiles(self) -> None:
         """Every thread takes blocks of tiles through all three steps."""
         builder, plan, weights = self.builder, self.plan, self.weights
-        share = -(-plan.blocks // plan.slots)
+        size: Dim = plan.block
+        if self.is_open:
+            # Blocks are no larger than what there is for each thread.
+            size = builder.bind_index(minimum(plan.block, ceildiv(self.tiles, plan.slots)), 1, plan.block, "size")
+        blocks = builder.bind_index(ceildiv(self.tiles, size), 1, None, "blocks")
+        share = builder.bind_index(ceildiv(blocks, plan.slots), 1, None, "share")
+        even = not self.is_open and multiply(share, plan.slots) == blocks
         with builder.parallel(plan.slots, "slot") as slot:
-            even = share * plan.slots == plan.blocks
-            rounds: Dim = share if even else minimum(share, plan.blocks - slot * share)
-            with builder.serial(rounds, "block") as block:
-                start = builder.bind_index((slot * share + block) * plan.block, 0, plan.tiles - 1, "start")
-                even = plan.blocks * plan.block == plan.tiles
-                count: Dim = plan.block if even else minimum(plan.block, plan.tiles - start)
+            rounds: Dim = share if even else maximum(0, minimum(share, blocks - slot * share))
+            with builder.serial(builder.simplify(rounds), "block") as block:
+                start = builder.bind_index((slot * share + block) * size, 0, self.tiles - 1, "start")
+                count: Dim = size
+                if self.is_open:
+                    count = builder.bind_index(minimum(size, self.tiles - start), 1, plan.block, "count")
+                elif multiply(blocks, size) != self.tiles:
+                    count = minimum(size, self.tiles - start)
                 with builder.serial(count, "tile") as tile:
                     self._transform_input(slot * self.parts.input_slot, start, tile)
                 with builder.serial(weights.full_parts, "oc") as part:
@@ -196,10 +224,20 @@ class _Winograd:
                     )
 
     def _by_channels(self) -> None:
-        """All tiles are transformed, then every thread takes some output channels."""
+        """All tiles are transformed, then every thread takes some output channels; open ones a block at a time."""
+        builder, block = self.builder, self.plan.block
+        if not self.is_open:
+            self._all_channels(0, self.tiles)
+            return
+        with builder.serial(ceildiv(self.tiles, block), "block") as number:
+            start = builder.bind_index(number * block, 0, self.tiles - 1, "start")
+            self._all_channels(start, builder.bind_index(minimum(block, self.tiles - start), 1, block, "count"))
+
+    def _all_channels(self, start: Dim, count: Dim) -> None:
+        """One block of tiles, all of whose channels the threads share."""
         builder, plan, weights = self.builder, self.plan, self.weights
-        with builder.parallel(plan.tiles, "tile") as tile:
-            self._transform_input(0, 0, tile)
+        with builder.parallel(count, "tile") as tile:
+            self._transform_input(0, start, tile)
         parts = weights.parts
         slots = min(plan.slots, parts)
         share = -(-parts // slots)
@@ -211,28 +249,35 @@ class _Winograd:
                 if weights.full_parts:
                     with only(builder, part, parts, below=weights.full_parts):
                         inside = builder.bind_index(part, 0, weights.full_parts - 1, "part")
-                        self._channels(slot, 0, inside, weights.vectors, 0, plan.tiles)
+                        self._channels(slot, 0, inside, weights.vectors, start, count)
                 if weights.tail_blocks:
                     with only(builder, part, parts, last=True):
-                        self._channels(slot, 0, weights.full_parts, weights.tail_blocks, 0, plan.tiles)
+                        self._channels(slot, 0, weights.full_parts, weights.tail_blocks, start, count)
 
     def _place(self, tile: Dim) -> tuple[Dim, Dim, Dim]:
         """Image, row and column of a tile."""
         builder = self.builder
-        rows, columns = grid(self.problem, self.plan.transform.size)
-        tile = builder.bind_index(builder.simplify(tile), 0, self.plan.tiles - 1, "t")
+        rows, columns = self.grid
+        keep = builder.keep_index if self.is_open else builder.bind_index
+        tile = keep(builder.simplify(tile), 0, self.tiles - 1, "t")
         row = builder.simplify(tile // columns)
         image: Dim = 0
-        if self.problem.batch > 1:
-            image = builder.bind_index(builder.simplify(tile // (rows * columns)), 0, self.problem.batch - 1, "n")
+        if self.batch != 1:
+            image = keep(builder.simplify(tile // (rows * columns)), 0, self.batch - 1, "n")
             row = builder.simplify(row % rows)
-        column = builder.bind_index(builder.simplify(tile % columns), 0, columns - 1, "tx")
-        return image, builder.bind_index(row, 0, rows - 1, "ty"), column
+        column = keep(builder.simplify(tile % columns), 0, columns - 1, "tx")
+        return image, keep(row, 0, rows - 1, "ty"), column
 
-    def _at_edges(self, row: Dim, column: Dim, emit: Callable[[Dim, Dim, int, int], None]) -> None:
+    def _at_edges(self, row: Dim, column: Dim, emit: Callable[[Dim, Dim, Dim, Dim], None]) -> None:
         """Calls `emit(row, column, height, width)` where tiles are whole, and where the image ends inside them."""
         size = self.plan.transform.size
-        rows, columns = grid(self.problem, size)
+        height, width = self.pixels
+        rows, columns = self.grid
+        if not (isinstance(height, int) and isinstance(width, int)):
+            self._at_open_edges(row, column, emit)
+            return
+        assert isinstance(rows, int)
+        assert isinstance(columns, int)
 
         @contextmanager
         def along(place: Dim, extent: int, *, last: bool) -> Iterator[Dim]:
@@ -249,7 +294,6 @@ class _Winograd:
                 return [(None, size)]
             return [(False, size), (True, tail)] if extent > 1 else [(None, tail)]
 
-        height, width = self.problem.window.output
         for last_row, inside_rows in cases(rows, height):
             for last_column, inside_columns in cases(columns, width):
                 with ExitStack() as stack:
@@ -260,24 +304,49 @@ class _Winograd:
                         x = stack.enter_context(along(column, columns, last=last_column))
                     emit(y, x, inside_rows, inside_columns)
 
+    def _at_open_edges(self, row: Dim, column: Dim, emit: Callable[[Dim, Dim, Dim, Dim], None]) -> None:
+        """As `_at_edges`, where only the call knows the image's size: a tile is whole, or asks for each pixel."""
+        builder, size = self.builder, self.plan.transform.size
+        inside = [
+            builder.keep_index(minimum(size, extent - place * size), 1, size, "inside")
+            for place, extent in zip((row, column), self.pixels, strict=True)
+        ]
+        whole = [builder.index(count) == builder.index(size) for count in inside]
+        with builder.when(T.And(*whole)):
+            places = [
+                builder.bind_index(place, 0, floordiv(extent, size) - 1, "inner")
+                for place, extent in zip((row, column), self.pixels, strict=True)
+            ]
+            emit(places[0], places[1], size, size)
+        with builder.when(T.Not(T.And(*whole))):
+            emit(row, column, inside[0], inside[1])
+
     def _transform_input(self, slot: Dim, start: Dim, tile: Dim) -> None:
         """All channel blocks of one tile into V."""
-        builder, plan, window = self.builder, self.plan, self.problem.window
+        builder, plan, plane = self.builder, self.plan, self.problem.plane
         transform, lanes, block = plan.transform, self.lanes, plan.block
         image, row, column = self._place(start + tile)
         zero = broadcast(T.float32(0), lanes)
 
-        def whole(y: Dim, x: Dim, height: int, width: int) -> None:
+        def whole(y: Dim, x: Dim, height: Dim, width: Dim) -> None:
             with builder.serial(self.parts.input_blocks, "ic") as channel:
-                top, left = y * transform.size - window.pads_begin[0], x * transform.size - window.pads_begin[1]
+                top, left = y * transform.size - plane.top, x * transform.size - plane.left
                 data = builder.bind_index(builder.simplify(self.strides.at(image, channel, top, left)), 0, None, "x")
                 made = builder.bind_index(builder.simplify(slot + (channel * block + tile) * lanes), 0, None, "v")
 
                 def load(i: int, j: int) -> Expr:
                     # Past what the results inside the image need there may be no storage.
-                    if i >= height + 2 or j >= width + 2:
+                    exists = _all_below(builder, ((i - 2, height), (j - 2, width)))
+                    if exists is False:
                         return zero
-                    return builder.load(self.data, data + i * self.strides.row + j * self.strides.column, lanes)
+                    place = data + i * self.strides.row + j * self.strides.column
+                    if exists is True:
+                        return builder.load(self.data, place, lanes)
+                    found = builder.accumulator(lanes)
+                    found.value = zero
+                    with builder.when(exists):
+                        found.value = builder.load(self.data, place, lanes)
+                    return found.value
 
                 def store(i: int, j: int, value: Expr) -> None:
                     point = i * transform.reach + j
@@ -297,11 +366,13 @@ class _Winograd:
             filters = builder.bind_index(builder.simplify(base + point * (vectors * group)), 0, None, "u")
             source = builder.bind_index(builder.simplify(inputs + point * self.parts.input_point), 0, None, "v")
             made = builder.bind_index(builder.simplify(results + point * self.parts.output_point), 0, None, "m")
-            full, tail = divmod(plan.block, plan.tile.columns)
-            with builder.serial(full, "tiles") as position:
-                self._products(filters, source, made, position * plan.tile.columns, plan.tile.columns, vectors)
-            if tail:
-                self._products(filters, source, made, full * plan.tile.columns, tail, vectors)
+            width = plan.tile.columns
+            tiles: Dim = count if self.is_open else plan.block
+
+            def products(first: Dim, columns: int) -> None:
+                self._products(filters, source, made, first, columns, vectors)
+
+            RowTiles(tiles, width, ceildiv(tiles, width)).each(builder, 0, products)
         first = part * self.weights.vectors
         whole = self.problem.outputs // self.lanes
         with builder.serial(count, "tile") as tile:
@@ -356,16 +427,21 @@ class _Winograd:
         if self.problem.bias is not None:
             bias = bind(builder.load(self.problem.bias, block * lanes, lanes, 1, count))
 
-        def whole(y: Dim, x: Dim, height: int, width: int) -> None:
+        def whole(y: Dim, x: Dim, height: Dim, width: Dim) -> None:
             def load(i: int, j: int) -> Expr:
                 point = i * transform.reach + j
                 return builder.load(self.m, source + point * self.parts.output_point, lanes)
 
             def store(i: int, j: int, value: Expr) -> None:
-                if i < height and j < width:
-                    with builder.lanes(lanes) as name:
-                        index = [image, block * lanes + symbol(name), y * transform.size + i, x * transform.size + j]
-                        self.epilogue.store(value + bias, index, Lane(name, lanes, count))
+                exists = _all_below(builder, ((i, height), (j, width)))
+                if exists is False:
+                    return
+                with ExitStack() as stack:
+                    if exists is not True:
+                        stack.enter_context(builder.when(exists))
+                    name = stack.enter_context(builder.lanes(lanes))
+                    index = [image, block * lanes + symbol(name), y * transform.size + i, x * transform.size + j]
+                    self.epilogue.store(value + bias, index, Lane(name, lanes, count))
 
             two_sided(transform.output, transform.reach, load, store)
 

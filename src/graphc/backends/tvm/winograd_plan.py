@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from graphc.backends.conv_problem import Convolution
-from graphc.backends.tvm.conv_tiles import Plane, Tile, choose_schedule, choose_tile, sweep_cost
+from graphc.backends.tvm.conv_tiles import Sweep, Tile, choose_schedule, choose_tile, sweep_cost
 from graphc.backends.tvm.tasks import PARALLEL_MACS
 from graphc.backends.tvm.winograd_transforms import F2, F4, Transform
 from graphc.ir import dtypes
@@ -46,8 +46,8 @@ class WinogradPlan:
     Args:
         transform: Size of the tiles.
         order: What a thread takes: a block of tiles, or some output channels.
-        tiles: Tiles of all images.
-        block: Tiles of a block; all of them for order "channels".
+        tiles: Tiles of all images; where extents are open, of one usual image.
+        block: Tiles of a block; all of them for order "channels". The most of a block where extents are open.
         slots: Threads' shares, each with a workspace of its own.
         tile: Results in registers: tiles by channel blocks.
         cost: Estimated time in vector multiply-adds.
@@ -78,7 +78,7 @@ class WinogradPlan:
 
 
 def grid(problem: Convolution, size: int) -> tuple[int, int]:
-    """Rows and columns of tiles of one image."""
+    """Rows and columns of tiles of one image, where extents are open of a usual one."""
     rows, columns = problem.window.output
     return -(-rows // size), -(-columns // size)
 
@@ -116,7 +116,7 @@ def direct_cost(problem: Convolution, target: Target) -> float:
     blocks = -(-problem.outputs // lanes)
     weight_bytes = problem.inputs * 9 * blocks * lanes * 4
     rows, columns = problem.window.output
-    plane = Plane(
+    plane = Sweep(
         rows,
         columns,
         blocks,
@@ -133,7 +133,8 @@ def _plan(problem: Convolution, target: Target, transform: Transform, order: Ord
     lanes = target.lanes(dtypes.FLOAT32)
     rows, columns = grid(problem, transform.size)
     tiles = problem.batch * rows * columns
-    threads = max(1, min(target.cores, tiles))
+    is_open = problem.plane.is_open or not isinstance(problem.plane.batch, int)
+    threads = target.cores if is_open else max(1, min(target.cores, tiles))
     inputs, outputs = -(-problem.inputs // lanes), -(-problem.outputs // lanes)
     tile_bytes = transform.points * problem.inputs * 4
     filter_bytes = transform.points * problem.inputs * outputs * lanes * 4
@@ -143,7 +144,7 @@ def _plan(problem: Convolution, target: Target, transform: Transform, order: Ord
         block = -(-tiles // (threads * rounds))
     else:
         rounds, block = 1, tiles
-    plane = Plane(1, block, outputs, 1, problem.inputs, 0, 0)
+    plane = Sweep(1, block, outputs, 1, problem.inputs, 0, 0)
     tile = choose_tile(target, plane)
     blocks = -(-tiles // block)
     products = sweep_cost(tile, plane) * transform.points * blocks

@@ -1,0 +1,63 @@
+"""Kernels for images of any number and any size: one kernel at many extents, between guards."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from graphc.backends.tvm import conv, depthwise, winograd
+from graphc.ir.symbolic import symbol
+from graphc.target import Target
+from tests.backends.tvm.conv_cases import ConvCase
+from tests.backends.tvm.harness import TARGETS
+
+N, H, W = map(symbol, ("batch", "height", "width"))
+SIZES = [(1, 9, 9), (1, 3, 5), (2, 17, 4), (1, 8, 40), (3, 30, 31), (1, 5, 64)]
+IMAGES = [{"batch": n, "height": h, "width": w} for n, h, w in SIZES]
+BATCHES = [{"batch": n} for n in (1, 2, 5)]
+
+DIRECT = {
+    "3x3": ConvCase((N, 20, H, W), 40, pads=(1, 1, 1, 1), residual=True),
+    "1x1": ConvCase((N, 32, H, W), 24, (1, 1), residual=True),
+    "strided": ConvCase((N, 16, H, W), 64, (1, 1), 2, bias=False, activation="HardSwish"),
+    "first": ConvCase((N, 3, H, W), 32, (7, 7), 2, (3, 3, 3, 3), input_rows=True, output_halo=1),
+    "groups": ConvCase((N, 12, H, W), 18, pads=(1, 1, 1, 1), group=3, dilation=1, output_rows=True),
+    "rows": ConvCase((N, 16, 6, W), 33, pads=(2, 0, 2, 3), dilation=2),
+    "columns": ConvCase((1, 16, H, 7), 16, (3, 1), halo=0),
+}
+DEPTHWISE = {
+    "3x3": ConvCase((N, 20, H, W), 20, pads=(1, 1, 1, 1), group=20, residual=True),
+    "5x5": ConvCase((N, 32, H, W), 32, (5, 5), 2, (2, 2, 2, 2), group=32, output_halo=1),
+    "columns": ConvCase((2, 16, 5, W), 16, pads=(0, 1, 0, 1), group=16, halo=0),
+}
+WINOGRAD = {
+    "tiles": ConvCase((N, 20, H, W), 40, pads=(1, 1, 1, 1), residual=True, options={"winograd_order": "tiles"}),
+    "channels": ConvCase((N, 16, H, W), 33, pads=(1, 1, 1, 1), halo=2, options={"winograd_order": "channels"}),
+    "small": ConvCase((N, 16, H, W), 32, pads=(2, 1, 0, 1), halo=0, options={"winograd_size": 2}),
+    "columns": ConvCase((1, 16, 10, W), 16, pads=(1, 1, 1, 1), options={"winograd_size": 4}),
+}
+CASES = [
+    *((f"direct {name}", conv.lower, case) for name, case in DIRECT.items()),
+    *((f"depthwise {name}", depthwise.lower, case) for name, case in DEPTHWISE.items()),
+    *((f"winograd {name}", winograd.lower, case) for name, case in WINOGRAD.items()),
+]
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=str)
+@pytest.mark.parametrize(("name", "lower", "case"), CASES, ids=[name for name, *_ in CASES])
+def test_convolutions_of_any_images(name: str, lower: Any, case: ConvCase, target: Target) -> None:
+    kernel = case.check_open(lower, IMAGES, target)
+    assert kernel.dims
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=str)
+@pytest.mark.parametrize(
+    ("lower", "group", "options"),
+    [(conv.lower, 1, {}), (depthwise.lower, 24, {}), (winograd.lower, 1, {"winograd_size": 4})],
+    ids=["direct", "depthwise", "winograd"],
+)
+def test_convolutions_of_any_number_of_images(lower: Any, group: int, options: dict[str, Any], target: Target) -> None:
+    case = ConvCase((N, 24, 9, 11), 24, pads=(1, 1, 1, 1), group=group, residual=True, options=options)
+    kernel = case.check_open(lower, BATCHES, target)
+    assert [str(dim) for dim in kernel.dims] == ["batch"]
