@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 
-from graphc.backends.tvm import conv, depthwise, winograd
-from graphc.ir.symbolic import symbol
+from graphc.backends.tvm import conv, depthwise, pooling, winograd
+from graphc.ir import Dim, Graph, TensorType, blocked, dtypes
+from graphc.ir.symbolic import evaluate, symbol
 from graphc.target import Target
+from tests.backends.bodies import body
 from tests.backends.tvm.conv_cases import ConvCase
-from tests.backends.tvm.harness import TARGETS
+from tests.backends.tvm.harness import TARGETS, check_open
 
 N, H, W = map(symbol, ("batch", "height", "width"))
 SIZES = [(1, 9, 9), (1, 3, 5), (2, 17, 4), (1, 8, 40), (3, 30, 31), (1, 5, 64)]
@@ -49,6 +53,41 @@ CASES = [
 def test_convolutions_of_any_images(name: str, lower: Any, case: ConvCase, target: Target) -> None:
     kernel = case.check_open(lower, IMAGES, target)
     assert kernel.dims
+
+
+def pool(operator: str, halo: int, **attributes: Any) -> Callable[..., Graph]:
+    """A pool over blocks of channels, and what it may be followed by."""
+
+    def make(lanes: int, shape: Sequence[Dim]) -> Graph:
+        border = ((0, 0), (0, 0), (halo, halo), (halo, halo))
+        kind = TensorType(dtypes.FLOAT32, tuple(shape), blocked(1, lanes, halo=border, fill=0.0))
+        graph = body([kind], lambda b, x: b.op("Neg", b.op(operator, x, **attributes)))
+        graph.bounds = {name: (1, None) for name in kind.symbols()}
+        for node in graph.nodes:
+            node.output.type = node.output.tensor_type.with_layout(blocked(1, lanes, fill=0.0))
+        return graph
+
+    return make
+
+
+POOLS = {
+    "maximum": pool("MaxPool", 1, kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1]),
+    "of pixels inside": pool("AveragePool", 0, kernel_shape=[3, 2], strides=[1, 1], pads=[1, 1, 0, 1]),
+    "of all pixels": pool("AveragePool", 0, kernel_shape=[3, 3], pads=[1, 1, 1, 1], count_include_pad=1),
+    "same": pool("MaxPool", 0, kernel_shape=[3, 3], strides=[2, 2], auto_pad="SAME_UPPER"),
+    "five": pool("MaxPool", 0, kernel_shape=[5, 5], pads=[2, 2, 2, 2]),
+}
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=str)
+@pytest.mark.parametrize("name", POOLS)
+def test_pools_of_any_images(name: str, target: Target) -> None:
+    random = np.random.default_rng(0)
+    lanes = target.lanes(dtypes.FLOAT32)
+    for shape, bindings in [((N, 20, H, W), IMAGES), ((N, 20, 6, W), IMAGES[:3]), ((N, 20, 9, 7), BATCHES)]:
+        graph = POOLS[name](lanes, shape)
+        feeds = [(b, [random.standard_normal([evaluate(d, b) for d in shape]).astype(np.float32)]) for b in bindings]
+        check_open(graph, feeds, lambda g, t: pooling.lower(g, t, frozenset(), {}), target)
 
 
 @pytest.mark.parametrize("target", TARGETS, ids=str)

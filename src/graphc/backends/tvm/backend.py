@@ -53,7 +53,20 @@ TEMPLATES: tuple[tuple[str, Lower], ...] = (
 """Every template by name, the most special first; the last takes whatever has tensor expressions."""
 
 
-OPEN_TEMPLATES = frozenset({"gemm", "batch_matmul", "attention", "plane_pooling", "rows", "generic"})
+OPEN_TEMPLATES = frozenset(
+    {
+        "conv",
+        "depthwise",
+        "winograd",
+        "pooling",
+        "plane_pooling",
+        "gemm",
+        "batch_matmul",
+        "attention",
+        "rows",
+        "generic",
+    }
+)
 """Templates whose kernels take extents from the table of dimensions."""
 
 

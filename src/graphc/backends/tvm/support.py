@@ -10,9 +10,7 @@ from graphc.errors import BackendError
 from graphc.ir import GRAPHC_DOMAIN, Node
 from graphc.target import Target, Verdict, accepted, refused
 
-BOUND_ONLY = frozenset(
-    {"Conv", "ConvTranspose", "MaxPool", "AveragePool", "LpPool", "ConvInteger", "MatMulInteger", "QLinearConv"}
-)
+BOUND_ONLY = frozenset({"ConvTranspose", "LpPool", "ConvInteger", "MatMulInteger", "QLinearConv"})
 """Operators that would be slow without a template, none of which takes open extents of theirs yet."""
 
 

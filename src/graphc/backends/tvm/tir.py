@@ -207,18 +207,19 @@ class KernelBuilder:
         return symbol(label)
 
     def bind_index(self, value: Dim, low: int, high: Dim | None, name: str = "x") -> Dim:
-        """Computes `value` once; answers a symbol for it with the bounds given."""
-        if isinstance(value, int):
-            return value
-        return self.name_value(self.index(value), low, high, name)
+        """Computes `value` once; answers a symbol for it with the bounds given.
 
-    def keep_index(self, value: Dim, low: int, high: Dim | None, name: str = "y") -> Dim:
-        """As `bind_index`, in memory: conditions on it take TVM's analyzers no further (see `bind`)."""
+        Quotients and extremes of open extents go through memory, as in `bind`: analyzers that follow them to their
+        definitions, and relate them to every condition, take minutes.
+        """
         if isinstance(value, int):
             return value
-        register = Register(1, "int64")
-        register.value = self.index(value)
-        return self.name_value(register.value, low, high, name)
+        found = self.index(value)
+        if self._dims and any(atom.op != "symbol" for monomial, _ in value.terms for atom in monomial):
+            register = Register(1, "int64")
+            register.value = found
+            found = register.value
+        return self.name_value(found, low, high, name)
 
     @contextmanager
     def when(self, condition: Expr) -> Iterator[None]:

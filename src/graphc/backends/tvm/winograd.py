@@ -258,15 +258,14 @@ class _Winograd:
         """Image, row and column of a tile."""
         builder = self.builder
         rows, columns = self.grid
-        keep = builder.keep_index if self.is_open else builder.bind_index
-        tile = keep(builder.simplify(tile), 0, self.tiles - 1, "t")
+        tile = builder.bind_index(builder.simplify(tile), 0, self.tiles - 1, "t")
         row = builder.simplify(tile // columns)
         image: Dim = 0
         if self.batch != 1:
-            image = keep(builder.simplify(tile // (rows * columns)), 0, self.batch - 1, "n")
+            image = builder.bind_index(builder.simplify(tile // (rows * columns)), 0, self.batch - 1, "n")
             row = builder.simplify(row % rows)
-        column = keep(builder.simplify(tile % columns), 0, columns - 1, "tx")
-        return image, keep(row, 0, rows - 1, "ty"), column
+        column = builder.bind_index(builder.simplify(tile % columns), 0, columns - 1, "tx")
+        return image, builder.bind_index(row, 0, rows - 1, "ty"), column
 
     def _at_edges(self, row: Dim, column: Dim, emit: Callable[[Dim, Dim, Dim, Dim], None]) -> None:
         """Calls `emit(row, column, height, width)` where tiles are whole, and where the image ends inside them."""
@@ -308,7 +307,7 @@ class _Winograd:
         """As `_at_edges`, where only the call knows the image's size: a tile is whole, or asks for each pixel."""
         builder, size = self.builder, self.plan.transform.size
         inside = [
-            builder.keep_index(minimum(size, extent - place * size), 1, size, "inside")
+            builder.bind_index(minimum(size, extent - place * size), 1, size, "inside")
             for place, extent in zip((row, column), self.pixels, strict=True)
         ]
         whole = [builder.index(count) == builder.index(size) for count in inside]
