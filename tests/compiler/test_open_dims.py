@@ -256,23 +256,75 @@ def test_operands_that_are_not_broadcast_demand_no_equal_extents() -> None:
         assert_close("y", (np.round(x / scale[:, None]) * scale[:, None]).astype(np.float32), found)
 
 
-def test_extents_that_must_be_multiples_are_no_open_ones() -> None:
+def test_extents_that_must_be_multiples_go_in_steps() -> None:
     nodes = [helper.make_node("Reshape", ["x", "s"], ["y"], name="fold")]
     four = {"s": np.array([-1, 4], np.int64)}
-    assert "n=" in closed(nodes, [info("x", shape=["n"])], four)
-    # Nor in a range all whose ends are multiples.
-    module = graphc.compile(model(nodes, [info("x", shape=["n"])], ["y"], initializers=four), dims={"n": range(4, 9)})
-    assert not module.manifest.open
-    assert module({"x": normal(8)})["y"].shape == (2, 4)
+    proto = model(nodes, [info("x", shape=["n"])], ["y"], initializers=four)
+    for dims, most in [({}, None), ({"n": range(4, 99)}, 96)]:
+        module = graphc.compile(proto, dims=dims)
+        (variant,) = module.manifest.open
+        assert ranges(module.manifest)["n"] == (4, most)
+        assert variant.takes({"n": 12}) and not variant.takes({"n": 14})
+        assert str(variant) == ("n in 4..96 that 4 divides" if dims else "any n that 4 divides")
+        assert module({"x": normal(8)})["y"].shape == (2, 4)
+        with pytest.raises(ShapeNotCompiledError if dims else InputError):
+            module({"x": normal(9)})
+
+
+def pyramid(pixels: int, widened: str) -> onnx.ModelProto:
+    """A picture halved twice, widened again, and joined to what it was: its sizes are multiples of four."""
+    node = helper.make_node
+    kinds = {"Resize": node("Resize", ["c2", "", "twice"], ["u"], mode=widened)}
+    nodes = [
+        node("Conv", ["x", "w0", "b0"], ["c0"], pads=[1, 1, 1, 1], strides=[2, 2]),
+        node("Relu", ["c0"], ["c1"]),
+        node("MaxPool", ["c1"], ["m"], kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1]),
+        node("Conv", ["m", "w1", "b0"], ["c2"], pads=[1, 1, 1, 1]),
+        node("ConvTranspose", ["c2", "wt"], ["u"], strides=[2, 2]) if widened == "convolved" else kinds["Resize"],
+        node("Concat", ["u", "c1"], ["j"], axis=1),
+        node("Conv", ["j", "w2"], ["d"]),
+        node("HardSwish", ["d"], ["e"]),
+        node("Conv", ["e", "w3"], ["f"], group=24, pads=[2, 2, 2, 2]),
+        node("GlobalAveragePool", ["f"], ["g"]),
+        node("Mul", ["f", "g"], ["y"]),
+    ]
+    constants = {
+        "w0": weights(20, 3, 3, 3),
+        "b0": weights(20),
+        "w1": weights(20, 20, 3, 3),
+        "wt": weights(20, 20, 2, 2),
+        "twice": np.array([1, 1, 2, 2], np.float32),
+        "w2": weights(24, 40, 1, 1),
+        "w3": weights(24, 1, 5, 5),
+    }
+    return model(nodes, [info("x", shape=["n", 3, pixels or "h", "w"])], ["y"], initializers=constants)
+
+
+@pytest.mark.parametrize("widened", ["convolved", "nearest"])
+def test_images_of_any_size_that_halves_twice(widened: str) -> None:
+    proto = pyramid(0, widened)
+    module = graphc.compile(proto)
+    assert not module.manifest.variants and module.manifest.open
+    for n, h, w in [(1, 8, 8), (2, 12, 64), (1, 100, 36), (3, 4, 4)]:
+        x = normal(n, 3, h, w)
+        assert_close("y", run_ort(proto, {"x": x})[0], module({"x": x})["y"])
+
+
+def test_images_of_one_height_and_any_width() -> None:
+    proto = pyramid(16, "nearest")
+    module = graphc.compile(proto, dims={"n": 1})
+    assert module.manifest.open
+    for w in (4, 20, 332):
+        x = normal(1, 3, 16, w)
+        assert_close("y", run_ort(proto, {"x": x})[0], module({"x": x})["y"])
 
 
 def test_what_has_kernels_for_bound_extents_only_says_so_and_runs() -> None:
-    nodes = [helper.make_node("Conv", ["x", "w"], ["y"], name="window")]
+    nodes = [helper.make_node("LpPool", ["x"], ["y"], kernel_shape=[3, 3], name="window")]
     inputs = [info("x", shape=["n", 3, 8, 8])]
-    kernel = {"w": weights(4, 3, 3, 3)}
-    reason = closed(nodes, inputs, kernel)
-    assert "Conv" in reason and "window" in reason
-    proto = model(nodes, inputs, ["y"], initializers=kernel)
+    reason = closed(nodes, inputs, {})
+    assert "LpPool" in reason and "window" in reason
+    proto = model(nodes, inputs, ["y"])
     x = normal(2, 3, 8, 8)
     assert_close("y", run_ort(proto, {"x": x})[0], graphc.compile(proto)({"x": x})["y"])
 

@@ -9,7 +9,7 @@ from graphc.compiler.open_dims import renamed
 from graphc.compiler.places import Bodies, Places, Weights
 from graphc.compiler.program import Program
 from graphc.ir import Dim, Graph, Node, TensorType, Value
-from graphc.ir.symbolic import Bounds, evaluate, substitute, symbol, symbols
+from graphc.ir.symbolic import Bounds, evaluate, floordiv, multiply, step_of, substitute, symbol, symbols
 from graphc.package import Location, OpenBuffer, OpenCopy, OpenStep, OpenVariant, SymbolRange
 
 
@@ -42,9 +42,12 @@ def assemble_open(program: Program, source: Graph, names: Sequence[str], weights
     places = _OpenPlaces(program, weights)
     originals: dict[str, Dim] = {renamed(name): symbol(name) for name in names}
     solved = symbols_in(source, program.graph)
+    for name in names:
+        for own in symbols(solved[name]):
+            if solved[name] == multiply(step_of(own), symbol(own)) and step_of(own) > 1:
+                originals[own] = floordiv(symbol(name), step_of(own))
     known = {name: substitute(solved[name], originals) for name in names}
-    bounds = {str(originals[name]): found for name, found in program.graph.bounds.items()}
-    ranges = _ranges(known, bounds)
+    ranges = _ranges({name: solved[name] for name in names}, originals, program.graph.bounds)
 
     def extent(value: Dim) -> int | str:
         found = substitute(value, originals)
@@ -88,20 +91,23 @@ def assemble_open(program: Program, source: Graph, names: Sequence[str], weights
     )
 
 
-def is_derived(name: str, value: Dim) -> bool:
-    """Whether a symbol is an expression over others."""
-    return not isinstance(value, int) and str(value) != name
+def is_derived(name: str, value: Dim, *, own: bool = False) -> bool:
+    """Whether a symbol is an expression over others or, unless `own` are left out, over itself: it goes in steps."""
+    return not isinstance(value, int) and str(value) != name and not (own and symbols(value) == {name})
 
 
-def _ranges(known: Mapping[str, Dim], bounds: Bounds) -> dict[str, SymbolRange]:
-    """The range of each symbol: those that are bound have one value."""
+def _ranges(solved: Mapping[str, Dim], originals: Mapping[str, Dim], bounds: Bounds) -> dict[str, SymbolRange]:
+    """The range of each symbol: those that are bound have one value, those that go in steps end at multiples."""
     found: dict[str, SymbolRange] = {}
     least = {name: low for name, (low, _) in bounds.items()}
-    for name, value in known.items():
-        if is_derived(name, value):
-            found[name] = SymbolRange(evaluate(value, least))
+    most = {name: high for name, (_, high) in bounds.items() if high is not None}
+    for name, value in solved.items():
+        if isinstance(value, int):
+            found[name] = SymbolRange(value, value)
+        elif symbols(value) <= most.keys() and not is_derived(name, substitute(value, originals), own=True):
+            found[name] = SymbolRange(evaluate(value, least), evaluate(value, most))
         else:
-            found[name] = SymbolRange(value, value) if isinstance(value, int) else SymbolRange(*bounds[name])
+            found[name] = SymbolRange(evaluate(value, least))
     return found
 
 

@@ -13,7 +13,17 @@ from graphc.errors import GraphcError
 from graphc.frontend import bind_dims
 from graphc.frontend.binding import Solution
 from graphc.ir import Graph, Node, TensorType
-from graphc.ir.symbolic import Dim, evaluate, symbol, symbols, typical
+from graphc.ir.symbolic import (
+    LARGEST_STEP,
+    Dim,
+    evaluate,
+    in_steps,
+    multiply,
+    substitute,
+    symbol,
+    symbols,
+    typical,
+)
 from graphc.ops.base import Trait, find
 from graphc.ops.inference import infer_graph
 
@@ -34,6 +44,9 @@ _APART = (7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67, 71, 73,
 
 _FAR = 4093
 """An extent beyond the tables of positions of most models; primes after it keep symbols apart."""
+
+_LARGER = 30
+"""How much larger extents are tried where small ones are too small for the model."""
 
 _LARGEST = 1 << 20
 """Where the search for the end of a range ends."""
@@ -62,19 +75,29 @@ def open_graph(source: Graph, ranges: Ranges) -> Graph | str:
     equal = equalities(copy)
     _substitute(copy, equal)
     copy.bounds = {name: bounds for name, bounds in copy.bounds.items() if name not in equal}
+    steps, near = _steps(source, copy.bounds, equal)
+    if steps:
+        stepped: dict[str, Dim] = {name: multiply(step, in_steps(name, step)) for name, step in steps.items()}
+        _substitute(copy, stepped)
+        copy.bounds = {
+            str(in_steps(name, steps[name])) if name in steps else name: _in_steps(bounds, steps.get(name, 1))
+            for name, bounds in copy.bounds.items()
+        }
+        infer_graph(copy)
+        equal = {**{name: substitute(value, stepped) for name, value in equal.items()}, **stepped}
+        near = {str(in_steps(n, steps[n])) if n in steps else n: v // steps.get(n, 1) for n, v in near.items()}
     names = sorted(copy.bounds)
 
     def problem_at(point: Mapping[str, int]) -> str | None:
         return disagreement(copy, source, with_equalities(point, equal))
 
-    near = _apart(copy.bounds, 0)
-    for point in (near, _apart(copy.bounds, 5)):
+    for point in (near, _beside(copy.bounds, near)):
         if (problem := problem_at(point)) is not None:
             return f"at {_text(point)} the model's types do not follow from its symbols: {problem}"
     for name in names:
         low, high = copy.bounds[name]
-        if low == 1 and problem_at({**near, name: 1}) is not None:
-            copy.bounds[name] = (2, high)
+        if problem_at({**near, name: low}) is not None:
+            copy.bounds[name] = (_first(problem_at, near, name, low), high)
         far = _FAR + 2 * names.index(name) if high is None else high
         if far > near[name] and problem_at({**near, name: far}) is not None:
             last = _last(problem_at, near, name, high or _LARGEST)
@@ -95,6 +118,69 @@ def open_graph(source: Graph, ranges: Ranges) -> Graph | str:
     copy.bounds = {renamed(name): bounds for name, bounds in copy.bounds.items()}
     infer_graph(copy)
     return copy
+
+
+def _steps(source: Graph, bounds: Ranges, equal: Mapping[str, Dim]) -> tuple[dict[str, int], dict[str, int]]:
+    """Of which numbers symbols must be multiples for the model to be valid, and values with which it is.
+
+    What is halved five times and doubled again fits what it is added to only where 32 divides it. And an image must
+    be as large as its windows.
+
+    Returns:
+        The steps, of those symbols that have any; a value of each symbol, small where that will do.
+    """
+
+    def is_valid(point: Mapping[str, int]) -> bool:
+        bound = source.clone()
+        try:
+            bind_dims(bound, _of_inputs(source, with_equalities(point, equal)))
+        except GraphcError:
+            return False
+        return True
+
+    near = _apart(bounds, 0)
+    larger = {name: _within(bounds[name], _LARGER * value + 1) for name, value in near.items()}
+    for point in (near, larger):
+        if is_valid(point) and is_valid(_beside(bounds, point)):
+            return {}, point
+    least = LARGEST_STEP
+    while least > 1:
+        point = {name: _multiple(bounds[name], least, value) for name, value in near.items()}
+        if is_valid(point) and is_valid({name: _multiple(bounds[name], least, v + 1) for name, v in near.items()}):
+            break
+        least //= 2
+    steps: dict[str, int] = {}
+    for name in sorted(bounds) if least > 1 else ():
+        step = least
+        while step > 1 and all(
+            is_valid({**point, name: _multiple(bounds[name], step // 2, 2 * near[name] + odd)}) for odd in (1, 3)
+        ):
+            step //= 2
+        if step > 1 and point[name] % step == 0:
+            steps[name] = step
+    return (steps, point) if steps else ({}, near)
+
+
+def _beside(bounds: Ranges, point: Mapping[str, int]) -> dict[str, int]:
+    """A point near another, at other remainders."""
+    return {name: _within(bounds[name], point[name] + 2 * (i + 1)) for i, name in enumerate(sorted(point))}
+
+
+def _within(bounds: tuple[int, int | None], value: int) -> int:
+    low, high = bounds
+    return max(low, value if high is None else min(value, high))
+
+
+def _multiple(bounds: tuple[int, int | None], step: int, count: int) -> int:
+    """So many steps, or as many as bounds allow; the nearest value where they leave no multiple."""
+    low, high = bounds
+    value = max(-(-low // step), count if high is None else min(count, high // step)) * step
+    return _within(bounds, value)
+
+
+def _in_steps(bounds: tuple[int, int | None], step: int) -> tuple[int, int | None]:
+    low, high = bounds
+    return -(-low // step), None if high is None else high // step
 
 
 def renamed(name: str) -> str:
@@ -131,11 +217,30 @@ def _last(problem_at: Callable[[Mapping[str, int]], str | None], near: Mapping[s
     return low
 
 
+def _first(problem_at: Callable[[Mapping[str, int]], str | None], near: Mapping[str, int], name: str, low: int) -> int:
+    """The least value of a symbol at which types agree, between one where they do not and one where they do."""
+    high = near[name]
+    while low + 1 < high:
+        middle = (low + high) // 2
+        if problem_at({**near, name: middle}) is None:
+            high = middle
+        else:
+            low = middle
+    return high
+
+
+def _of_inputs(graph: Graph, values: Mapping[str, int]) -> dict[str, int]:
+    """The values of those symbols that a graph's inputs have."""
+    kinds = [value.type for value in graph.inputs]
+    known = set().union(*(kind.symbols() for kind in kinds if isinstance(kind, TensorType)))
+    return {name: value for name, value in values.items() if name in known}
+
+
 def disagreement(graph: Graph, source: Graph, values: Mapping[str, int]) -> str | None:
     """What the types of `source` at these values contradict of the types over symbols in `graph`; None for nothing."""
     bound = source.clone()
     try:
-        bind_dims(bound, dict(values))
+        bind_dims(bound, _of_inputs(source, values))
     except GraphcError as error:
         return error.message
     for left, right in zip(graph.nodes, bound.nodes, strict=True):
@@ -183,7 +288,7 @@ def _open_nodes(node: Node, kernel: Kernel) -> Iterator[Node]:
 
 def _is_heavy(node: Node) -> bool:
     operator = find(node)
-    return operator is not None and (operator.has(Trait.CONTRACTION) or operator.has(Trait.WINDOW))
+    return operator is not None and operator.has(Trait.CONTRACTION)
 
 
 def _text(values: Mapping[str, int]) -> str:

@@ -494,9 +494,25 @@ def typical(value: Dim, bounds: Bounds, usual: int = 128) -> int:
 
     def extent(name: str) -> int:
         low, high = bounds.get(name, (0, None))
-        return max(low, usual if high is None else min(usual, high))
+        near = max(1, usual // step_of(name))
+        return max(low, near if high is None else min(near, high))
 
     return evaluate(value, {name: extent(name) for name in symbols(value)})
+
+
+def in_steps(name: str, step: int) -> SymbolicInt:
+    """The symbol for how many steps a symbol is, where only multiples of `step` are its values."""
+    return symbol(f"{name}_by_{step}")
+
+
+def step_of(name: str) -> int:
+    """The step of a symbol that `in_steps` made; 1 for any other."""
+    _, found, step = name.rpartition("_by_")
+    return int(step) if found and step.isdecimal() and 0 < int(step) <= LARGEST_STEP else 1
+
+
+LARGEST_STEP = 64
+"""Of `in_steps`."""
 
 
 def linear_coefficient(value: Dim, name: str) -> int | None:

@@ -7,6 +7,7 @@ steps, since nothing is compiled.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -118,7 +119,16 @@ class OpenVariant:
     def __str__(self) -> str:
         own = {name: found for name, found in self.ranges.items() if name not in self.equal}
         text = describe_ranges({name: (found.minimum, found.maximum) for name, found in own.items()})
-        return ", ".join([text, *(f"{name}={extent}" for name, extent in sorted(self.equal.items()))])
+        return ", ".join([*([text] if own or not self.equal else []), *map(self._derived, sorted(self.equal))])
+
+    def _derived(self, name: str) -> str:
+        """What a symbol is over others, or of what number it is a multiple."""
+        step = re.fullmatch(rf"([0-9]+)\*\({re.escape(name)}//\1\)", str(self.equal[name]))
+        if step is None:
+            return f"{name}={self.equal[name]}"
+        found = self.ranges[name]
+        least = 1 if found.maximum is None and found.minimum <= int(step[1]) else found.minimum
+        return f"{describe_ranges({name: (least, found.maximum)})} that {step[1]} divides"
 
     def takes(self, bindings: Mapping[str, int]) -> bool:
         """Whether its kernels were made for these values, too."""

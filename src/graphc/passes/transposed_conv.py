@@ -19,8 +19,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from graphc.ir import Builder, TensorType, Value
+from graphc.ir import Builder, Dim, TensorType, Value
 from graphc.ir.dtypes import FLOAT32
+from graphc.ir.symbolic import multiply
 from graphc.ops.base import Array
 from graphc.ops.convolution import transposed_window
 from graphc.passes.base import register_pass
@@ -84,12 +85,12 @@ def _examples(choose: Chooser) -> Mapping[str, Any]:
 def phases_as_channels(m: Match, b: Builder) -> Value | Refusal:
     """ConvTranspose(x, w, b) = Slice(DepthToSpace(Conv(x, w', b'), stride))."""
     kind, weights, group = m.type("x"), m.array("w"), m.attribute("group")
-    extents = [extent for extent in kind.dims[2:] if isinstance(extent, int)]
-    if len(extents) != weights.ndim - 2:
-        return refuse(f"%{m['x'].name} has open extents")
+    extents = kind.dims[2:]
+    is_open = not all(isinstance(extent, int) for extent in extents)
     window = transposed_window(m.root, kind.dims, weights.shape)
-    begins = [begin for begin in window.pads_begin if isinstance(begin, int)]
-    outputs = [extent for extent in window.output if isinstance(extent, int)]
+    begins, outputs = window.pads_begin, window.output
+    if not isinstance(kind.dims[1], int) or not all(isinstance(begin, int) for begin in begins):
+        return refuse(f"the padding of %{m['x'].name} depends on open extents")
     if 0 in (*extents, *outputs):
         return refuse("there are no pixels")
     plans = [
@@ -97,10 +98,12 @@ def phases_as_channels(m: Match, b: Builder) -> Value | Refusal:
         for geometry in zip(extents, window.kernel, window.strides, window.dilations, begins, outputs, strict=True)
     ]
     if any(plan is None for plan in plans):
-        return refuse(f"padding {begins} cuts off more than the taps reach")
+        return refuse(f"padding {list(begins)} cuts off more than the taps reach, or as much as open extents say")
     axes = [plan for plan in plans if plan is not None]
     phases = tuple(axis.phases for axis in axes)
     shared = len(set(phases)) == 1 and len(phases) == 2 and phases[0] > 1
+    if is_open and (any(a.after < 0 or a.is_cut(n) for a, n in zip(axes, outputs, strict=True)) or not shared):
+        return refuse(f"%{m['x'].name} has open extents, and the result ends inside of a step")
     made = weights.shape[1]
     blocked = shared and group == 1
     padded = -(-made // WHOLE) * WHOLE if blocked and 2 * made >= WHOLE else made
@@ -121,7 +124,9 @@ def phases_as_channels(m: Match, b: Builder) -> Value | Refusal:
         image = b.op("DepthToSpace", channels, blocksize=phases[0], mode="DCR" if blocked else "CRD")
     elif any(count > 1 for count in phases):
         image = _interleaved(b, channels, padded * group, axes)
-    taken = {2 + i: Range(a.first, n, 1) for i, (a, n) in enumerate(zip(axes, outputs, strict=True)) if a.is_cut(n)}
+    taken = {
+        2 + i: Range(a.first, _known(n), 1) for i, (a, n) in enumerate(zip(axes, outputs, strict=True)) if a.is_cut(n)
+    }
     if padded != made:
         taken[1] = Range(0, made, 1)
     return emit(b, image, taken) if taken else image
@@ -146,31 +151,42 @@ class _Axis:
     dilation: int
     before: int
     after: int
-    positions: int
+    positions: Dim
     first: int
 
-    def is_cut(self, outputs: int) -> bool:
+    def is_cut(self, outputs: Dim) -> bool:
         """Whether the windows make more than the `outputs` wanted."""
-        return self.first > 0 or outputs < self.positions * self.phases
+        return self.first > 0 or multiply(self.positions, self.phases) != outputs
 
 
-def _plan(extent: int, kernel: int, stride: int, dilation: int, begin: int, output: int) -> _Axis | None:
-    """The axis as a convolution; None where padding cuts off more than the taps reach."""
+def _plan(extent: Dim, kernel: int, stride: int, dilation: int, begin: Dim, output: Dim) -> _Axis | None:
+    """The axis as a convolution; None where padding cuts off more than the taps reach, or it is not known how much."""
     if stride == 1:
         taps = kernel
     else:
         taps, dilation = -(-(dilation * (kernel - 1) + 1) // stride), 1
     low, high = begin // stride, (begin + output - 1) // stride
+    after = high + 1 - extent
     reach = dilation * (taps - 1)
-    if low > reach:
+    if not (isinstance(begin, int) and isinstance(low, int) and isinstance(after, int)) or low > reach:
         return None
     before = reach - low
-    return _Axis(stride, taps, dilation, before, high + 1 - extent, high - low + 1, begin - low * stride)
+    return _Axis(stride, taps, dilation, before, after, high - low + 1, begin - low * stride)
 
 
-def _cut(b: Builder, x: Value, axes: Sequence[_Axis], extents: Sequence[int]) -> Value:
+def _known(extent: Dim) -> int:
+    """An extent of a tensor that is cut or taken apart: open ones are refused before."""
+    assert isinstance(extent, int), extent
+    return extent
+
+
+def _cut(b: Builder, x: Value, axes: Sequence[_Axis], extents: Sequence[Dim]) -> Value:
     """`x` without the pixels at its end that no output sees."""
-    kept = {2 + i: Range(0, n + a.after, 1) for i, (a, n) in enumerate(zip(axes, extents, strict=True)) if a.after < 0}
+    kept = {
+        2 + i: Range(0, _known(n) + a.after, 1)
+        for i, (a, n) in enumerate(zip(axes, extents, strict=True))
+        if a.after < 0
+    }
     return emit(b, x, kept) if kept else x
 
 
@@ -218,7 +234,7 @@ def _interleaved(b: Builder, channels: Value, outputs: int, axes: Sequence[_Axis
     """Phases, innermost among the channels, between the positions of their axes."""
     rank = len(axes)
     phases = [axis.phases for axis in axes]
-    positions = [axis.positions for axis in axes]
+    positions = [_known(axis.positions) for axis in axes]
     split = b.op("Reshape", channels, b.constant(np.array([0, outputs, *phases, *positions], np.int64)))
     order = [0, 1]
     for i in range(rank):
