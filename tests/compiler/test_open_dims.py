@@ -319,6 +319,26 @@ def test_images_of_one_height_and_any_width() -> None:
         assert_close("y", run_ort(proto, {"x": x})[0], module({"x": x})["y"])
 
 
+@pytest.mark.parametrize("cell", ["LSTM", "GRU"])
+def test_recurrent_layers_over_any_number_of_steps_and_sequences(cell: str) -> None:
+    hidden, gates = 9, {"LSTM": 4, "GRU": 3}[cell]
+    constants = {
+        "w": weights(2, gates * hidden, 6),
+        "r": weights(2, gates * hidden, hidden),
+        "b": weights(2, 2 * gates * hidden),
+    }
+    outputs = ["y", "h", "c"][: 3 if cell == "LSTM" else 2]
+    layer = helper.make_node(cell, ["x", "w", "r", "b"], outputs, hidden_size=hidden, direction="bidirectional")
+    proto = model([layer], [info("x", shape=["steps", "n", 6])], outputs, initializers=constants)
+    module = graphc.compile(proto)
+    assert ranges(module.manifest) == {"steps": (1, None), "n": (1, None)}
+    for steps, n in [(1, 1), (5, 1), (3, 7), (40, 2)]:
+        x = normal(steps, n, 6)
+        found = module({"x": x})
+        for name, want in zip(outputs, run_ort(proto, {"x": x}), strict=True):
+            assert_close(name, want, found[name])
+
+
 def test_what_has_kernels_for_bound_extents_only_says_so_and_runs() -> None:
     nodes = [helper.make_node("LpPool", ["x"], ["y"], kernel_shape=[3, 3], name="window")]
     inputs = [info("x", shape=["n", 3, 8, 8])]

@@ -202,7 +202,7 @@ def open_bindings(variant: OpenVariant, dims: Dims) -> dict[str, int]:
 
 def is_settled(variant: OpenVariant, dims: Dims) -> bool:
     """Whether `--dim` says one extent of each symbol that has several."""
-    several = (n for n, bounds in variant.ranges.items() if bounds.minimum != bounds.maximum and n not in variant.equal)
+    several = (name for name in variant.free if variant.ranges[name].minimum != variant.ranges[name].maximum)
     return all(isinstance(dims.get(name), int) for name in several)
 
 

@@ -21,14 +21,17 @@ _ATTRIBUTES = (
 
 def _expand(b: Builder, node: Node, x: Values) -> Values | None:
     data, weights, recurrent = needed(x, 0), needed(x, 1), needed(x, 2)
-    if not all(isinstance(value.type, TensorType) and value.type.is_static for value in x if value is not None):
-        return None
     kind, cell = data.tensor_type, CELLS[node.op_type]
-    extents = (*kind.static_shape, *recurrent.tensor_type.static_shape)
-    first, second, size, directions, rows, hidden = extents
+    if not all(isinstance(value.type, TensorType) and _is_known(value.type, node) for value in x if value is not None):
+        return None
+    (first, second, size), parameters = kind.dims, recurrent.tensor_type.dims
+    fixed = [extent for extent in (size, *parameters) if isinstance(extent, int)]
+    if len(fixed) < 4:
+        return None
+    size, directions, rows, hidden = fixed
     turned = bool(node.int_attribute("layout", 0))
-    if not first * second * hidden:
-        return _nothing(b, node, x, extents)
+    if isinstance(first, int) and isinstance(second, int) and not first * second * hidden:
+        return _nothing(b, node, x, (first, second, *fixed))
     half = kind.dtype.itemsize < 4
 
     def wide(value: Value | None) -> Value | None:
@@ -37,15 +40,20 @@ def _expand(b: Builder, node: Node, x: Values) -> Values | None:
     def narrow(value: Value) -> Value:
         return value if not half else b.op("Cast", value, to=kind.dtype.onnx)
 
-    added, kept = _biases(b, node, wide(given(x, 3)), extents)
+    added, kept = _biases(b, node, wide(given(x, 3)), fixed)
     own: list[Value | None]
     if (second if turned else first) == 1 and size:
         # A single step has as few rows as its recurrence, and follows from both products at once.
         sequence, own = wide(data), [wide(weights), added]
     else:
         matrix = wide(_shaped(b, weights, directions * rows, size))
-        flat = b.op("Gemm", wide(_shaped(b, data, first * second, size)), matrix, added, transB=1)
-        sequence, own = _shaped(b, flat, first, second, directions * rows), []
+        own = []
+        if isinstance(first, int) and isinstance(second, int):
+            flat = b.op("Gemm", wide(_shaped(b, data, first * second, size)), matrix, added, transB=1)
+            sequence = _shaped(b, flat, first, second, directions * rows)
+        else:
+            sequence = b.op("MatMul", needed([wide(data)], 0), b.op("Transpose", matrix, perm=[1, 0]))
+            sequence = sequence if added is None else b.op("Add", sequence, added)
     states = [wide(given(x, 5 + i)) for i in range(cell.states)]
     peepholes = wide(given(x, 7)) if node.op_type == "LSTM" else None
     attributes: dict[str, Any] = {name: node.attributes[name] for name in _ATTRIBUTES if name in node.attributes}
@@ -64,6 +72,12 @@ def _expand(b: Builder, node: Node, x: Values) -> Values | None:
     if not turned:
         result = b.op("Transpose", result, perm=[0, 2, 1, 3])
     return [narrow(result), *(narrow(final) for final in finals)]
+
+
+def _is_known(kind: TensorType, node: Node) -> bool:
+    """Whether every extent is a number or one that is left open and never 0."""
+    bounds = {} if node.graph is None else node.graph.bounds
+    return kind.shape is not None and all(bounds.get(name, (0, None))[0] > 0 for name in kind.symbols())
 
 
 def _shaped(b: Builder, x: Value, *extents: int) -> Value:

@@ -107,6 +107,11 @@ class OpenVariant:
                     raise PackageError(f"{extent!r} is over {symbol!r}, which has no range")
 
     @cached_property
+    def free(self) -> tuple[str, ...]:
+        """The symbols that do not follow from others, those that go in steps among them."""
+        return tuple(n for n in self.ranges if n not in self.equal or set(symbols_of(self.equal[n])) == {n})
+
+    @cached_property
     def extents(self) -> tuple[Extent, ...]:
         """Every expression in it, each once."""
         found: list[Extent] = [extent for shape in (*self.inputs, *self.outputs) for extent in shape]

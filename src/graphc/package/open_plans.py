@@ -38,7 +38,7 @@ class Plans:
     def __init__(self, variant: OpenVariant, alignment: int) -> None:
         self._variant = variant
         self._alignment = alignment
-        self._free = [name for name in variant.ranges if name not in variant.equal]
+        self._free = variant.free
         self._kept: dict[tuple[int, ...], tuple[list[int], memory.Plan]] = {}
 
     def plan(self, bindings: Mapping[str, int], sizes: Sequence[int]) -> memory.Plan:

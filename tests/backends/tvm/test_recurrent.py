@@ -12,13 +12,14 @@ from hypothesis import strategies as st
 from graphc.backends.base import Kernel
 from graphc.backends.tvm import recurrent, recurrent_plan
 from graphc.errors import BackendError
-from graphc.ir import GRAPHC_DOMAIN, Graph, TensorType, dtypes
+from graphc.ir import GRAPHC_DOMAIN, Dim, Graph, TensorType, dtypes, symbol
+from graphc.ops.inference import infer_graph
 from graphc.ops.recurrent import CELLS
 from graphc.ops.recurrent_functions import FUNCTIONS
 from graphc.target import Target
 from tests.backends.bodies import body
 from tests.backends.recurrences import draw, operands, region, scaled
-from tests.backends.tvm.harness import ARM, HOST, TARGETS, Array, check
+from tests.backends.tvm.harness import ARM, HOST, TARGETS, Array, check, check_open
 
 NO_SHRINKING = [Phase.explicit, Phase.reuse, Phase.generate]
 """Every attempt compiles a kernel."""
@@ -64,6 +65,41 @@ def test_whatever_threads_share(cell: str, share: Any, monkeypatch: pytest.Monke
     arrays = operands(cell, 3, 13, 100, directions=2, inputs=30, lengths=[3, 1, 2] * 4 + [3])
     kernel = run(region(cell, arrays, direction="bidirectional"), arrays, HOST, frozenset({1}))
     assert kernel.schedule["shared"] == share
+
+
+def opened(graph: Graph, steps: int, batch: int) -> Graph:
+    """The body with extents of these numbers, which nothing else has, left open."""
+    names: dict[Dim, Dim] = {steps: symbol("steps"), batch: symbol("batch")}
+    for value in graph.inputs:
+        kind = value.tensor_type
+        value.type = kind.with_shape(tuple(names.get(extent, extent) for extent in kind.dims))
+    graph.bounds = {"steps": (1, None), "batch": (1, None)}
+    infer_graph(graph)
+    return graph
+
+
+@every_target
+@pytest.mark.parametrize("share", ["nothing", "sequences", "units"])
+@pytest.mark.parametrize(("cell", "layout", "inputs"), [("LSTM", 0, 0), ("GRU", 1, 5), ("RNN", 0, 0)])
+def test_any_number_of_steps_and_sequences(
+    cell: str, layout: int, inputs: int, share: Any, target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recurrent_plan, "_share", lambda *arguments: share)
+    attributes = {"direction": "bidirectional" if cell == "LSTM" else "reverse", "layout": layout}
+
+    def made(steps: int, batch: int) -> list[Array | None]:
+        lengths = [1 + b % steps for b in range(batch)] if cell == "GRU" else None
+        return operands(
+            cell, steps, batch, 21, directions=1 + (cell == "LSTM"), layout=layout, inputs=inputs, lengths=lengths
+        )
+
+    graph = opened(region(cell, made(97, 89), **attributes), 97, 89)
+    feeds = [
+        ({"steps": s, "batch": b}, [array for array in made(s, b) if array is not None])
+        for s, b in [(1, 1), (7, 1), (2, 3), (5, 4), (4, 13)]
+    ]
+    kernel = check_open(graph, feeds, lambda g, t: recurrent.lower(g, t, frozenset({1}), {}), target)
+    assert sorted(map(str, kernel.dims)) == ["batch", "steps"]
 
 
 @pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])

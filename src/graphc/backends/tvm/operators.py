@@ -32,7 +32,7 @@ OPERATORS: Mapping[tuple[str, str], Lower] = {
 """The template of each such operator, by domain and name. Tensors without elements come to it too."""
 
 
-OPEN = frozenset({"CumProd", "CumSum"})
+OPEN = frozenset({"CumProd", "CumSum", RECURRENCE})
 """Those of them whose templates take open extents."""
 
 

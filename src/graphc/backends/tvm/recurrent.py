@@ -10,12 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from tvm.tirx.script.builder import ir as T
 
 from graphc.backends.base import Kernel
+from graphc.backends.local_extents import Localized, localized
 from graphc.backends.regions import sole_node
 from graphc.backends.tvm.assemble import build_kernel
 from graphc.backends.tvm.loops import unravel
@@ -45,12 +47,14 @@ def lower(body: Graph, target: Target, constants: frozenset[int], options: Mappi
     Raises:
         BackendError: The body is something else; the message says what.
     """
+    local = localized(body)
+    body = local.body
     node = recurrence_of(body)
     weights = {name: value for name, value in zip(INPUTS, node.inputs, strict=False) if value and name in ("R", "W")}
     dtype = weights["R"].tensor_type.dtype
     phases = phases_of(node, dtype)
     extents = _extents(node)
-    plan = choose_plan(extents, dtype, phases[0], target)
+    plan = choose_plan(extents, _usual(extents, local), dtype, phases[0], target)
     scratch = _scratch(plan, phases[0])
     sizes, packed, stored = [*scratch.values()], {}, {}
     for name, value in weights.items():
@@ -78,6 +82,7 @@ def lower(body: Graph, target: Target, constants: frozenset[int], options: Mappi
         packed=packed,
         workspaces=[size * dtype.itemsize for size in sizes],
         workspace_types=[dtype] * len(sizes),
+        local=local,
     )
 
 
@@ -90,9 +95,11 @@ def recurrence_of(body: Graph) -> Node:
     node = sole_node(body)
     if node is None or not node.is_op(RECURRENCE, GRAPHC_DOMAIN):
         raise BackendError("the region is not a recurrence")
+    steps_and_batch = set() if node.inputs[0] is None else set(node.inputs[0].tensor_type.dims[:2])
     for value in node.inputs:
-        if value is not None and not all(isinstance(extent, int) and extent > 0 for extent in value.tensor_type.dims):
-            raise BackendError(f"%{value.name} has an extent that is not bound, or zero")
+        for extent in () if value is None else value.tensor_type.dims:
+            if extent == 0 or not (isinstance(extent, int) or extent in steps_and_batch):
+                raise BackendError("an extent of the recurrence is not bound, or zero", nodes=node.origins)
     try:
         output = infer_node(node)[0]
     except TypeInferenceError as error:
@@ -104,15 +111,26 @@ def recurrence_of(body: Graph) -> Node:
 
 def _extents(node: Node) -> Extents:
     assert node.inputs[0] is not None and node.inputs[1] is not None
-    first, second, size = node.inputs[0].tensor_type.static_shape
+    first, second, width = node.inputs[0].tensor_type.dims
     directions, _, hidden = node.inputs[1].tensor_type.static_shape
     batch_major = bool(node.int_attribute("layout", 0))
     steps, batch = (second, first) if batch_major else (first, second)
     gates = CELLS[node.str_attribute("cell", "")].gates
-    return Extents(steps, batch, directions, hidden, gates, 0 if node.input(7) is None else size, batch_major)
+    assert isinstance(width, int)
+    return Extents(steps, batch, directions, hidden, gates, 0 if node.input(7) is None else width, batch_major)
 
 
-def _scratch(plan: Plan, phases: Sequence[Phase]) -> dict[int, int]:
+USUAL_BATCH = 4
+"""Sequences by which tiles are chosen where their number is open: few, of which one alone takes no whole tile."""
+
+
+def _usual(extents: Extents, local: Localized) -> Extents:
+    """Sizes by which costs are weighed where steps or sequences are open."""
+    steps, batch = local.usual(extents.steps, 128), local.usual(extents.batch, USUAL_BATCH)
+    return replace(extents, steps=steps, batch=batch)
+
+
+def _scratch(plan: Plan, phases: Sequence[Phase]) -> dict[int, Dim]:
     """Elements of each state vector's workspace. Of what is multiplied while it is renewed there are two copies."""
     size = plan.extents.directions * plan.extents.batch * plan.padded
     carried = {state for phase in phases for state in phase.results}
@@ -174,7 +192,7 @@ class _Recurrence:
         longest.value = T.int64(0)
         with builder.serial(extents.batch, "b") as b:
             longest.value = T.max(longest.value, self.memory.length(b))
-        return builder.name_value(T.min(longest.value, T.int64(extents.steps)), 0, extents.steps, "steps")
+        return builder.name_value(T.min(longest.value, builder.index(extents.steps)), 0, extents.steps, "steps")
 
     def _each_sequence(self, block: Dim, emit: Callable[[Dim], None]) -> None:
         """`emit(b)` for every sequence of a block."""

@@ -9,8 +9,10 @@ from typing import Any, Literal
 import numpy as np
 
 from graphc.backends.base import Packing
+from graphc.backends.extents import bound
 from graphc.backends.tvm.gemm_tiles import Tile, sweep_cost, with_ways
 from graphc.backends.tvm.tasks import IMBALANCE, PARALLEL_MACS, RowTiles, imbalance, row_tiles, split_until_balanced
+from graphc.ir import Dim
 from graphc.ir.dtypes import DType
 from graphc.ops.recurrent_cells import Phase
 from graphc.target import Target
@@ -37,8 +39,8 @@ class Extents:
         batch_major: Whether sequences come before steps in memory, and before directions in the states.
     """
 
-    steps: int
-    batch: int
+    steps: Dim
+    batch: Dim
     directions: int
     hidden: int
     gates: int
@@ -140,15 +142,24 @@ class Plan:
         return np.concatenate(parts)
 
 
-def choose_plan(extents: Extents, dtype: DType, phases: Sequence[Phase], target: Target) -> Plan:
-    """The plan of a recurrence."""
+def choose_plan(extents: Extents, usual: Extents, dtype: DType, phases: Sequence[Phase], target: Target) -> Plan:
+    """The plan of a recurrence.
+
+    Args:
+        extents: Its sizes.
+        usual: The same where none is open: by them it is cut.
+        dtype: Element type.
+        phases: Of one direction.
+        target: The CPU.
+    """
     lanes = target.lanes(dtype)
     products = tuple(phase.gates for phase in phases)
     gates = max(map(len, products))
     vectors = -(-extents.hidden // lanes)
-    share = _share(extents, sum(map(len, products)), dtype.itemsize, target)
-    blocks = split_until_balanced(extents.directions, extents.batch, target.cores) if share == "sequences" else 1
-    rows = -(-extents.batch // blocks)
+    steps, batch = bound(usual.steps), bound(usual.batch)
+    share = _share(usual, steps, batch, sum(map(len, products)), dtype.itemsize, target)
+    blocks = split_until_balanced(extents.directions, batch, target.cores) if share == "sequences" else 1
+    rows = -(-batch // blocks)
 
     def cost(tile: Tile) -> tuple[float, int]:
         total = sweep_cost(tile, rows, gates * vectors)
@@ -165,7 +176,7 @@ def choose_plan(extents: Extents, dtype: DType, phases: Sequence[Phase], target:
         products,
         tile,
         tile.vectors // gates,
-        row_tiles(extents.batch, tile.rows, blocks),
+        row_tiles(extents.batch, tile.rows, blocks, usual=batch),
         share,
     )
 
@@ -178,7 +189,7 @@ def _tiles(target: Target, gates: int, rows: int, vectors: int) -> Iterator[Tile
             yield with_ways(Tile(height, gates * count), target)
 
 
-def _share(extents: Extents, gates: int, itemsize: int, target: Target) -> Share:
+def _share(extents: Extents, steps: int, batch: int, gates: int, itemsize: int, target: Target) -> Share:
     """What threads share.
 
     Whole directions and sequences need no waiting, but every thread reads all weights of its direction in every step:
@@ -186,12 +197,12 @@ def _share(extents: Extents, gates: int, itemsize: int, target: Target) -> Share
     """
     weights = gates * extents.hidden * (extents.hidden + extents.inputs)
     # A weight takes as long to come from L2 as two sequences take to multiply it.
-    step = extents.directions * weights * max(2, extents.batch)
-    if target.cores == 1 or extents.steps * step < PARALLEL_MACS:
+    step = extents.directions * weights * max(2, batch)
+    if target.cores == 1 or steps * step < PARALLEL_MACS:
         return "nothing"
     if imbalance(extents.directions, target.cores) <= IMBALANCE:
         return "sequences"
-    enough = extents.directions * extents.batch >= 2 * target.cores and weights * itemsize <= target.l2_bytes // 2
+    enough = extents.directions * batch >= 2 * target.cores and weights * itemsize <= target.l2_bytes // 2
     if step >= SHARED_STEP and not enough:
         return "units"
-    return "sequences" if extents.directions * extents.batch > 1 else "nothing"
+    return "sequences" if extents.directions * batch > 1 else "nothing"
