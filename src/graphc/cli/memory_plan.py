@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 from graphc.cli.table import percent, shorten, size, table
@@ -46,4 +47,4 @@ def memory_section(buffers: Sequence[BufferPlan], steps: int, peak: int, bound: 
 
 def memory_json(buffers: Sequence[BufferPlan], peak: int, bound: int) -> dict[str, Any]:
     """The plan as plain data."""
-    return {"arena_bytes": peak, "lower_bound_bytes": bound, "buffers": [vars(buffer) for buffer in buffers]}
+    return {"arena_bytes": peak, "lower_bound_bytes": bound, "buffers": [asdict(buffer) for buffer in buffers]}
