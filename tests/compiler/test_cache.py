@@ -217,10 +217,13 @@ def test_inputs_that_fit_no_shape_compile_nothing(feeds: Mapping[str, Any], tmp_
 def test_a_shape_that_breaks_the_model_is_a_typed_error() -> None:
     nodes = [helper.make_node("Reshape", ["x", "s"], ["r"], name="fold"), helper.make_node("Relu", ["r"], ["y"])]
     proto = model(nodes, [info("x", shape=["n"])], ["y"], initializers={"s": np.array([-1, 4], np.int64)})
-    module = graphc.compile(proto)
+    module = graphc.compile(proto, open_variants=False)
     assert module({"x": normal(8)})["y"].shape == (2, 4)
     with pytest.raises(graphc.errors.GraphcError, match="fold"):
         module({"x": normal(9)})
+    # Where any number may come, the compile found out which ones cannot.
+    with pytest.raises(graphc.errors.ShapeNotCompiledError, match="no variant for n=9; the package has: any n that 4"):
+        graphc.compile(proto)({"x": normal(9)})
 
 
 def test_levels_and_passes_hold_for_shapes_that_come_later() -> None:

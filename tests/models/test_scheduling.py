@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -39,6 +40,21 @@ def _rows_for_nothing(executable: Executable) -> dict[str, Calibration]:
     return {executable.manifest.model: {variant.inputs: Latency(0.02, 0.03) for variant in executable.variants}}
 
 
+class Held:
+    """An executable whose first call waits until it is let go."""
+
+    def __init__(self, executable: Executable) -> None:
+        self.manifest = executable.manifest
+        self.variants = executable.variants
+        self.threads = executable.threads
+        self.executable = executable
+        self.go = threading.Event()
+
+    def __call__(self, inputs: Any) -> Any:
+        self.go.wait(60)
+        return self.executable(inputs)
+
+
 @pytest.mark.parametrize(
     ("name", "others"),
     [
@@ -53,13 +69,14 @@ def test_requests_that_share_batches_get_their_own_answers(name: str, others: di
     expected = [reference(entry, feeds) for feeds in inputs]
     with (
         graphc.compile(entry.path, dims=dims) as executable,
-        Scheduler(executable, calibration=_rows_for_nothing(executable)) as scheduler,
+        Scheduler(held := Held(executable), calibration=_rows_for_nothing(executable)) as scheduler,
         concurrent.futures.ThreadPoolExecutor(6) as pool,
     ):
         assert executable.manifest.batch is not None
-        answers = list(pool.map(scheduler, inputs * 2))
-        later = [scheduler.submit(feeds) for feeds in inputs]
-        answers += [future.result() for future in later]
+        queued = [scheduler.submit(feeds) for feeds in inputs]
+        held.go.set()
+        answers = [future.result() for future in queued]
+        answers += pool.map(scheduler, inputs * 2)
         counts = scheduler.statistics()
     for wanted, answer in zip(expected * 3, answers, strict=True):
         assert_agrees(wanted, answer)
