@@ -147,7 +147,11 @@ def libcuda(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _fake(libcuda: Path) -> Fake:
     pytest.importorskip("cuda.bindings")
     if "libcuda.so" in Path("/proc/self/maps").read_text():
-        pytest.skip("this process has loaded the real driver")
+        # Another file's fixture may have loaded the fake one: a process has one library of that name.
+        loaded = ctypes.CDLL("libcuda.so.1")
+        if not hasattr(loaded, "fake_reset"):
+            pytest.skip("this process has loaded the real driver")
+        return Fake(loaded)
     # cuda-bindings takes a libcuda that is loaded already.
     return Fake(ctypes.CDLL(str(libcuda), ctypes.RTLD_GLOBAL))
 
