@@ -29,7 +29,7 @@ from graphc.passes.buffers import BufferPlan, assign_buffers
 from graphc.passes.rules.rule import RULE_SETS, Rule
 from graphc.testing import Case, DifferenceError, Setup, bisect, check_pass
 from graphc.testing.bisection import Blame, Runner
-from graphc.testing.fuzzing import ModelTask, chosen_wishes, try_task, wishes_of
+from graphc.testing.fuzzing import ModelTask, chosen_wishes, every_wish, try_task, wishes_of
 from graphc.testing.rules import test_rule
 from tests.testing.planted.planted_rules import PASSES as PLANTED_PASSES
 from tests.testing.planted.planted_rules import PLANTED
@@ -49,6 +49,8 @@ def model() -> tuple[bytes, dict[str, Any]]:
 
 @pytest.fixture(autouse=True)
 def planted_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    # What fuzzing wishes for is found out once for a process, and is no planted rule.
+    every_wish()
     monkeypatch.setitem(RULE_SETS, "planted", PLANTED)
     for pass_ in PLANTED_PASSES:
         monkeypatch.setitem(PASSES, pass_.name, pass_)
