@@ -44,7 +44,7 @@ class Plans:
     def plan(self, bindings: Mapping[str, int], sizes: Sequence[int]) -> memory.Plan:
         """Where the buffers lie, of these sizes at these bindings."""
         key = tuple([self._round(name, bindings[name]) for name in self._free])
-        roomy = dict(zip(self._free, key, strict=True))
+        roomy = {**bindings, **dict(zip(self._free, key, strict=True))}
         if all(roomy[name] == bindings[name] for name in self._free):
             return self._made(key, sizes)[1]
         if (kept := self._kept.get(key)) is None:

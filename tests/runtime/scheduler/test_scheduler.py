@@ -494,3 +494,18 @@ def test_callers_whose_batch_waits_are_answered_when_it_is_full_or_due() -> None
         answers = [pool.submit(scheduler, [row(n)]) for n in range(3)]
         for n, answer in enumerate(answers):
             np.testing.assert_array_equal(answer.result(10)["y"], row(2 * n))
+
+
+def test_who_is_told_of_an_answer_may_wait_for_another() -> None:
+    def again(_: Future[Any]) -> None:
+        told.append(scheduler([row(2)]))
+
+    told: list[Any] = []
+    with serve(Fake()) as scheduler:
+        first = scheduler.submit([row(1)])
+        first.add_done_callback(again)
+        first.result(timeout=10)
+        deadline = time.monotonic() + 10
+        while not told and time.monotonic() < deadline:
+            time.sleep(0.001)
+    assert len(told) == 1

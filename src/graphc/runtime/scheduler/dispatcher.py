@@ -278,21 +278,26 @@ class Dispatcher:
                 if live:
                     self._report(queue, live, call, started, perf_counter(), seconds, errors, stages)
             finally:
-                for request, given in zip(live, answers, strict=True):
-                    ticket: Ticket = request.payload
-                    ticket.future.stages = stages.waited(started - request.arrival)
-                    if isinstance(given, BaseException):
-                        ticket.future.set_exception(given)
-                    else:
-                        ticket.future.set_result(given)
-                # What handing out takes is part of what a batch costs: the next one waits for it.
-                ended = perf_counter()
+                # The device first: whoever waits for another answer where it is told of this one needs it.
                 with self._lock:
-                    self._end(device, found, live, errors, call, ended - started, ended)
+                    self._policy.finished(device, perf_counter())
+                    self._idle.add(device)
+                try:
+                    for request, given in zip(live, answers, strict=True):
+                        ticket: Ticket = request.payload
+                        ticket.future.stages = stages.waited(started - request.arrival)
+                        if isinstance(given, BaseException):
+                            ticket.future.set_exception(given)
+                        else:
+                            ticket.future.set_result(given)
+                finally:
+                    # What handing out takes is part of what a batch costs: its thread takes the next one after it.
+                    ended = perf_counter()
+                    with self._lock:
+                        self._learn(found, live, errors, call, ended - started, ended)
 
-    def _end(
+    def _learn(
         self,
-        device: int,
         found: Assignment,
         live: list[Request],
         errors: int,
@@ -300,9 +305,7 @@ class Dispatcher:
         seconds: float,
         now: float,
     ) -> None:
-        """Gives a device back and learns from its batch; the lock is held."""
-        self._policy.finished(device, now)
-        self._idle.add(device)
+        """Learns from a batch that is answered; the lock is held."""
         queue = found.queue
         assert isinstance(queue, ModelQueue)
         if not live:

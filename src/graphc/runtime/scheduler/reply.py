@@ -87,4 +87,7 @@ class Reply(Future[Outputs]):
         except asyncio.CancelledError:
             self.cancel()
             raise
+        if self.cancelled():
+            # By another: asyncio's exception is not that of threads.
+            raise asyncio.CancelledError
         return self.result()
