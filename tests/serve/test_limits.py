@@ -166,6 +166,11 @@ def test_a_chunked_body_without_end(server):
     assert status(ask(server, head, *[chunk] * 100)) == 413
 
 
+def test_chunks_of_one_byte_count_as_what_they_take(server):
+    head = b"POST /v2/models/scale/infer HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n"
+    assert status(ask(server, head, *[b"1\r\na\r\n" * 10_000] * 6, b"0\r\n\r\n")) == 503
+
+
 @pytest.mark.parametrize(
     "start",
     [b"", b"\r\n", b"GET /v2 HT", b"GET /v2 HTTP/1.1\r\nhost: a\r\nx: "],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
@@ -56,7 +57,9 @@ class HttpApp:
         # Starlette then raises what it would otherwise answer in plain text.
         scope["app"] = self
         scope[_EXCHANGE] = exchange
-        await self._answer(exchange, self._router(scope, receive, send), scope["method"], scope["path"])
+        # Who leaves while an error is answered is told nothing more.
+        with contextlib.suppress(DisconnectedError):
+            await self._answer(exchange, self._router(scope, receive, send), scope["method"], scope["path"])
 
     async def infer(self, exchange: DirectExchange, model: str, version: str | None, identity: str) -> None:
         """Answers an inference request that its connection hands over itself.

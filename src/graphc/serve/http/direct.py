@@ -29,6 +29,9 @@ _PATH = re.compile(rb"/v2/models/([^/?#%\x80-\xff]+)(?:/versions/([^/?#%\x80-\xf
 _UNUSUAL = frozenset({b"expect", b"upgrade", b"x-forwarded-for", b"x-forwarded-proto"})
 """Headers that uvicorn and its middleware see to."""
 
+_PART = 64
+"""Bytes that a part of a body takes at least, as an object: chunks may be of one byte each."""
+
 
 def inference(method: bytes, url: bytes, headers: Sequence[tuple[bytes, bytes]]) -> tuple[str, str | None] | None:
     """The model and the version that a request is for; None where it is no inference, or one out of the ordinary."""
@@ -102,7 +105,7 @@ class DirectExchange(Exchange):
         try:
             if self._size > self.limits.body_bytes:
                 raise self._too_large()
-            self._hold(len(part))
+            self._hold(max(len(part), _PART))
         except GraphcError as error:
             self._fail(error)
         else:
